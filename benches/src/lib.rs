@@ -1,0 +1,1 @@
+//! Measurements against the limits that docs/performance.md states.

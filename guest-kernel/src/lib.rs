@@ -1,0 +1,2 @@
+//! The unikernel library: a whole guest in ring 3
+#![forbid(unsafe_code)]

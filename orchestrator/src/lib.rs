@@ -1,0 +1,2 @@
+//! The command hypha: specs to running workloads
+#![forbid(unsafe_code)]

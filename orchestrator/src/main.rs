@@ -1,0 +1,2 @@
+//! The command `hypha`.
+fn main() {}

@@ -1,0 +1,2 @@
+//! A virtio disk whose blocks are encrypted and erasure-coded over many stores
+#![forbid(unsafe_code)]
