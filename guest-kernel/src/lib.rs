@@ -1,2 +1,14 @@
-//! The unikernel library: a whole guest in ring 3
-#![forbid(unsafe_code)]
+//! The unikernel library: a whole guest in ring 3.
+//!
+//! A guest is one program linked to this library. It runs at CPL 3 in one address space, without
+//! interrupts: it computes, queues requests for its devices, and leaves the guest only to wait.
+#![no_std]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod entry;
+#[cfg(all(feature = "image", not(test)))]
+mod heap;
