@@ -1,0 +1,68 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, Command, value_parser};
+
+/// The commands and their options.
+pub(crate) fn command() -> Command {
+    Command::new("cargo xtask")
+        .about("The one entry for people: what a newcomer and the CI run")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(Command::new("demo").about(
+            "Two VMs on an encrypted mesh and a dispersed disk; kills one, loses two shards, \
+             checks that nothing is lost",
+        ))
+        .subcommand(
+            Command::new("test")
+                .about("Everything that the CI checks; under 30 minutes on two cores")
+                .arg(
+                    Arg::new("quick")
+                        .long("quick")
+                        .action(ArgAction::SetTrue)
+                        .help("Leave out the emulated machine and cargo-fuzz"),
+                ),
+        )
+        .subcommand(
+            Command::new("svm")
+                .about("The KVM integration tests inside QEMU's emulated AMD-V")
+                .arg(Arg::new("filter").help("Run only the tests whose name contains this")),
+        )
+        .subcommand(
+            Command::new("bench")
+                .about("Measures against the limits of docs/performance.md")
+                .arg(Arg::new("name").help("Run only this benchmark")),
+        )
+        .subcommand(
+            Command::new("fuzz")
+                .about("Runs the fuzz targets with cargo-fuzz on the nightly toolchain")
+                .arg(Arg::new("target").help("Run only this target"))
+                .arg(
+                    Arg::new("seconds")
+                        .long("seconds")
+                        .value_name("N")
+                        .value_parser(value_parser!(u64))
+                        .help("How long each target runs [default: 60]"),
+                ),
+        )
+        .subcommand(
+            Command::new("dist")
+                .about("Builds a folder with hypha, vmm and guest images that runs from anywhere")
+                .arg(
+                    Arg::new("out")
+                        .long("out")
+                        .value_name("FOLDER")
+                        .value_parser(value_parser!(PathBuf))
+                        .help("Where to put it [default: dist]"),
+                ),
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::command().debug_assert();
+    }
+}
