@@ -35,6 +35,9 @@ pub struct VmConfig {
     /// Network cards, in the order in which the guest numbers them.
     #[serde(default)]
     pub net: Vec<NetConfig>,
+    /// Whether the VM ends when the process that started it does.
+    #[serde(default)]
+    pub die_with_parent: bool,
 }
 
 /// A dispersed volume as a block device.
