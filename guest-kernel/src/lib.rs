@@ -9,6 +9,13 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod block;
+pub mod clock;
+pub mod dma;
 pub mod entry;
 #[cfg(all(feature = "image", not(test)))]
 mod heap;
+pub mod net;
+pub mod runtime;
+pub mod task;
+pub mod virtio;
