@@ -1,0 +1,56 @@
+//! Descriptors that the parent process left open for us, by number.
+#![expect(unsafe_code, reason = "only the number of an inherited descriptor is known")]
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Hands out each inherited descriptor at most once. One per process, made before the process
+/// opens anything itself.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    taken: BTreeSet<RawFd>,
+}
+
+impl Inherited {
+    /// Takes ownership of descriptor `number` and marks it close-on-exec.
+    ///
+    /// # Errors
+    /// It isn't open, is one of the three standard ones, or was taken before.
+    pub fn take(&mut self, number: RawFd) -> io::Result<OwnedFd> {
+        let refuse = |why: &str| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("descriptor {number} {why}"))
+        };
+        if number <= 2 {
+            return Err(refuse("is not one that can be inherited"));
+        }
+        if !self.taken.insert(number) {
+            return Err(refuse("is named twice"));
+        }
+        // SAFETY: the number isn't negative; a closed one makes `fcntl` fail with EBADF, and the
+        // borrow ends here.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+        rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)
+            .map_err(|_| refuse("is not open"))?;
+        // SAFETY: it is open, and nobody else in this process owns it: all descriptors are taken
+        // here before the process opens its own, each at most once.
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::IntoRawFd;
+
+    #[test]
+    fn a_descriptor_is_handed_out_once() {
+        let number = std::fs::File::open("/dev/null").unwrap().into_raw_fd();
+        let mut inherited = Inherited::default();
+        assert!(inherited.take(number).is_ok());
+        assert!(inherited.take(number).is_err());
+        assert!(inherited.take(1).is_err());
+        assert!(inherited.take(-1).is_err());
+        assert!(inherited.take(987_654).is_err());
+    }
+}

@@ -1,0 +1,183 @@
+//! From a checked configuration to a VM that is ready to run: everything is opened here, then the
+//! process confines itself.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use spec::vm::VmConfig;
+
+use crate::boot::{BootDevice, BootError, BootInfo, Image, RamPlan, write_boot_page};
+use crate::devices::{Devices, NamedDevice, describe};
+use crate::host::{Host, ProbeError};
+use crate::inherit::Inherited;
+use crate::kvm::{self, KvmError, Machine, StopSignal};
+use crate::memory::{Memory, MemoryError};
+use crate::sandbox::{self, Needs, SandboxError};
+use crate::vm::{ExitCounts, START_ARGUMENT, Vm, now_ns};
+use crate::{paging, trampoline};
+
+/// Why a VM can't be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The configuration names something that isn't there or isn't right.
+    #[error("{field}: {reason}")]
+    Config {
+        /// The field of the configuration.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The image is no guest, or doesn't fit.
+    #[error("image {path}: {source}")]
+    Image {
+        /// The image's path.
+        path: String,
+        /// What is wrong with it.
+        source: BootError,
+    },
+    /// Arguments, environment or devices don't fit the boot page.
+    #[error(transparent)]
+    Boot(BootError),
+    /// No KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// An unknown KVM.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// No memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// No sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The system lacks something else.
+    #[error("{what}: {source}")]
+    System {
+        /// What was wanted.
+        what: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
+impl LaunchError {
+    /// Whether the caller asked for something wrong (as opposed to the host lacking something).
+    #[must_use]
+    pub fn is_callers_fault(&self) -> bool {
+        matches!(self, Self::Config { .. } | Self::Image { .. } | Self::Boot(_))
+    }
+}
+
+/// Where the time of a start went: (phase, nanoseconds).
+pub type Phases = Vec<(&'static str, u64)>;
+
+struct Stopwatch {
+    phases: Phases,
+    last_ns: u64,
+}
+
+impl Stopwatch {
+    fn lap(&mut self, phase: &'static str) {
+        let now = now_ns();
+        self.phases.push((phase, now - self.last_ns));
+        self.last_ns = now;
+    }
+}
+
+/// Builds the VM that `config` describes and confines this process to running it.
+///
+/// `inherited` hands out the descriptors that the configuration names; `cache` is where the answer
+/// of the host probe is kept.
+///
+/// # Errors
+/// Nothing was started; the error says what to do.
+pub fn launch(
+    config: &VmConfig,
+    inherited: &mut Inherited,
+    cache: Option<&Path>,
+) -> Result<(Vm, Phases), LaunchError> {
+    let mut watch = Stopwatch { phases: Vec::new(), last_ns: now_ns() };
+    let path = config.image.display().to_string();
+    let image_error = |source| LaunchError::Image { path: path.clone(), source };
+    let file = File::open(&config.image).map_err(|error| image_error(error.into()))?;
+    let mut image = Image::read(file, config.memory_bytes).map_err(image_error)?;
+    watch.lap("open image");
+    let (devices, needs) = open_devices(config, inherited)?;
+    let described: Vec<BootDevice> =
+        devices.iter().map(|named| describe(named.device.as_ref())).collect();
+    let queue_sizes = devices.iter().flat_map(|named| named.device.queue_sizes().to_vec());
+    let plan = RamPlan::new(&image.elf, config.memory_bytes, queue_sizes).map_err(image_error)?;
+    watch.lap("open devices");
+
+    let kvm = kvm::open()?;
+    let host = Host::load(&kvm, cache)?;
+    watch.lap("open KVM");
+    let memory = Memory::new(config.memory_bytes, image.elf.writable_start)?;
+    image.load(&memory.image).map_err(image_error)?;
+    watch.lap("load image");
+    trampoline::write(&memory.system);
+    let tables =
+        paging::build(&memory.system, &image.elf, plan.stack_guard, plan.ram_end, host.kind);
+    tables.map_err(|error| LaunchError::Config {
+        field: "memory".to_owned(),
+        reason: error.to_string(),
+    })?;
+    watch.lap("page tables");
+    let mut machine = Machine::new(&kvm, &memory)?;
+    watch.lap("create VM");
+    machine.set_up(&host.cpuid, host.kind, image.elf.entry, plan.stack_top, START_ARGUMENT)?;
+    watch.lap("set up vCPU");
+    let devices = Devices::attach(devices, &plan.queues, &memory.ram).map_err(|error| {
+        LaunchError::Config { field: "devices".to_owned(), reason: error.to_string() }
+    })?;
+    let stop = StopSignal::install()
+        .map_err(|source| LaunchError::System { what: "signal handlers", source })?;
+    write_boot_page(&memory.system, &plan, &boot_info(config, &described, host.tsc_khz)?)
+        .map_err(LaunchError::Boot)?;
+    watch.lap("boot page");
+    // Nothing may be closed behind the sandbox but by the end of the process.
+    drop(kvm);
+    sandbox::enter(needs)?;
+    watch.lap("sandbox");
+    let vm = Vm { machine, memory, devices, image, stop, exits: ExitCounts::default() };
+    Ok((vm, watch.phases))
+}
+
+fn boot_info<'a>(
+    config: &'a VmConfig,
+    devices: &'a [BootDevice],
+    tsc_khz: u32,
+) -> Result<BootInfo<'a>, LaunchError> {
+    let wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(BootInfo {
+        tsc_khz,
+        wall_clock_ns: u64::try_from(wall_clock.as_nanos()).unwrap_or(u64::MAX),
+        random_seed: random()?,
+        args: &config.args,
+        env: &config.env,
+        devices,
+    })
+}
+
+/// Fresh random bytes from the kernel.
+fn random() -> Result<[u8; 32], LaunchError> {
+    let mut bytes = [0; 32];
+    // Up to 256 bytes come whole or not at all.
+    match getrandom(&mut bytes, GetRandomFlags::empty()) {
+        Ok(32) => Ok(bytes),
+        Ok(_) => Err(LaunchError::System {
+            what: "random bytes",
+            source: std::io::ErrorKind::UnexpectedEof.into(),
+        }),
+        Err(error) => Err(LaunchError::System { what: "random bytes", source: error.into() }),
+    }
+}
+
+fn open_devices(
+    _config: &VmConfig,
+    _inherited: &mut Inherited,
+) -> Result<(Vec<NamedDevice>, Needs), LaunchError> {
+    Ok((Vec::new(), Needs::default()))
+}

@@ -1,0 +1,133 @@
+//! The VMM confines itself before the first guest instruction: no new privileges, no file system
+//! (landlock), and only the system calls that it will make (seccomp), `ioctl` by request number.
+//!
+//! Everything is open by then; nothing can be opened afterwards. A forbidden call kills the
+//! process. `docs/threat-model.md` says what this stops.
+
+use std::collections::BTreeMap;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus,
+    Scope,
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+
+const KVM_RUN: u64 = 0xae80;
+const KVM_GET_REGS: u64 = 0x8090_ae81;
+const KVM_SET_REGS: u64 = 0x4090_ae82;
+const KVM_GET_SREGS: u64 = 0x8138_ae83;
+
+/// What the VM has, and so what its thread will call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Needs {
+    /// It has block devices on files.
+    pub block: bool,
+    /// It has network cards on UDP sockets.
+    pub net: bool,
+}
+
+/// Why the sandbox was refused; the VM doesn't start without it.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// No core dumps, so that no key lands in a file.
+    #[error("the sandbox was refused: RLIMIT_CORE: {0}")]
+    CoreLimit(rustix::io::Errno),
+    /// Landlock is absent or off.
+    #[error(
+        "the sandbox was refused: landlock is not available (Linux 5.13 or later, with \
+         \"landlock\" among the kernel's LSMs)"
+    )]
+    LandlockAbsent,
+    /// Landlock refuses the rules.
+    #[error("the sandbox was refused: landlock: {0}")]
+    Landlock(#[from] landlock::RulesetError),
+    /// Seccomp refuses the filter.
+    #[error("the sandbox was refused: seccomp: {0}")]
+    Seccomp(#[from] seccompiler::Error),
+    /// The filter is malformed (a bug).
+    #[error("the sandbox was refused: seccomp filter: {0}")]
+    Filter(#[from] seccompiler::BackendError),
+}
+
+/// Confines this thread (there is no other yet) for good.
+///
+/// # Errors
+/// Any part is refused.
+pub fn enter(needs: Needs) -> Result<(), SandboxError> {
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(rustix::process::Resource::Core, none)
+        .map_err(SandboxError::CoreLimit)?;
+    restrict_files()?;
+    seccompiler::apply_filter(&filter(needs)?)?;
+    Ok(())
+}
+
+/// Sets `no_new_privs` (the crate does so first), then takes away every file system right (ABI 1 is required), and TCP and abstract sockets where the
+/// kernel knows how to.
+fn restrict_files() -> Result<(), SandboxError> {
+    let newest = ABI::V6;
+    let status = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(newest))?
+        .handle_access(AccessNet::from_all(newest))?
+        .scope(Scope::from_all(newest))?
+        .create()?
+        .restrict_self()?;
+    match status.ruleset {
+        RulesetStatus::NotEnforced => Err(SandboxError::LandlockAbsent),
+        RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
+    }
+}
+
+/// The system calls of a VM's thread. The house has a test that none is missing and none unused.
+fn filter(needs: Needs) -> Result<BpfProgram, SandboxError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    let mut allow = |call: i64| {
+        rules.insert(call, Vec::new());
+    };
+    for call in [
+        libc::SYS_write,        // the guest's log, our messages
+        libc::SYS_ppoll,        // waiting
+        libc::SYS_exit_group,   // the end
+        libc::SYS_rt_sigreturn, // after SIGTERM
+        libc::SYS_setitimer,    // upcalls
+        libc::SYS_brk,          // the heap
+        libc::SYS_munmap,
+        libc::SYS_pread64, // symbols after a crash; block devices
+    ] {
+        allow(call);
+    }
+    if needs.block {
+        allow(libc::SYS_pwrite64);
+        allow(libc::SYS_fdatasync);
+    }
+    if needs.net {
+        allow(libc::SYS_sendto);
+        allow(libc::SYS_recvfrom);
+    }
+    let argument =
+        |index, op, value| SeccompCondition::new(index, SeccompCmpArgLen::Dword, op, value);
+    let ioctls = [KVM_RUN, KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS]
+        .into_iter()
+        .map(|request| SeccompRule::new(vec![argument(1, SeccompCmpOp::Eq, request)?]))
+        .collect::<Result<_, _>>()?;
+    rules.insert(libc::SYS_ioctl, ioctls);
+    // Large buffers come from mmap: never executable, never a file.
+    let no_exec = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
+    let anonymous = SeccompCmpOp::MaskedEq(libc::MAP_ANONYMOUS as u64);
+    let mmap = SeccompRule::new(vec![
+        argument(2, no_exec, 0)?,
+        argument(3, anonymous, libc::MAP_ANONYMOUS as u64)?,
+    ])?;
+    rules.insert(libc::SYS_mmap, vec![mmap]);
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::KillProcess,
+        SeccompAction::Allow,
+        seccompiler::TargetArch::x86_64,
+    )?;
+    Ok(filter.try_into()?)
+}
