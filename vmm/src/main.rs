@@ -9,8 +9,8 @@ use abi::layout::{PAGE_BYTES, RAM_BYTES_MAX, RAM_BYTES_MIN};
 use spec::size::Size;
 use spec::vm::{VERSION, VmConfig};
 use vmm::cli::{self, Cache, Command, Run, Source};
-use vmm::inherit::Inherited;
 use vmm::launch::{LaunchError, Phases, launch};
+use vmm::process::{Inherited, exit_now};
 use vmm::vm::{Outcome, Vm};
 use vmm::{host, kvm, output};
 use zeroize::Zeroizing;
@@ -78,7 +78,7 @@ fn start(run: &Run) -> i32 {
             report(&outcome);
             // With the VM still in place: the kernel takes it apart, and the sandbox forbids
             // closing anything.
-            std::process::exit(outcome.exit_code())
+            exit_now(outcome.exit_code())
         }
         Err(error) => {
             output::message(&error.to_string());
