@@ -1,0 +1,3 @@
+//! See `fuzz::virtqueue`.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::virtqueue::check(data));
