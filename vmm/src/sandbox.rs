@@ -65,9 +65,12 @@ pub fn enter(needs: Needs) -> Result<(), SandboxError> {
     Ok(())
 }
 
-/// Sets `no_new_privs` (the crate does so first), then takes away every file system right (ABI 1 is required), and TCP and abstract sockets where the
+/// The landlock part alone. Sets `no_new_privs`, then takes away every file system right (ABI 1 is required), and TCP and abstract sockets where the
 /// kernel knows how to.
-fn restrict_files() -> Result<(), SandboxError> {
+///
+/// # Errors
+/// Landlock is refused or absent.
+pub fn restrict_files() -> Result<(), SandboxError> {
     let newest = ABI::V6;
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
