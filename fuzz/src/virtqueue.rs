@@ -46,6 +46,26 @@ impl Pair {
         Self { ram, layout, device, reference: Reference::new(layout, Memory::zeroed(ranges)) }
     }
 
+    /// The queue and its memory as they were at first. The memory is shared: no more use of `self`.
+    ///
+    /// # Panics
+    /// The memory can't be written.
+    #[must_use]
+    pub fn restarted(&self) -> Self {
+        let zeroed = |(start, bytes): (u64, &[u8])| (start, vec![0; bytes.len()]);
+        let ranges: Vec<_> = self.reference.memory.ranges().map(zeroed).collect();
+        for (start, bytes) in &ranges {
+            assert!(self.ram.write_slice(bytes, GuestAddress(*start)).is_ok());
+        }
+        let sizes: Vec<_> = ranges.iter().map(|(start, bytes)| (*start, bytes.len())).collect();
+        let device = match DeviceQueue::new(0, self.layout, &self.ram) {
+            Ok(device) => device,
+            Err(error) => panic!("the same layout was right before: {error}"),
+        };
+        let reference = Reference::new(self.layout, Memory::zeroed(&sizes));
+        Self { ram: self.ram.clone(), layout: self.layout, device, reference }
+    }
+
     /// The reference.
     #[must_use]
     pub fn reference(&self) -> &Reference {

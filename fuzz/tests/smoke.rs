@@ -9,7 +9,7 @@ use fuzz::mutate::mutate;
 use fuzz::{TARGETS, Target};
 
 /// Mutated inputs for each target. `HYPHA_FUZZ_RUNS` asks for another number.
-const RUNS: u64 = 3000;
+const RUNS: u64 = 5000;
 
 /// The seed of the first mutation; each further one adds 1. `HYPHA_FUZZ_SEED` chooses another.
 const SEED: u64 = 20_261_120;

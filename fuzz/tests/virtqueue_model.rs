@@ -91,12 +91,13 @@ impl System {
         Self { pair, size, last: 0, taken: 0, published: 0 }
     }
 
-    fn after(size: u16, path: &[Action]) -> Self {
-        let mut system = Self::new(size);
+    /// Starts anew and goes this way.
+    fn after(&mut self, path: &[Action]) {
+        let pair = self.pair.restarted();
+        *self = Self { pair, size: self.size, last: 0, taken: 0, published: 0 };
         for action in path {
-            system.act(*action);
+            self.act(*action);
         }
-        system
     }
 
     fn act(&mut self, action: Action) {
@@ -154,6 +155,7 @@ fn actions(size: u16, descriptors: u16, kinds: &[Kind]) -> Vec<Action> {
 fn search(size: u16, depth: usize, actions: &[Action]) -> (usize, usize) {
     let mut seen = HashSet::new();
     let mut frontier: Vec<Vec<Action>> = vec![Vec::new()];
+    let mut system = System::new(size);
     let mut tried = 0;
     for _ in 0..depth {
         let mut next = Vec::new();
@@ -162,7 +164,7 @@ fn search(size: u16, depth: usize, actions: &[Action]) -> (usize, usize) {
                 let mut longer = path.clone();
                 longer.push(*action);
                 // A failed assertion inside names the values; this names the way there.
-                let system = on_panic_print(&longer, || System::after(size, &longer));
+                on_panic_print(&longer, || system.after(&longer));
                 tried += 1;
                 if seen.insert(system.state()) {
                     next.push(longer);
@@ -235,7 +237,7 @@ fn every_pair_of_descriptors_makes_the_chain_or_the_error_that_the_rules_say() {
                 Action::PushUsed,
                 Action::Pop,
             ];
-            on_panic_print(&path, || System::after(2, &path));
+            on_panic_print(&path, || System::new(2).after(&path));
         }
     }
 }
