@@ -1,2 +1,28 @@
-//! A virtio network card that is a member of an end-to-end encrypted mesh
+//! A virtio network card that is a member of an end-to-end encrypted mesh.
+//!
+//! * [`identity`]: an X25519 key is a member's name; its IPv6 address follows from it.
+//! * [`wire`]: the bytes of a datagram (`docs/mesh-wire.md` draws them).
+//! * [`session`]: the Noise handshake, and the keys, counters and replay window of a session.
+//! * [`firewall`]: who may open flows to a member; everybody else is dropped.
+//! * [`endpoint`]: one member of the mesh, without sockets, clock or randomness of its own.
+//! * [`nic`]: the endpoint behind a virtio-net card and a UDP socket.
+//!
+//! A packet's way out: virtqueue → [`nic`] strips the Ethernet header → [`endpoint`] checks its
+//! source, finds the peer by its destination, asks the [`firewall`] to remember the flow, seals it
+//! to the peer's key → socket. The way in is the same backwards; the inner source must be one of
+//! the addresses of the very peer whose session opened the packet.
 #![forbid(unsafe_code)]
+
+pub mod endpoint;
+pub mod firewall;
+pub mod identity;
+pub mod nic;
+mod random;
+pub mod session;
+pub mod wire;
+
+pub use endpoint::{Config, ConfigError, Counters, Drop, Endpoint, Peer};
+pub use firewall::{Protocol, Rule};
+pub use identity::{PrivateKey, PublicKey};
+pub use nic::NetDevice;
+pub use session::CipherSupport;

@@ -1,0 +1,150 @@
+//! What an endpoint counts.
+
+/// Why a packet or datagram was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Drop {
+    /// From this member: a packet that the firewall can't judge (fragment, extension, protocol).
+    OutboundMalformed,
+    /// From this member: larger than the mesh's MTU.
+    OutboundOversize,
+    /// From this member: the source is not one of its own addresses.
+    OutboundSource,
+    /// From this member: no peer has the destination address.
+    OutboundNoRoute,
+    /// From this member: of a kind that never leaves a link.
+    OutboundDenied,
+    /// From this member: nobody knows where the peer is.
+    OutboundNoEndpoint,
+    /// From this member: too many packets wait for the peer's handshake; the oldest went.
+    OutboundWaiting,
+    /// From this member: the peer did not answer the handshake.
+    OutboundUnanswered,
+    /// From this member: the transmit queue is full.
+    OutboundQueue,
+    /// Not a datagram of this version.
+    Wire,
+    /// A handshake message for somebody else.
+    HandshakeMac,
+    /// Too many handshake messages.
+    HandshakeRate,
+    /// A handshake message that does not verify.
+    HandshakeForged,
+    /// An initiation that is not newer than the last one.
+    HandshakeReplayed,
+    /// An initiation under a key that is no peer's.
+    HandshakeStranger,
+    /// A response to no handshake that is under way.
+    HandshakeUnasked,
+    /// An initiation that gave way to this side's own.
+    HandshakeCrossed,
+    /// Data of no session.
+    DataSession,
+    /// Data seen before, or too late to tell.
+    DataReplayed,
+    /// Data that does not verify.
+    DataForged,
+    /// An unknown-session notice that names no session of its sender.
+    Notice,
+    /// From a peer: a packet that the firewall can't judge.
+    InboundMalformed,
+    /// From a peer: the source is not one of its addresses.
+    InboundSource,
+    /// From a peer: the destination is not one of this member's addresses.
+    InboundDestination,
+    /// From a peer: nothing lets it in.
+    InboundDenied,
+    /// From a peer: the queue of received packets is full.
+    InboundQueue,
+}
+
+impl Drop {
+    /// All reasons, in the order of their numbers.
+    pub const ALL: [Self; 26] = [
+        Self::OutboundMalformed,
+        Self::OutboundOversize,
+        Self::OutboundSource,
+        Self::OutboundNoRoute,
+        Self::OutboundDenied,
+        Self::OutboundNoEndpoint,
+        Self::OutboundWaiting,
+        Self::OutboundUnanswered,
+        Self::OutboundQueue,
+        Self::Wire,
+        Self::HandshakeMac,
+        Self::HandshakeRate,
+        Self::HandshakeForged,
+        Self::HandshakeReplayed,
+        Self::HandshakeStranger,
+        Self::HandshakeUnasked,
+        Self::HandshakeCrossed,
+        Self::DataSession,
+        Self::DataReplayed,
+        Self::DataForged,
+        Self::Notice,
+        Self::InboundMalformed,
+        Self::InboundSource,
+        Self::InboundDestination,
+        Self::InboundDenied,
+        Self::InboundQueue,
+    ];
+}
+
+/// What an endpoint has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets sealed and queued for the socket.
+    pub packets_sent: u64,
+    /// Their bytes, without the mesh's headers.
+    pub bytes_sent: u64,
+    /// Packets received and let in.
+    pub packets_received: u64,
+    /// Their bytes, without the mesh's headers.
+    pub bytes_received: u64,
+    /// Initiations sent, retries included.
+    pub initiations_sent: u64,
+    /// Handshakes completed, on either side.
+    pub handshakes: u64,
+    /// How often a peer was found at a new socket address.
+    pub roamed: u64,
+    /// Unknown-session notices sent.
+    pub notices_sent: u64,
+    /// Living flows that gave way because the firewall's table was full.
+    pub flows_evicted: u64,
+    pub(super) drops: [u64; Drop::ALL.len()],
+}
+
+impl Counters {
+    /// How many packets or datagrams were dropped for `reason`.
+    #[must_use]
+    pub fn dropped(&self, reason: Drop) -> u64 {
+        self.drops.get(reason as usize).copied().unwrap_or(0)
+    }
+
+    /// How many were dropped in all.
+    #[must_use]
+    pub fn dropped_total(&self) -> u64 {
+        self.drops.iter().sum()
+    }
+
+    pub(super) fn drop(&mut self, reason: Drop) {
+        if let Some(count) = self.drops.get_mut(reason as usize) {
+            *count += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_count() {
+        for (position, reason) in Drop::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, position);
+            let mut counters = Counters::default();
+            counters.drop(reason);
+            assert_eq!((counters.dropped(reason), counters.dropped_total()), (1, 1));
+        }
+    }
+}

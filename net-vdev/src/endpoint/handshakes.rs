@@ -1,0 +1,295 @@
+//! How sessions come about: starting, answering, retrying, and telling a peer that its session is
+//! unknown here.
+
+use std::net::SocketAddr;
+
+use super::peer::{Attempt, Started};
+use super::{Drop, Endpoint, TRANSMITS_MAX};
+use crate::session::Session;
+use crate::session::handshake::{self, Keys, Offer, Received, Timestamp};
+use crate::wire::{self, DATA_HEADER_BYTES, Handshake};
+
+/// The pause before the first retry; each further one is twice as long, up to
+/// [`RETRY_NS_MAX`], and up to a quarter longer at random.
+const RETRY_NS: u64 = 300_000_000;
+const RETRY_NS_MAX: u64 = 5_000_000_000;
+/// When to give a handshake up; the next packet for the peer starts anew.
+const GIVE_UP_NS: u64 = 60_000_000_000;
+
+impl Endpoint {
+    /// Starts a handshake with a peer unless one is under way. If the peer has just started one
+    /// itself, its first data is awaited before that.
+    pub(super) fn begin_handshake(&mut self, now_ns: u64, index: usize) {
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        if peer.attempt.is_some() {
+            return;
+        }
+        let is_young = |next: &Session| now_ns.saturating_sub(next.created_ns) < RETRY_NS;
+        let waits = peer.next.as_ref().is_some_and(is_young);
+        let retry_at_ns = now_ns.saturating_add(RETRY_NS);
+        peer.attempt = Some(Attempt { pending: None, started_ns: now_ns, retry_at_ns, tries: 0 });
+        if waits {
+            self.rearm(index);
+        } else {
+            self.send_initiation(now_ns, index);
+        }
+    }
+
+    /// Sends a fresh initiation for the peer's attempt, and sets when to retry.
+    fn send_initiation(&mut self, now_ns: u64, index: usize) {
+        self.forget_initiation(index);
+        let timestamp = self.next_timestamp(now_ns);
+        let local = self.fresh_index(index);
+        let seed = self.random.seed();
+        let jitter = self.random.u64();
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        let Some(attempt) = peer.attempt.as_ref() else { return };
+        let tries = attempt.tries;
+        let offer = Offer { ciphers: self.ciphers, index: local, timestamp };
+        let started = handshake::initiate(&self.identity, &peer.key, offer, seed);
+        let (Some(to), Ok((noise, message))) = (peer.handshake_endpoint(tries), started) else {
+            self.indices.remove(&local);
+            self.abandon(index);
+            return;
+        };
+        let mut datagram = Vec::new();
+        wire::write_initiation(&mut datagram, &message, &peer.mac_key);
+        let pause_ns = (RETRY_NS << tries.min(8)).min(RETRY_NS_MAX);
+        if let Some(attempt) = peer.attempt.as_mut() {
+            attempt.tries = tries.saturating_add(1);
+            attempt.retry_at_ns = now_ns.saturating_add(pause_ns + jitter % (pause_ns / 4));
+            let datagram = Some(datagram.clone());
+            attempt.pending = Some(Started { noise, index: local, datagram });
+        }
+        self.counters.initiations_sent += 1;
+        self.transmit(to, datagram);
+        self.rearm(index);
+    }
+
+    /// Retries the peer's handshake if that is due, or gives it up.
+    pub(super) fn retry_handshake(&mut self, now_ns: u64, index: usize) {
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        let Some(attempt) = peer.attempt.as_ref().filter(|it| it.retry_at_ns <= now_ns) else {
+            return;
+        };
+        if now_ns.saturating_sub(attempt.started_ns) >= GIVE_UP_NS {
+            self.abandon(index);
+        } else {
+            self.send_initiation(now_ns, index);
+        }
+    }
+
+    /// Gives the peer's handshake up, and drops what waits for it.
+    fn abandon(&mut self, index: usize) {
+        self.forget_initiation(index);
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        peer.attempt = None;
+        for datagram in std::mem::take(&mut peer.waiting) {
+            self.counters.drop(Drop::OutboundUnanswered);
+            self.recycle(datagram);
+        }
+        self.rearm(index);
+    }
+
+    /// Forgets the initiation that was sent last: an answer to it no longer counts.
+    fn forget_initiation(&mut self, index: usize) {
+        let attempt = self.peers.get_mut(index).and_then(|peer| peer.attempt.as_mut());
+        if let Some(started) = attempt.and_then(|attempt| attempt.pending.take()) {
+            self.indices.remove(&started.index);
+        }
+    }
+
+    pub(super) fn receive_initiation(
+        &mut self,
+        now_ns: u64,
+        from: SocketAddr,
+        message: &Handshake<'_>,
+    ) -> Result<(), Drop> {
+        if !self.mac_key.matches(message) {
+            return Err(Drop::HandshakeMac);
+        }
+        if !self.may_read_handshake(now_ns, from) {
+            return Err(Drop::HandshakeRate);
+        }
+        let seed = self.random.seed();
+        let received = handshake::receive(&self.identity, message.noise, seed)
+            .map_err(|_| Drop::HandshakeForged)?;
+        let index = *self.by_key.get(&received.peer).ok_or(Drop::HandshakeStranger)?;
+        let peer = self.peers.get_mut(index).ok_or(Drop::HandshakeStranger)?;
+        if peer.newest_initiation.is_some_and(|newest| received.offer.timestamp <= newest) {
+            return Err(Drop::HandshakeReplayed);
+        }
+        peer.newest_initiation = Some(received.offer.timestamp);
+        let started = peer.attempt.as_mut().and_then(|attempt| attempt.pending.as_mut());
+        match started {
+            // Both sides started at once: the one with the smaller key goes on, and makes sure
+            // that the other has its initiation; the other answers.
+            Some(started) if self.key < peer.key => {
+                match started.datagram.take() {
+                    Some(datagram) => self.transmit(from, datagram),
+                    None => self.send_initiation(now_ns, index),
+                }
+                Err(Drop::HandshakeCrossed)
+            }
+            _ => self.answer(now_ns, from, index, received),
+        }
+    }
+
+    fn answer(
+        &mut self,
+        now_ns: u64,
+        from: SocketAddr,
+        index: usize,
+        received: Received,
+    ) -> Result<(), Drop> {
+        let local = self.fresh_index(index);
+        let accepted = received.accept(self.ciphers, local).ok();
+        let accepted = accepted.and_then(|(message, keys)| {
+            Session::new(&keys, local, now_ns).map(|session| (message, session))
+        });
+        let (Some((message, session)), Some(peer)) = (accepted, self.peers.get_mut(index)) else {
+            self.indices.remove(&local);
+            return Err(Drop::HandshakeForged);
+        };
+        let mut datagram = Vec::new();
+        wire::write_response(&mut datagram, session.remote, &message, &peer.mac_key);
+        let unconfirmed = peer.next.replace(session);
+        // This side's own attempt rests until the peer's had its chance.
+        if let Some(attempt) = peer.attempt.as_mut() {
+            attempt.retry_at_ns = attempt.retry_at_ns.max(now_ns.saturating_add(RETRY_NS));
+        }
+        self.retire(unconfirmed);
+        self.transmit(from, datagram);
+        self.rearm(index);
+        Ok(())
+    }
+
+    pub(super) fn receive_response(
+        &mut self,
+        now_ns: u64,
+        from: SocketAddr,
+        receiver: u32,
+        message: &Handshake<'_>,
+    ) -> Result<(), Drop> {
+        if !self.mac_key.matches(message) {
+            return Err(Drop::HandshakeMac);
+        }
+        let index = *self.indices.get(&receiver).ok_or(Drop::HandshakeUnasked)?;
+        let peer = self.peers.get_mut(index).ok_or(Drop::HandshakeUnasked)?;
+        let started = peer.attempt.as_mut().and_then(|attempt| attempt.pending.as_mut());
+        let started = started.filter(|started| started.index == receiver);
+        let started = started.ok_or(Drop::HandshakeUnasked)?;
+        if !peer.handshakes.take(now_ns) {
+            return Err(Drop::HandshakeRate);
+        }
+        let keys: Keys = started.noise.finish(message.noise).map_err(|_| Drop::HandshakeForged)?;
+        let session = Session::new(&keys, receiver, now_ns).ok_or(Drop::HandshakeForged)?;
+        // The index lives on as the session's.
+        peer.attempt = None;
+        peer.endpoint = Some(from);
+        peer.unanswered_since_ns = None;
+        let old = peer.establish(session);
+        tracing::debug!(peer = %peer.key, endpoint = %from, "session up, this side initiated");
+        self.retire(old);
+        self.counters.handshakes += 1;
+        self.rearm(index);
+        self.send_waiting(now_ns, index, true);
+        Ok(())
+    }
+
+    /// Data of the session that the peer started has verified: from now on it is the one to use.
+    pub(super) fn confirm_next(&mut self, now_ns: u64, index: usize) {
+        self.forget_initiation(index);
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        peer.attempt = None;
+        let old = peer.promote();
+        tracing::debug!(peer = %peer.key, "session up, the peer initiated");
+        self.retire(old);
+        self.counters.handshakes += 1;
+        self.rearm(index);
+        self.send_waiting(now_ns, index, false);
+    }
+
+    /// Sends what waited for a session. The initiator sends an empty packet if nothing did: the
+    /// responder waits for data before it sends.
+    fn send_waiting(&mut self, now_ns: u64, index: usize, confirm: bool) {
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        let mut waiting = std::mem::take(&mut peer.waiting);
+        if waiting.is_empty() && confirm {
+            waiting.push_back(vec![0; DATA_HEADER_BYTES]);
+        }
+        for datagram in waiting {
+            if let Err(reason) = self.send_sealed(now_ns, index, datagram) {
+                self.counters.drop(reason);
+            }
+        }
+    }
+
+    /// Tells whoever sent data that its session is unknown here: most likely this member was
+    /// restarted. The notice proves nothing, and no longer datagram answers a shorter one.
+    pub(super) fn send_notice(&mut self, now_ns: u64, to: SocketAddr, named: (u32, u64)) {
+        if !self.notices.take(now_ns) {
+            return;
+        }
+        let mut datagram = self.buffer();
+        wire::write_unknown_session(&mut datagram, named.0, named.1);
+        self.counters.notices_sent += 1;
+        self.transmit(to, datagram);
+    }
+
+    /// A notice about a recent datagram of ours, from where the peer is, starts a handshake beside
+    /// the session; the session stays until the new one has proven itself.
+    pub(super) fn receive_notice(
+        &mut self,
+        now_ns: u64,
+        from: SocketAddr,
+        (remote, counter): (u32, u64),
+    ) -> Result<(), Drop> {
+        let named =
+            self.peers.iter_mut().enumerate().find(|(_, peer)| {
+                peer.endpoint == Some(from) && peer.sent_recently(remote, counter)
+            });
+        let (index, peer) = named.ok_or(Drop::Notice)?;
+        if !peer.notices.take(now_ns) {
+            return Err(Drop::Notice);
+        }
+        self.begin_handshake(now_ns, index);
+        Ok(())
+    }
+
+    /// Whether a handshake message from this address may cost Diffie-Hellman operations now. Peers
+    /// have their own allowance at their endpoints, so that strangers can't use it up.
+    fn may_read_handshake(&mut self, now_ns: u64, from: SocketAddr) -> bool {
+        let peer = self.peers.iter_mut().find(|peer| peer.endpoint == Some(from));
+        let bucket = peer.map_or(&mut self.strangers, |peer| &mut peer.handshakes);
+        bucket.take(now_ns)
+    }
+
+    fn next_timestamp(&mut self, now_ns: u64) -> Timestamp {
+        let unix_ns = self.unix_time_at_zero_ns.saturating_add(now_ns);
+        let unix_ns = unix_ns.max(self.newest_initiation_unix_ns.saturating_add(1));
+        self.newest_initiation_unix_ns = unix_ns;
+        Timestamp::from_unix_ns(unix_ns)
+    }
+
+    /// A random index that no session or handshake of this member has, for one of peer `index`.
+    fn fresh_index(&mut self, index: usize) -> u32 {
+        loop {
+            let candidate = self.random.u32();
+            if let std::collections::btree_map::Entry::Vacant(entry) = self.indices.entry(candidate)
+            {
+                entry.insert(index);
+                return candidate;
+            }
+        }
+    }
+
+    /// Queues a datagram that is no data; a full queue drops it, as the network might.
+    fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
+        if self.transmits.len() < TRANSMITS_MAX {
+            self.transmits.push_back((to, datagram));
+        } else {
+            self.counters.drop(Drop::OutboundQueue);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What an endpoint knows of one peer.
+//!
+//! ```text
+//!            response verifies (this side initiated)
+//!   (none) ────────────────────────────────────────► current ──► previous ──► (dropped)
+//!      └──────────► next ────────────────────────────►┘  replaced     replaced, or 180 s old
+//!        initiation      first data of it verifies
+//! ```
+//!
+//! The responder does not send on `next` before data of it verified: an initiation alone, even a
+//! true one, never takes the place of a working session.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use super::limit::Bucket;
+use crate::identity::PublicKey;
+use crate::session::Session;
+use crate::session::handshake::{Pending, Timestamp};
+use crate::wire::MacKey;
+
+/// How many packets wait for a peer's handshake; beyond, the oldest goes.
+pub(super) const WAITING_MAX: usize = 8;
+
+/// One peer.
+pub(super) struct PeerState {
+    pub(super) key: PublicKey,
+    pub(super) mac_key: MacKey,
+    pub(super) configured: Option<SocketAddr>,
+    /// Where its newest verified datagram came from, or where it was configured to be.
+    pub(super) endpoint: Option<SocketAddr>,
+    /// The session to send on.
+    pub(super) current: Option<Session>,
+    /// The session before: late packets still come in on it.
+    pub(super) previous: Option<Session>,
+    /// The peer's handshake was answered, but no data of it has come yet.
+    pub(super) next: Option<Session>,
+    pub(super) attempt: Option<Attempt>,
+    /// Packets, each behind room for a data header.
+    pub(super) waiting: VecDeque<Vec<u8>>,
+    pub(super) newest_initiation: Option<Timestamp>,
+    /// When this side first sent something since it last heard from the peer.
+    pub(super) unanswered_since_ns: Option<u64>,
+    /// Limits the handshake messages that are read from the peer's endpoint.
+    pub(super) handshakes: Bucket,
+    /// Limits the handshakes that unknown-session notices start.
+    pub(super) notices: Bucket,
+    /// Its entry among the endpoint's timers.
+    pub(super) timer_ns: Option<u64>,
+}
+
+/// This side's handshake under way.
+pub(super) struct Attempt {
+    /// `None` while this side waits for data of `next` and only then starts one of its own.
+    pub(super) pending: Option<Started>,
+    pub(super) started_ns: u64,
+    pub(super) retry_at_ns: u64,
+    pub(super) tries: u32,
+}
+
+/// An initiation that was sent.
+pub(super) struct Started {
+    pub(super) noise: Pending,
+    pub(super) index: u32,
+    /// The datagram, to be sent once more if the peer's own initiation crossed it.
+    pub(super) datagram: Option<Vec<u8>>,
+}
+
+impl PeerState {
+    pub(super) fn new(key: PublicKey, endpoint: Option<SocketAddr>) -> Self {
+        Self {
+            key,
+            mac_key: MacKey::of(&key),
+            configured: endpoint,
+            endpoint,
+            current: None,
+            previous: None,
+            next: None,
+            attempt: None,
+            waiting: VecDeque::new(),
+            newest_initiation: None,
+            unanswered_since_ns: None,
+            handshakes: Bucket::new(200_000_000, 10),
+            notices: Bucket::new(1_000_000_000, 2),
+            timer_ns: None,
+        }
+    }
+
+    /// Where to send the initiation of try number `tries`: to where the peer was last heard, and
+    /// every other time to where it was configured to be, in case it went home.
+    pub(super) fn handshake_endpoint(&self, tries: u32) -> Option<SocketAddr> {
+        if tries % 2 == 1 { self.configured.or(self.endpoint) } else { self.endpoint }
+    }
+
+    /// The session that this side calls `index`.
+    pub(super) fn session(&mut self, index: u32) -> Option<&mut Session> {
+        let sessions = [&mut self.current, &mut self.next, &mut self.previous];
+        sessions.into_iter().flatten().find(|session| session.local == index)
+    }
+
+    /// Whether `index` is the session that waits for its first data.
+    pub(super) fn is_next(&self, index: u32) -> bool {
+        self.next.as_ref().is_some_and(|next| next.local == index)
+    }
+
+    /// Whether the peer would know the data datagram (`index`, `counter`) as a recent one of ours.
+    pub(super) fn sent_recently(&self, index: u32, counter: u64) -> bool {
+        let session = self.current.as_ref().filter(|session| session.remote == index);
+        session.is_some_and(|session| session.sent_recently(counter))
+    }
+
+    /// Makes the confirmed `next` the session to send on; returns what has to go for it. A session
+    /// that is older than the current one only goes on to receive.
+    pub(super) fn promote(&mut self) -> Option<Session> {
+        let confirmed = self.next.take()?;
+        let newer = |current: &Session| current.created_ns > confirmed.created_ns;
+        if self.current.as_ref().is_some_and(newer) {
+            self.previous.replace(confirmed)
+        } else {
+            self.establish(confirmed)
+        }
+    }
+
+    /// Makes `session` the one to send on; returns what has to go for it.
+    pub(super) fn establish(&mut self, session: Session) -> Option<Session> {
+        let old = self.current.replace(session)?;
+        self.previous.replace(old)
+    }
+
+    /// Takes out a session that is dead at `now_ns`.
+    pub(super) fn take_dead(&mut self, now_ns: u64) -> Option<Session> {
+        let slots = [&mut self.current, &mut self.previous, &mut self.next];
+        let dead = |slot: &&mut Option<Session>| {
+            slot.as_ref().is_some_and(|session| !session.is_alive(now_ns))
+        };
+        slots.into_iter().find(dead).and_then(Option::take)
+    }
+
+    /// When this peer next needs attention by itself: a retry, or keys to be dropped. `None` when
+    /// nothing is under way and no keys are held: an idle peer costs nothing.
+    pub(super) fn deadline_ns(&self) -> Option<u64> {
+        let sessions = [&self.current, &self.previous, &self.next];
+        let expiries = sessions.into_iter().flatten().map(Session::expires_ns);
+        expiries.chain(self.attempt.as_ref().map(|attempt| attempt.retry_at_ns)).min()
+    }
+}

@@ -1,0 +1,283 @@
+//! The bytes of a datagram, version 1. `docs/mesh-wire.md` draws them.
+//!
+//! Parsing never panics: [`parse`] checks length and header once, and what it returns has the
+//! lengths that its type says. All integers are big-endian.
+
+use crate::identity::PublicKey;
+
+/// The version of the wire format, the first byte of each datagram.
+pub const VERSION: u8 = 1;
+
+/// The largest IP packet inside the mesh, in bytes.
+pub const MTU: usize = 1400;
+
+/// The bytes of the header of every datagram.
+pub const HEADER_BYTES: usize = 8;
+/// The bytes in front of the sealed part of a data datagram.
+pub const DATA_HEADER_BYTES: usize = 16;
+/// The bytes of an AEAD tag.
+pub const TAG_BYTES: usize = 16;
+/// What a data datagram adds to the packet inside: 1400 + 32 + UDP 8 + IPv6 40 = 1480 bytes.
+pub const DATA_OVERHEAD_BYTES: usize = DATA_HEADER_BYTES + TAG_BYTES;
+/// The largest datagram of this version.
+pub const DATAGRAM_BYTES_MAX: usize = MTU + DATA_OVERHEAD_BYTES;
+/// The bytes of `mac1` and `mac2` behind a handshake message.
+pub const TRAILER_BYTES: usize = 32;
+/// The smallest handshake datagram: header, ephemeral key, an empty sealed payload, trailer.
+pub const HANDSHAKE_BYTES_MIN: usize = HEADER_BYTES + 32 + TAG_BYTES + TRAILER_BYTES;
+/// The bytes of an unknown-session notice.
+pub const UNKNOWN_SESSION_BYTES: usize = 16;
+
+/// The second byte of a datagram. 4 (cookie), 6 (relayed), 7 (fragment), 8 (post-quantum response)
+/// and 9 (probe) are reserved; this version drops them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Noise message 1.
+    Initiation = 1,
+    /// Noise message 2.
+    Response = 2,
+    /// A sealed IP packet, or an empty one that confirms a session.
+    Data = 3,
+    /// "I hold no such session": asks for a new handshake and proves nothing.
+    UnknownSession = 5,
+}
+
+/// Why a datagram is not one of this version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// It ends before its type's smallest length, or goes on behind the largest.
+    #[error("{0} bytes are no datagram of its type")]
+    Length(usize),
+    /// Another version.
+    #[error("version {0}; this build speaks version {VERSION}")]
+    Version(u8),
+    /// A type that this version does not know.
+    #[error("unknown datagram type {0}")]
+    Kind(u8),
+    /// A reserved field is not zero.
+    #[error("a reserved field is not zero")]
+    Reserved,
+}
+
+/// A datagram taken apart; nothing in it is verified yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Datagram<'a> {
+    /// Noise message 1.
+    Initiation(Handshake<'a>),
+    /// Noise message 2 for the handshake that its reader calls `receiver`.
+    Response {
+        /// The index that the initiator gave its handshake.
+        receiver: u32,
+        /// The message.
+        handshake: Handshake<'a>,
+    },
+    /// A sealed packet: the header is the datagram's first [`DATA_HEADER_BYTES`].
+    Data {
+        /// The index that the reader gave the session.
+        receiver: u32,
+        /// The packet's number, which is its nonce.
+        counter: u64,
+    },
+    /// The sender of this notice does not hold the session that a data datagram named.
+    UnknownSession {
+        /// The index of that datagram.
+        index: u32,
+        /// The counter of that datagram.
+        counter: u64,
+    },
+}
+
+/// A handshake message and what guards it against blind floods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handshake<'a> {
+    /// The Noise message.
+    pub noise: &'a [u8],
+    /// All bytes that `mac1` covers.
+    pub covered: &'a [u8],
+    /// The proof that the sender knows whom it writes to: see [`MacKey`].
+    pub mac1: [u8; 16],
+}
+
+/// Takes a datagram apart.
+///
+/// # Errors
+/// A [`WireError`] for anything that is not a datagram of version 1.
+pub fn parse(bytes: &[u8]) -> Result<Datagram<'_>, WireError> {
+    let length = WireError::Length(bytes.len());
+    let (header, body) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or(length)?;
+    let [version, kind, reserved_high, reserved_low, index @ ..] = *header;
+    if version != VERSION {
+        return Err(WireError::Version(version));
+    }
+    if bytes.len() > DATAGRAM_BYTES_MAX {
+        return Err(length);
+    }
+    if [reserved_high, reserved_low] != [0, 0] {
+        return Err(WireError::Reserved);
+    }
+    let index = u32::from_be_bytes(index);
+    match kind {
+        kind if kind == Kind::Initiation as u8 => {
+            if index != 0 {
+                return Err(WireError::Reserved);
+            }
+            Ok(Datagram::Initiation(parse_handshake(bytes).ok_or(length)?))
+        }
+        kind if kind == Kind::Response as u8 => {
+            let handshake = parse_handshake(bytes).ok_or(length)?;
+            Ok(Datagram::Response { receiver: index, handshake })
+        }
+        kind if kind == Kind::Data as u8 => {
+            let (counter, sealed) = body.split_first_chunk().ok_or(length)?;
+            if sealed.len() < TAG_BYTES {
+                return Err(length);
+            }
+            Ok(Datagram::Data { receiver: index, counter: u64::from_be_bytes(*counter) })
+        }
+        kind if kind == Kind::UnknownSession as u8 => {
+            let counter = <[u8; 8]>::try_from(body).map_err(|_| length)?;
+            Ok(Datagram::UnknownSession { index, counter: u64::from_be_bytes(counter) })
+        }
+        kind => Err(WireError::Kind(kind)),
+    }
+}
+
+fn parse_handshake(bytes: &[u8]) -> Option<Handshake<'_>> {
+    if bytes.len() < HANDSHAKE_BYTES_MIN {
+        return None;
+    }
+    let (covered, trailer) = bytes.split_at_checked(bytes.len() - TRAILER_BYTES)?;
+    let noise = covered.get(HEADER_BYTES..)?;
+    Some(Handshake { noise, covered, mac1: *trailer.first_chunk()? })
+}
+
+/// The first [`HEADER_BYTES`] of a datagram of `kind`.
+fn header(kind: Kind, index: u32) -> [u8; HEADER_BYTES] {
+    let [a, b, c, d] = index.to_be_bytes();
+    [VERSION, kind as u8, 0, 0, a, b, c, d]
+}
+
+/// The first [`DATA_HEADER_BYTES`] of a data datagram.
+#[must_use]
+pub fn data_header(receiver: u32, counter: u64) -> [u8; DATA_HEADER_BYTES] {
+    let mut bytes = [0; DATA_HEADER_BYTES];
+    let (front, back) = bytes.split_at_mut(HEADER_BYTES);
+    front.copy_from_slice(&header(Kind::Data, receiver));
+    back.copy_from_slice(&counter.to_be_bytes());
+    bytes
+}
+
+/// Writes an initiation to the member whose key is in `mac` into `datagram`.
+pub fn write_initiation(datagram: &mut Vec<u8>, noise: &[u8], mac: &MacKey) {
+    write_handshake(datagram, header(Kind::Initiation, 0), noise, mac);
+}
+
+/// Writes a response to the handshake that the initiator calls `receiver` into `datagram`.
+pub fn write_response(datagram: &mut Vec<u8>, receiver: u32, noise: &[u8], mac: &MacKey) {
+    write_handshake(datagram, header(Kind::Response, receiver), noise, mac);
+}
+
+fn write_handshake(datagram: &mut Vec<u8>, header: [u8; HEADER_BYTES], noise: &[u8], mac: &MacKey) {
+    datagram.clear();
+    datagram.extend_from_slice(&header);
+    datagram.extend_from_slice(noise);
+    let mac1 = mac.mac1(datagram);
+    datagram.extend_from_slice(&mac1);
+    datagram.extend_from_slice(&[0; 16]);
+}
+
+/// Writes an unknown-session notice into `datagram`.
+pub fn write_unknown_session(datagram: &mut Vec<u8>, index: u32, counter: u64) {
+    datagram.clear();
+    datagram.extend_from_slice(&header(Kind::UnknownSession, index));
+    datagram.extend_from_slice(&counter.to_be_bytes());
+}
+
+/// The key of `mac1`, which follows from the *receiver's* public key. It is no secret: the MAC only
+/// shows that the sender knows whom it writes to, so that a member is silent to scanners and spends
+/// no Diffie-Hellman on noise.
+#[derive(Debug, Clone)]
+pub struct MacKey([u8; 32]);
+
+impl MacKey {
+    /// The key for handshake messages to `receiver`.
+    #[must_use]
+    pub fn of(receiver: &PublicKey) -> Self {
+        Self(blake3::derive_key("Hypha mesh 1: mac1 of a handshake message", &receiver.0))
+    }
+
+    /// The first 16 bytes of BLAKE3 of `covered` under this key.
+    #[must_use]
+    pub fn mac1(&self, covered: &[u8]) -> [u8; 16] {
+        let hash = blake3::keyed_hash(&self.0, covered);
+        let mut mac = [0; 16];
+        mac.iter_mut().zip(hash.as_bytes()).for_each(|(to, from)| *to = *from);
+        mac
+    }
+
+    /// Whether a handshake message was written to the member of this key.
+    #[must_use]
+    pub fn matches(&self, handshake: &Handshake<'_>) -> bool {
+        self.mac1(handshake.covered) == handshake.mac1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mac() -> MacKey {
+        MacKey::of(&PublicKey([9; 32]))
+    }
+
+    #[test]
+    fn an_initiation_lies_where_the_drawing_says() {
+        let mut bytes = vec![0xee; 3];
+        write_initiation(&mut bytes, &[0xaa; 100], &mac());
+        assert_eq!(bytes.len(), 8 + 100 + 32);
+        assert_eq!(bytes[..8], [1, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes[8..108], [0xaa; 100]);
+        assert_eq!(bytes[124..], [0; 16]);
+        let Ok(Datagram::Initiation(handshake)) = parse(&bytes) else { panic!("no initiation") };
+        assert_eq!(handshake.noise, [0xaa; 100]);
+        assert!(mac().matches(&handshake));
+        assert!(!MacKey::of(&PublicKey([8; 32])).matches(&handshake));
+    }
+
+    #[test]
+    fn a_response_names_its_receiver() {
+        let mut bytes = Vec::new();
+        write_response(&mut bytes, 0x0102_0304, &[0xaa; 60], &mac());
+        assert_eq!(bytes[..8], [1, 2, 0, 0, 1, 2, 3, 4]);
+        let parsed = parse(&bytes);
+        assert!(matches!(parsed, Ok(Datagram::Response { receiver: 0x0102_0304, .. })));
+    }
+
+    #[test]
+    fn data_and_notices_lie_where_the_drawing_says() {
+        let mut bytes = data_header(7, 9).to_vec();
+        assert_eq!(bytes, [1, 3, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9]);
+        assert_eq!(parse(&bytes), Err(WireError::Length(16)));
+        bytes.extend_from_slice(&[0; TAG_BYTES]);
+        assert_eq!(parse(&bytes), Ok(Datagram::Data { receiver: 7, counter: 9 }));
+        write_unknown_session(&mut bytes, 7, 9);
+        assert_eq!(bytes, [1, 5, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9]);
+        assert_eq!(parse(&bytes), Ok(Datagram::UnknownSession { index: 7, counter: 9 }));
+    }
+
+    #[test]
+    fn another_version_type_length_or_a_reserved_bit_is_refused() {
+        assert_eq!(parse(&[]), Err(WireError::Length(0)));
+        assert_eq!(parse(&[2; 40]), Err(WireError::Version(2)));
+        assert_eq!(parse(&[1, 4, 0, 0, 0, 0, 0, 0]), Err(WireError::Kind(4)));
+        assert_eq!(parse(&[1, 3, 0, 1, 0, 0, 0, 0]), Err(WireError::Reserved));
+        let mut long = data_header(7, 9).to_vec();
+        long.resize(DATAGRAM_BYTES_MAX + 1, 0);
+        assert_eq!(parse(&long), Err(WireError::Length(DATAGRAM_BYTES_MAX + 1)));
+        let mut initiation = Vec::new();
+        write_initiation(&mut initiation, &[0; 100], &mac());
+        initiation[7] = 1;
+        assert_eq!(parse(&initiation), Err(WireError::Reserved));
+    }
+}
