@@ -38,6 +38,11 @@ pub struct VmConfig {
     /// Whether the VM ends when the process that started it does.
     #[serde(default)]
     pub die_with_parent: bool,
+    /// An inherited, connected unix socket to a keeper: `vmm` sends it the descriptors of its vCPU
+    /// and VM (one message, SCM_RIGHTS), so that tearing the VM down isn't part of its exit. The
+    /// keeper closes them when the process is gone.
+    #[serde(default)]
+    pub keeper_fd: Option<i32>,
 }
 
 /// A dispersed volume as a block device.

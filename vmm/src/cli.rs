@@ -20,6 +20,8 @@ Usage: vmm [OPTIONS] IMAGE [ARGUMENTS...]
   --config-fd N      the whole configuration as JSON from an inherited descriptor
   --cache FILE       where the answer of the host probe is kept ('none' for nowhere;
                      default $HYPHA_STATE/cache/host-v1)
+  --keeper-fd N      an inherited unix socket: descriptors of the VM go there, so that tearing
+                     it down isn't part of this process's exit
   --stats            at the end, one JSON line of figures on standard error
   --probe            what kind of KVM this host has, as one JSON line
   --version, --help
@@ -51,6 +53,8 @@ pub struct Run {
     pub cache: Cache,
     /// Whether to print figures at the end.
     pub stats: bool,
+    /// The inherited socket of a keeper of the VM's descriptors.
+    pub keeper_fd: Option<i32>,
 }
 
 /// Where the VM's configuration comes from.
@@ -94,7 +98,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
 fn parse_with(parser: &mut lexopt::Parser) -> Result<Command, lexopt::Error> {
     let mut memory = Size(64 << 20);
     let (mut env, mut cache, mut stats) = (Vec::new(), Cache::Default, false);
-    let mut source = None;
+    let (mut source, mut keeper_fd) = (None, None);
     while let Some(argument) = parser.next()? {
         match argument {
             Long("help") | Short('h') => return Ok(Command::Help),
@@ -105,6 +109,7 @@ fn parse_with(parser: &mut lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("config-fd") => {
                 source = Some(Source::Descriptor(parse_value(parser, "--config-fd")?));
             }
+            Long("keeper-fd") => keeper_fd = Some(parse_value(parser, "--keeper-fd")?),
             Long("cache") => {
                 let path = parser.value()?;
                 cache = if path == "none" { Cache::None } else { Cache::File(PathBuf::from(path)) };
@@ -127,14 +132,12 @@ fn parse_with(parser: &mut lexopt::Parser) -> Result<Command, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    match source {
-        None => Err("no image and no --config-fd given; see --help".into()),
-        Some(Source::Image { image, args, .. }) => {
-            let source = Source::Image { image, args, env, memory };
-            Ok(Command::Run(Run { source, cache, stats }))
-        }
-        Some(source) => Ok(Command::Run(Run { source, cache, stats })),
-    }
+    let source = match source {
+        None => return Err("no image and no --config-fd given; see --help".into()),
+        Some(Source::Image { image, args, .. }) => Source::Image { image, args, env, memory },
+        Some(source) => source,
+    };
+    Ok(Command::Run(Run { source, cache, stats, keeper_fd }))
 }
 
 fn parse_value<T: std::str::FromStr<Err: std::fmt::Display>>(

@@ -13,7 +13,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use rustix::event::{EventfdFlags, eventfd};
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 
 use abi::layout::{GATES_PAGE, GDT, IDT, PAGE_TABLES, SYSCALL_STUB, TSS};
 
@@ -283,11 +283,14 @@ impl Machine {
         self.vcpu.get_sregs().map(|sregs| sregs.cr2).map_err(failed("KVM_GET_SREGS"))
     }
 
-    /// The descriptors of the vCPU and the VM, for a parent that keeps them until this process is
-    /// gone, so that tearing the VM down isn't part of its exit.
+    /// The vCPU and the VM, for a keeper that holds them until this process is gone.
     #[must_use]
-    pub fn raw_fds(&self) -> [i32; 2] {
-        [self.vcpu.as_raw_fd(), self.vm.as_raw_fd()]
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        let borrow = |raw| {
+            // SAFETY: `self` owns the descriptor and is borrowed as long.
+            unsafe { BorrowedFd::borrow_raw(raw) }
+        };
+        [borrow(self.vcpu.as_raw_fd()), borrow(self.vm.as_raw_fd())]
     }
 
     /// Takes the mark of a signal back, before the signal's cause is looked at.
@@ -354,7 +357,7 @@ impl StopSignal {
     ///
     /// # Errors
     /// The system has no descriptor or handler to give.
-    pub fn install() -> std::io::Result<std::os::fd::BorrowedFd<'static>> {
+    pub fn install() -> std::io::Result<BorrowedFd<'static>> {
         let event: OwnedFd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let raw = event.into_raw_fd();
         STOP_EVENT.store(raw, Ordering::Release);
@@ -367,7 +370,7 @@ impl StopSignal {
                 .map_err(std::io::Error::from)?;
         }
         // SAFETY: the descriptor was just made and is never closed.
-        Ok(unsafe { std::os::fd::BorrowedFd::borrow_raw(raw) })
+        Ok(unsafe { BorrowedFd::borrow_raw(raw) })
     }
 
     /// Whether the process was asked to stop.

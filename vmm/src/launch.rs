@@ -2,9 +2,15 @@
 //! process confines itself.
 
 use std::fs::File;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::rand::{GetRandomFlags, getrandom};
 use spec::vm::VmConfig;
 
@@ -99,12 +105,21 @@ pub fn launch(
     cache: Option<&Path>,
 ) -> Result<(Vm, Phases), LaunchError> {
     let mut watch = Stopwatch { phases: Vec::new(), last_ns: now_ns() };
+    if config.die_with_parent {
+        set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| {
+            LaunchError::System { what: "die_with_parent", source: error.into() }
+        })?;
+    }
+    // Before anything is opened: a wrong number must not name a descriptor of our own.
+    let sockets = take_sockets(config, inherited)?;
+    let keeper = config.keeper_fd.map(|number| inherited.take(number)).transpose();
+    let keeper = keeper.map_err(|source| LaunchError::System { what: "keeper_fd", source })?;
     let path = config.image.display().to_string();
     let image_error = |source| LaunchError::Image { path: path.clone(), source };
     let file = File::open(&config.image).map_err(|error| image_error(error.into()))?;
     let mut image = Image::read(file, config.memory_bytes).map_err(image_error)?;
     watch.lap("open image");
-    let (devices, needs) = open_devices(config, inherited)?;
+    let (devices, needs) = open_devices(config, sockets)?;
     let described: Vec<BootDevice> =
         devices.iter().map(|named| describe(named.device.as_ref())).collect();
     let queue_sizes = devices.iter().flat_map(|named| named.device.queue_sizes().to_vec());
@@ -126,6 +141,10 @@ pub fn launch(
     })?;
     watch.lap("page tables");
     let mut machine = Machine::new(&kvm, &memory)?;
+    if let Some(keeper) = keeper {
+        hand_over(&machine, &keeper)
+            .map_err(|source| LaunchError::System { what: "keeper_fd", source })?;
+    }
     watch.lap("create VM");
     machine.set_up(&host.cpuid, host.kind, image.elf.entry, plan.stack_top, START_ARGUMENT)?;
     watch.lap("set up vCPU");
@@ -143,6 +162,18 @@ pub fn launch(
     watch.lap("sandbox");
     let vm = Vm { machine, memory, devices, image, stop, exits: ExitCounts::default() };
     Ok((vm, watch.phases))
+}
+
+/// Sends the VM's descriptors to its keeper.
+fn hand_over(machine: &Machine, keeper: &OwnedFd) -> std::io::Result<()> {
+    let descriptors = machine.descriptors();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut message = SendAncillaryBuffer::new(&mut space);
+    if !message.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(std::io::ErrorKind::OutOfMemory.into());
+    }
+    sendmsg(keeper, &[IoSlice::new(b"vm")], &mut message, SendFlags::NOSIGNAL)?;
+    Ok(())
 }
 
 fn boot_info<'a>(
@@ -175,9 +206,25 @@ fn random() -> Result<[u8; 32], LaunchError> {
     }
 }
 
+/// The bound UDP sockets of the network cards.
+fn take_sockets(
+    config: &VmConfig,
+    inherited: &mut Inherited,
+) -> Result<Vec<UdpSocket>, LaunchError> {
+    let mut sockets = Vec::new();
+    for (number, card) in config.net.iter().enumerate() {
+        let socket = inherited.take(card.socket_fd).map_err(|error| LaunchError::Config {
+            field: format!("net[{number}].socket_fd"),
+            reason: error.to_string(),
+        })?;
+        sockets.push(UdpSocket::from(socket));
+    }
+    Ok(sockets)
+}
+
 fn open_devices(
     _config: &VmConfig,
-    _inherited: &mut Inherited,
+    _sockets: Vec<UdpSocket>,
 ) -> Result<(Vec<NamedDevice>, Needs), LaunchError> {
     Ok((Vec::new(), Needs::default()))
 }

@@ -59,7 +59,7 @@ fn probe() -> i32 {
 
 fn start(run: &Run) -> i32 {
     let mut inherited = Inherited::default();
-    let config = match config(&run.source, &mut inherited) {
+    let config = match config(run, &mut inherited) {
         Ok(config) => config,
         Err(message) => return refuse(&message),
     };
@@ -115,8 +115,8 @@ fn print_stats(vm: &Vm, phases: &Phases) {
     ));
 }
 
-fn config(source: &Source, inherited: &mut Inherited) -> Result<VmConfig, String> {
-    let config = match source {
+fn config(run: &Run, inherited: &mut Inherited) -> Result<VmConfig, String> {
+    let config = match &run.source {
         Source::Descriptor(number) => {
             let file = std::fs::File::from(
                 inherited.take(*number).map_err(|error| format!("--config-fd: {error}"))?,
@@ -137,6 +137,7 @@ fn config(source: &Source, inherited: &mut Inherited) -> Result<VmConfig, String
             block: Vec::new(),
             net: Vec::new(),
             die_with_parent: false,
+            keeper_fd: run.keeper_fd,
         },
     };
     if config.version != VERSION {

@@ -179,8 +179,8 @@ mod tests {
 
     #[test]
     fn ports_of_gates_do_not_clash() {
-        assert!(PORT_CALL < PORT_EXCEPTION);
-        assert!(PORT_EXCEPTION + VECTORS <= PORT_SYSCALL);
+        const { assert!(PORT_CALL < PORT_EXCEPTION) };
+        const { assert!(PORT_EXCEPTION + VECTORS <= PORT_SYSCALL) };
         assert!(gates().len() <= PAGE_BYTES as usize);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Each case runs in a child: this very test binary, with the case in an environment variable.
 
+#![expect(clippy::unwrap_used, reason = "a test that lacks its tools fails")]
+
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 

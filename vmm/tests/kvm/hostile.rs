@@ -1,8 +1,6 @@
 //! A guest that breaks a rule ends its own VM, with one line that names the rule, and nothing else.
 
-mod support;
-
-use support::{have_kvm, run};
+use crate::support::{have_kvm, run};
 
 /// The attack must crash the guest (126) with these words in the report.
 fn crashes(args: &[&str], words: &str) {

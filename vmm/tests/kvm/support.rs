@@ -1,12 +1,11 @@
 //! What the tests that run real guests share: finding the VMM and the images, and running one.
-#![expect(dead_code, reason = "each test binary uses its part")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
 /// Whether this machine can run guests. Says so loudly if not; with `HYPHA_REQUIRE_KVM=1` it fails.
-pub fn have_kvm() -> bool {
+pub(crate) fn have_kvm() -> bool {
     let refusal = std::fs::File::options().read(true).write(true).open("/dev/kvm").err();
     match refusal {
         None => true,
@@ -21,13 +20,13 @@ pub fn have_kvm() -> bool {
 }
 
 /// The `vmm` under test: `$HYPHA_VMM`, or the one that cargo built.
-pub fn vmm_path() -> PathBuf {
+pub(crate) fn vmm_path() -> PathBuf {
     std::env::var_os("HYPHA_VMM")
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_vmm")), PathBuf::from)
 }
 
 /// A guest image: from `$HYPHA_IMAGES`, or built now.
-pub fn image(name: &str) -> PathBuf {
+pub(crate) fn image(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let folder = std::env::var_os("HYPHA_IMAGES").map(PathBuf::from);
     folder.unwrap_or_else(|| BUILT.get_or_init(build_images).clone()).join(name)
@@ -50,13 +49,13 @@ fn build_images() -> PathBuf {
 
 /// How a guest ended.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// The exit code of the VMM, -1 if a signal ended it.
-    pub code: i32,
+    pub(crate) code: i32,
     /// The guest's log.
-    pub log: String,
+    pub(crate) log: String,
     /// The VMM's messages.
-    pub messages: String,
+    pub(crate) messages: String,
 }
 
 impl From<Output> for Ended {
@@ -70,7 +69,7 @@ impl From<Output> for Ended {
 }
 
 /// The command that runs `image` with 8 MiB of memory and these arguments.
-pub fn vmm(image_name: &str, args: &[&str]) -> Command {
+pub(crate) fn vmm(image_name: &str, args: &[&str]) -> Command {
     let mut command = Command::new(vmm_path());
     command.args(["--memory", "8MiB"]).arg(image(image_name)).args(args);
     command.stdin(Stdio::null());
@@ -78,11 +77,11 @@ pub fn vmm(image_name: &str, args: &[&str]) -> Command {
 }
 
 /// Runs `image` to its end.
-pub fn run(image_name: &str, args: &[&str]) -> Ended {
+pub(crate) fn run(image_name: &str, args: &[&str]) -> Ended {
     vmm(image_name, args).output().expect("vmm starts").into()
 }
 
 /// Starts `image` with both streams piped.
-pub fn spawn(image_name: &str, args: &[&str]) -> Child {
+pub(crate) fn spawn(image_name: &str, args: &[&str]) -> Child {
     vmm(image_name, args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("vmm starts")
 }

@@ -1,12 +1,10 @@
 //! A guest's life on real KVM: start, calls, time, stop, and what people see of it.
 
-mod support;
-
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 
+use crate::support::{have_kvm, image, run, spawn, vmm, vmm_path};
 use rustix::process::{Pid, Signal, kill_process};
-use support::{have_kvm, image, run, spawn, vmm, vmm_path};
 
 #[test]
 fn hello_says_so_and_ends() {
