@@ -1,6 +1,7 @@
 //! The smallest guest: greets and ends.
 #![no_std]
 #![no_main]
+#![forbid(unsafe_code)]
 
 guest_kernel::main!(hello);
 
