@@ -140,7 +140,11 @@ fn tests(repository: &Repository, dist: Option<&Dist>) -> Outcome {
     let mut task =
         Task::cargo(repository, ["test", "--workspace", "--no-fail-fast", "--", "--show-output"]);
     if let Some(dist) = dist {
-        task = task.env("HYPHA_DIST", dist.folder());
+        let folder = dist.folder();
+        task = task
+            .env("HYPHA_DIST", folder)
+            .env("HYPHA_VMM", folder.join("vmm"))
+            .env("HYPHA_IMAGES", folder.join("images"));
     }
     let mut tally = Tally::default();
     let result = repository.work_folder("logs").and_then(|folder| {

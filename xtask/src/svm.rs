@@ -5,9 +5,9 @@
 //! kernel; its first program (`svm/init.sh`) loads KVM and runs them one after the other. What
 //! they print comes out of the machine's second serial port.
 //!
-//! Inside, `HYPHA_DIST` names the `dist` folder and `HYPHA_REQUIRE_KVM` is 1, so that a test that
-//! finds no KVM fails there. A package's own programs (`CARGO_BIN_EXE_*`) and `examples/` lie at
-//! the same paths as outside.
+//! Inside, `HYPHA_DIST`, `HYPHA_VMM` and `HYPHA_IMAGES` lead to the `dist` folder and its parts,
+//! and `HYPHA_REQUIRE_KVM` is 1, so that a test that finds no KVM fails there. A package's own
+//! programs (`CARGO_BIN_EXE_*`) and `examples/` lie at the same paths as outside.
 
 mod cpio;
 mod kernel;
@@ -120,6 +120,7 @@ fn pack(
     }
     archive.device("/dev/console", (5, 1));
     archive.file("/init", include_bytes!("svm/init.sh"));
+    archive.file("/etc/hostname", b"emulated\n");
     archive.file("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n");
     archive.copy("/bin/busybox", &kernel.busybox)?;
     for (name, module) in &kernel.modules {
@@ -159,7 +160,8 @@ fn environment(filter: Option<&str>) -> String {
     let safe = |c: &char| c.is_ascii_alphanumeric() || "_:".contains(*c);
     let filter: String = filter.unwrap_or_default().chars().filter(safe).collect();
     format!(
-        "export HOME=/root HYPHA_DIST=/dist HYPHA_REQUIRE_KVM=1 RUST_BACKTRACE=1\n\
+        "export HOME=/root RUST_BACKTRACE=1 HYPHA_REQUIRE_KVM=1\n\
+         export HYPHA_DIST=/dist HYPHA_VMM=/dist/vmm HYPHA_IMAGES=/dist/images\n\
          FILTER={filter}\n"
     )
 }
