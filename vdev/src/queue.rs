@@ -7,7 +7,9 @@
 use std::num::Wrapping;
 use std::sync::atomic::Ordering;
 
-use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use virtio_bindings::virtio_ring::{
+    VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
+};
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
@@ -253,6 +255,15 @@ impl DeviceQueue {
         let chain = self.walk(ram, head)?;
         self.queue.set_next_avail((next + Wrapping(1)).0);
         Ok(Some(chain))
+    }
+
+    /// Whether the driver wants to hear of used entries: VIRTQ_AVAIL_F_NO_INTERRUPT is clear
+    /// (virtio 1.2 §2.7.7). A driver that only reclaims buffers sets it, and so isn't woken.
+    #[must_use]
+    pub fn wants_used_events(&self, ram: &GuestRam) -> bool {
+        // The ring was checked to lie in RAM; were it not, waking the guest does no harm.
+        let flags = ram.read_obj::<u16>(GuestAddress(self.queue.avail_ring())).unwrap_or(0);
+        u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0
     }
 
     /// Gives a chain back to the driver with `len` bytes written.

@@ -65,7 +65,7 @@ impl Devices {
     }
 
     /// Serves every queue of every device. The bits of [`Progress::used_queues`] are the queues'
-    /// numbers in the boot page.
+    /// numbers in the boot page; queues whose driver wants no events are left out.
     ///
     /// # Errors
     /// A device or its ring is broken: the VM ends.
@@ -75,7 +75,12 @@ impl Devices {
             let progress = device
                 .process(queues, ram, now_ns)
                 .map_err(|source| DeviceFailure { device: name.clone(), source })?;
-            all.used_queues |= progress.used_queues << *first_queue;
+            for (queue, bit) in queues.iter().zip(0..) {
+                let used = progress.used_queues >> bit & 1 == 1;
+                if used && queue.wants_used_events(ram) {
+                    all.used_queues |= 1 << (*first_queue + bit);
+                }
+            }
             all.deadline_ns = [all.deadline_ns, progress.deadline_ns].into_iter().flatten().min();
         }
         Ok(all)

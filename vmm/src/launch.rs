@@ -14,6 +14,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::rand::{GetRandomFlags, getrandom};
 use spec::vm::VmConfig;
 
+use crate::backends::{NetFacts, addresses_variable, open_net};
 use crate::boot::{BootDevice, BootError, BootInfo, Image, RamPlan, write_boot_page};
 use crate::devices::{Devices, NamedDevice, describe};
 use crate::host::{Host, ProbeError};
@@ -153,8 +154,10 @@ pub fn launch(
     })?;
     let stop = StopSignal::install()
         .map_err(|source| LaunchError::System { what: "signal handlers", source })?;
-    write_boot_page(&memory.system, &plan, &boot_info(config, &described, host.tsc_khz)?)
-        .map_err(LaunchError::Boot)?;
+    let mut env = config.env.clone();
+    env.extend(addresses_variable(&config.net));
+    let info = boot_info(config, &env, &described, host.tsc_khz)?;
+    write_boot_page(&memory.system, &plan, &info).map_err(LaunchError::Boot)?;
     watch.lap("boot page");
     // Nothing may be closed behind the sandbox but by the end of the process.
     drop(kvm);
@@ -176,19 +179,18 @@ fn hand_over(machine: &Machine, keeper: &OwnedFd) -> std::io::Result<()> {
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "the VMM is the edge: the guest's clock starts here")]
 fn boot_info<'a>(
     config: &'a VmConfig,
+    env: &'a [(String, String)],
     devices: &'a [BootDevice],
     tsc_khz: u32,
 ) -> Result<BootInfo<'a>, LaunchError> {
-    let wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(BootInfo {
         tsc_khz,
-        wall_clock_ns: u64::try_from(wall_clock.as_nanos()).unwrap_or(u64::MAX),
+        wall_clock_ns: unix_time_ns(),
         random_seed: random()?,
         args: &config.args,
-        env: &config.env,
+        env,
         devices,
     })
 }
@@ -224,8 +226,20 @@ fn take_sockets(
 }
 
 fn open_devices(
-    _config: &VmConfig,
-    _sockets: Vec<UdpSocket>,
+    config: &VmConfig,
+    sockets: Vec<UdpSocket>,
 ) -> Result<(Vec<NamedDevice>, Needs), LaunchError> {
-    Ok((Vec::new(), Needs::default()))
+    let mut devices = Vec::new();
+    for (number, (card, socket)) in config.net.iter().zip(sockets).enumerate() {
+        let unix_time_at_zero_ns = unix_time_ns().saturating_sub(now_ns());
+        let facts = NetFacts { seed: random()?, unix_time_at_zero_ns };
+        devices.push(open_net(number, card, socket, facts)?);
+    }
+    Ok((devices, Needs { block: false, net: !config.net.is_empty() }))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the VMM is the edge: the guest's clock starts here")]
+fn unix_time_ns() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }

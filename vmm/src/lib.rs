@@ -1,6 +1,7 @@
 //! A purpose-built virtual machine monitor for guests without a ring 0: one process, one VM.
 #![deny(unsafe_code)]
 
+pub mod backends;
 pub mod boot;
 pub mod cli;
 pub mod crash;

@@ -1,0 +1,71 @@
+//! From the configuration's network cards and volumes to devices.
+
+use std::net::UdpSocket;
+
+use net_vdev::{CipherSupport, NetDevice, Peer, PrivateKey, PublicKey, Rule};
+use spec::vm::{NetConfig, Protocol};
+
+use crate::devices::NamedDevice;
+use crate::launch::LaunchError;
+
+/// The environment variable that tells the guest its card's addresses.
+const ADDRESSES_VARIABLE: &str = "HYPHA_ADDRESSES";
+/// Every address of the mesh is on the link: 400::/7.
+const MESH_PREFIX_LEN: u8 = 7;
+
+/// What a network card needs besides its configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct NetFacts {
+    /// Fresh random bytes, for this card only.
+    pub seed: [u8; 32],
+    /// CLOCK_REALTIME minus CLOCK_MONOTONIC, nanoseconds.
+    pub unix_time_at_zero_ns: u64,
+}
+
+/// Makes card `number` on its `socket`.
+///
+/// # Errors
+/// The configuration contradicts itself or the socket refuses.
+pub fn open_net(
+    number: usize,
+    card: &NetConfig,
+    socket: UdpSocket,
+    facts: NetFacts,
+) -> Result<NamedDevice, LaunchError> {
+    let peers = card.peers.iter().map(|peer| Peer {
+        key: PublicKey(peer.public_key.0),
+        endpoint: peer.endpoint,
+        addresses: peer.addresses.clone(),
+    });
+    let rules = card.allow.iter().map(|rule| Rule {
+        from: PublicKey(rule.from.0),
+        protocol: match rule.protocol {
+            Protocol::Tcp => net_vdev::Protocol::Tcp,
+            Protocol::Udp => net_vdev::Protocol::Udp,
+            Protocol::Icmp => net_vdev::Protocol::Icmp,
+        },
+        port: rule.port,
+    });
+    let config = net_vdev::Config {
+        private_key: PrivateKey::new(*card.private_key.expose()),
+        addresses: card.ipv4.iter().map(|(address, _)| (*address).into()).collect(),
+        peers: peers.collect(),
+        rules: rules.collect(),
+        ciphers: CipherSupport::detect(),
+        unix_time_at_zero_ns: facts.unix_time_at_zero_ns,
+    };
+    let device = NetDevice::new(config, socket, facts.seed).map_err(|error| {
+        LaunchError::Config { field: format!("net[{number}]"), reason: error.to_string() }
+    })?;
+    Ok(NamedDevice { name: format!("network card {number}"), device: Box::new(device) })
+}
+
+/// The variable that tells the guest the addresses of its first card, if it has one.
+#[must_use]
+pub fn addresses_variable(cards: &[NetConfig]) -> Option<(String, String)> {
+    let card = cards.first()?;
+    let public = PrivateKey::new(*card.private_key.expose()).public();
+    let mut addresses = vec![format!("{}/{MESH_PREFIX_LEN}", public.address())];
+    addresses.extend(card.ipv4.iter().map(|(address, len)| format!("{address}/{len}")));
+    Some((ADDRESSES_VARIABLE.to_owned(), addresses.join(",")))
+}
