@@ -1,2 +1,33 @@
-//! The command hypha: specs to running workloads
+//! The command `hypha`: from a spec to running workloads.
+//!
+//! * [`cli`]: the verbs and their options. [`doctor`]: what this host can do.
+//! * [`state`]: the state directory: locks, keys, volumes.
+//! * [`launch`]: a deployment and its keys → what each `vmm` process is told.
+//! * [`supervisor`]: when machines start, restart and stop (pure). [`run`]: the processes.
+//! * [`ports`]: published ports, each a mesh member of its own that splices TCP.
+//! * [`output`], [`lines`]: what people and programs read. [`clock`]: where time is read.
 #![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod clock;
+pub mod doctor;
+pub mod launch;
+pub mod lines;
+pub mod output;
+pub mod ports;
+pub mod run;
+pub mod state;
+pub mod supervisor;
+
+/// The exit codes of `hypha`; `hypha run` also ends with a workload's own, 0 to 123, with 126 (the
+/// guest crashed) and 127 (the guest broke the device contract).
+pub mod exit_code {
+    /// Something failed that has no code of its own.
+    pub const FAILURE: i32 = 1;
+    /// The spec or the command line is wrong; nothing was started.
+    pub const BAD_SPEC: i32 = 2;
+    /// The deployment is running, or one of its ports is taken.
+    pub const CONFLICT: i32 = 4;
+    /// This host can't: no KVM, no VMM, no memory, no state directory, or the sandbox was refused.
+    pub const HOST_CANNOT: i32 = 125;
+}

@@ -1,2 +1,9 @@
 //! The command `hypha`.
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let code = orchestrator::cli::main();
+    u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
+}

@@ -1,0 +1,251 @@
+//! Published ports: TCP listeners of the host whose connections are spliced to guests.
+//!
+//! ```text
+//!  client ── TCP ──► listener ─► splice ◄─► smoltcp ◄─► net_vdev::Endpoint ── UDP ──► VM
+//!                    └─────────────── one thread per network ──────────────┘
+//! ```
+//!
+//! The thread is a mesh member like any machine, with its own key; the guest's firewall lets it in
+//! at the published ports and nowhere else. No root, no TAP: the host's side is plain sockets.
+//!
+//! **Bounds.** [`CONNECTIONS_MAX`] connections per network; further clients wait in the listeners'
+//! backlogs. A connection holds two buffers of [`BUFFER_BYTES`] and nothing else: what does not fit
+//! stays in the kernel's socket, and so slows its sender down. Half-closes are passed on in both
+//! directions; a reset of one side becomes a reset of the other.
+
+mod splice;
+mod stack;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+
+use net_vdev::{CipherSupport, Config, ConfigError, Peer, PrivateKey, PublicKey};
+use ring::rand::{SecureRandom, SystemRandom};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::clock::unix_time_ns;
+use crate::launch::Gateway;
+use splice::Splice;
+use stack::Stack;
+
+/// How many connections one network's proxy holds at once.
+pub const CONNECTIONS_MAX: usize = 256;
+
+/// How much of each direction of a connection is under way at once.
+pub const BUFFER_BYTES: usize = 64 << 10;
+
+/// Why ports can't be published.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// The host's port can't be listened on.
+    #[error("port {} of {workload} can't be published at {listen}: {source}", .listen.port())]
+    Listen {
+        /// The machine.
+        workload: String,
+        /// The host's address.
+        listen: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel gives no random bytes.
+    #[error("the kernel gives no random bytes")]
+    Random,
+    /// The members of the network can't be told apart.
+    #[error("the network {network:?}: {source}")]
+    Member {
+        /// The network.
+        network: String,
+        /// Why not.
+        #[source]
+        source: ConfigError,
+    },
+    /// The host refused something that always works.
+    #[error("the proxy of the network {network:?}: {source}")]
+    Thread {
+        /// The network.
+        network: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The published ports of one network; they close when this is dropped.
+#[derive(Debug)]
+pub struct Ports {
+    stop: UnixStream,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ports {
+    /// Listens on all ports of `gateway` and serves them on a thread.
+    ///
+    /// # Errors
+    /// A port is taken or not permitted, or the host refused a thread.
+    pub fn open(gateway: Gateway) -> Result<Self, PortError> {
+        let network = gateway.network.clone();
+        let thread_error = |source| PortError::Thread { network: network.clone(), source };
+        let doors = listen(&gateway)?;
+        let stack = member(gateway)?;
+        let (stop, stopped) = UnixStream::pair().map_err(thread_error)?;
+        let proxy = Proxy { stack, doors, splices: Vec::new(), stopped };
+        let thread = std::thread::Builder::new()
+            .name(format!("ports-{network}"))
+            .spawn(move || proxy.run())
+            .map_err(|source| PortError::Thread { network, source })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Ports {
+    fn drop(&mut self) {
+        let asked = self.stop.shutdown(std::net::Shutdown::Both);
+        if let (Ok(()), Some(thread)) = (asked, self.thread.take())
+            && thread.join().is_err()
+        {
+            tracing::error!("the proxy of published ports had crashed");
+        }
+    }
+}
+
+/// A listener and where it leads.
+struct Door {
+    listener: TcpListener,
+    target: (IpAddr, u16),
+}
+
+fn listen(gateway: &Gateway) -> Result<Vec<Door>, PortError> {
+    let mut doors = Vec::new();
+    for port in &gateway.ports {
+        let listener = TcpListener::bind(port.listen)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+            .map_err(|source| {
+                let (workload, listen) = (port.workload.clone(), port.listen);
+                PortError::Listen { workload, listen, source }
+            })?;
+        let address = PublicKey(port.key.0).address();
+        doors.push(Door { listener, target: (IpAddr::V6(address), port.target) });
+    }
+    Ok(doors)
+}
+
+fn member(gateway: Gateway) -> Result<Stack, PortError> {
+    let mut peers: Vec<Peer> = Vec::new();
+    for port in &gateway.ports {
+        let key = PublicKey(port.key.0);
+        if peers.iter().all(|peer| peer.key != key) {
+            peers.push(Peer { key, endpoint: Some(port.endpoint), addresses: Vec::new() });
+        }
+    }
+    let mut seed = [0; 32];
+    SystemRandom::new().fill(&mut seed).map_err(|_| PortError::Random)?;
+    let config = Config {
+        private_key: PrivateKey::new(*gateway.key.expose()),
+        addresses: Vec::new(),
+        peers,
+        rules: Vec::new(),
+        ciphers: CipherSupport::detect(),
+        unix_time_at_zero_ns: unix_time_ns(),
+    };
+    Stack::new(config, seed, gateway.socket)
+        .map_err(|source| PortError::Member { network: gateway.network, source })
+}
+
+struct Proxy {
+    stack: Stack,
+    doors: Vec<Door>,
+    splices: Vec<Splice>,
+    /// Readable (at its end) once the proxy is to stop.
+    stopped: UnixStream,
+}
+
+impl Proxy {
+    fn run(mut self) {
+        loop {
+            // Each side's progress may be the other's; a turn without any ends the round.
+            while self.turn() {}
+            match self.wait() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::error!(%error, "published ports are closed");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Moves what can be moved; whether anything was.
+    fn turn(&mut self) -> bool {
+        let mut progress = self.accept();
+        progress |= self.stack.turn();
+        for splice in &mut self.splices {
+            progress |= splice.turn(self.stack.socket(splice.handle()));
+        }
+        let stack = &mut self.stack;
+        self.splices.retain(|splice| {
+            let is_over = splice.is_over(stack.socket(splice.handle()));
+            if is_over {
+                stack.remove(splice.handle());
+            }
+            !is_over
+        });
+        progress
+    }
+
+    fn accept(&mut self) -> bool {
+        let mut progress = false;
+        for door in &self.doors {
+            while self.splices.len() < CONNECTIONS_MAX {
+                let client = match door.listener.accept() {
+                    Ok((client, _)) => client,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => {
+                        // The client is gone again, or we are out of descriptors for now.
+                        tracing::debug!(%error, "a client could not be accepted");
+                        break;
+                    }
+                };
+                let ready = client.set_nonblocking(true).and_then(|()| client.set_nodelay(true));
+                if let (Ok(()), Some(handle)) = (ready, self.stack.connect(door.target)) {
+                    self.splices.push(Splice::new(client, handle));
+                    progress = true;
+                }
+            }
+        }
+        progress
+    }
+
+    /// Waits for something to do; false once the proxy is to stop.
+    fn wait(&mut self) -> io::Result<bool> {
+        let timeout = self.stack.timeout();
+        let timeout = timeout
+            .map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 }));
+        let udp =
+            if self.stack.is_blocked() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        let mut fds =
+            vec![PollFd::new(&self.stopped, PollFlags::IN), PollFd::new(self.stack.udp(), udp)];
+        if self.splices.len() < CONNECTIONS_MAX {
+            fds.extend(self.doors.iter().map(|door| PollFd::new(&door.listener, PollFlags::IN)));
+        }
+        for splice in &self.splices {
+            let interest = splice.interest(self.stack.socket_ref(splice.handle()));
+            // Without an interest not even a hang-up may wake us: we could do nothing about it.
+            if let (Some(client), false) = (splice.client(), interest.is_empty()) {
+                fds.push(PollFd::new(client, interest));
+            }
+        }
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let stop = fds.first().is_some_and(|stopped| !stopped.revents().is_empty());
+        Ok(!stop)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! One connection: a client's socket of the host and a socket of our own stack, joined.
+//!
+//! There is no buffer between the two: bytes are read straight into the stack's send buffer and
+//! written straight out of its receive buffer.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+
+use rustix::event::PollFlags;
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp::{RecvError, Socket, State};
+
+/// See the module.
+pub(super) struct Splice {
+    handle: SocketHandle,
+    /// Gone once both of its directions are over.
+    client: Option<TcpStream>,
+    /// The client has said all that it will say.
+    client_ended: bool,
+    /// The guest has said all that it will say, and the client was told so.
+    guest_ended: bool,
+    /// The guest once accepted the connection.
+    was_accepted: bool,
+}
+
+/// What one direction did.
+enum Moved {
+    Nothing,
+    Something,
+    /// The client is gone.
+    Broken,
+}
+
+impl Splice {
+    pub(super) fn new(client: TcpStream, handle: SocketHandle) -> Self {
+        let (client_ended, guest_ended, was_accepted) = (false, false, false);
+        Self { handle, client: Some(client), client_ended, guest_ended, was_accepted }
+    }
+
+    pub(super) fn handle(&self) -> SocketHandle {
+        self.handle
+    }
+
+    pub(super) fn client(&self) -> Option<&TcpStream> {
+        self.client.as_ref()
+    }
+
+    /// What the client has to be ready for, for [`Splice::turn`] to get on.
+    pub(super) fn interest(&self, guest: &Socket<'_>) -> PollFlags {
+        let mut interest = PollFlags::empty();
+        interest.set(PollFlags::IN, !self.client_ended && guest.can_send());
+        interest.set(PollFlags::OUT, guest.can_recv());
+        interest
+    }
+
+    /// Whether nothing is left to do for this connection.
+    pub(super) fn is_over(&self, guest: &Socket<'_>) -> bool {
+        // In TIME-WAIT the last acknowledgement is sent; a guest that missed it is told by a reset.
+        self.client.is_none() && matches!(guest.state(), State::Closed | State::TimeWait)
+    }
+
+    /// Moves what can be moved in both directions; whether anything was.
+    pub(super) fn turn(&mut self, guest: &mut Socket<'_>) -> bool {
+        self.was_accepted |= guest.may_send() || guest.may_recv();
+        let Some(mut client) = self.client.take() else { return false };
+        let moved = [self.feed_guest(&mut client, guest), self.feed_client(&mut client, guest)];
+        if moved.iter().any(|moved| matches!(moved, Moved::Broken)) {
+            guest.abort();
+            return true;
+        }
+        let over = self.client_ended && self.guest_ended;
+        let broken = !over && guest.state() == State::Closed;
+        if broken {
+            // The guest refused, reset or vanished: the client sees a reset, not a clean end.
+            reset(&client);
+        }
+        if !over && !broken {
+            self.client = Some(client);
+        }
+        over || broken || moved.iter().any(|moved| matches!(moved, Moved::Something))
+    }
+
+    fn feed_guest(&mut self, client: &mut TcpStream, guest: &mut Socket<'_>) -> Moved {
+        if self.client_ended || !guest.can_send() {
+            return Moved::Nothing;
+        }
+        let outcome = guest.send(|room| match client.read(room) {
+            Ok(count) => (count, Ok(count)),
+            Err(error) => (0, Err(error)),
+        });
+        match outcome {
+            Ok(Ok(0)) => {
+                self.client_ended = true;
+                guest.close();
+                Moved::Something
+            }
+            Ok(Ok(_)) => Moved::Something,
+            Ok(Err(error)) => unless_later(&error),
+            Err(_) => Moved::Nothing,
+        }
+    }
+
+    fn feed_client(&mut self, client: &mut TcpStream, guest: &mut Socket<'_>) -> Moved {
+        if self.guest_ended || !self.was_accepted {
+            return Moved::Nothing;
+        }
+        let outcome = guest.recv(|bytes| match client.write(bytes) {
+            Ok(count) => (count, Ok(count)),
+            Err(error) => (0, Err(error)),
+        });
+        match outcome {
+            Ok(Ok(0)) => Moved::Nothing,
+            Ok(Ok(_)) => Moved::Something,
+            Ok(Err(error)) => unless_later(&error),
+            // All of the guest's bytes are delivered, and its end.
+            Err(RecvError::Finished) => {
+                self.guest_ended = true;
+                match client.shutdown(Shutdown::Write) {
+                    Ok(()) => Moved::Something,
+                    Err(_) => Moved::Broken,
+                }
+            }
+            Err(RecvError::InvalidState) => Moved::Nothing,
+        }
+    }
+}
+
+fn unless_later(error: &io::Error) -> Moved {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Moved::Nothing,
+        _ => Moved::Broken,
+    }
+}
+
+/// Makes the drop of a socket a reset.
+fn reset(client: &TcpStream) {
+    let linger = Some(std::time::Duration::ZERO);
+    if let Err(error) = rustix::net::sockopt::set_socket_linger(client, linger) {
+        tracing::debug!(%error, "a client sees an end instead of a reset");
+    }
+}

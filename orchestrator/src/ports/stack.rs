@@ -1,0 +1,259 @@
+//! A TCP/IP stack (smoltcp) whose link is a mesh member: packets go to sealed sessions over UDP.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use net_vdev::wire::{DATAGRAM_BYTES_MAX, MTU};
+use net_vdev::{Config, ConfigError, Endpoint};
+use smoltcp::iface::{Config as InterfaceConfig, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp;
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
+
+use super::BUFFER_BYTES;
+use crate::clock::Clock;
+
+/// How many packets the stack may hand to the endpoint before they are sent: fewer than its queue
+/// has room for.
+const PACKETS_PER_TURN: usize = 64;
+
+/// The local ports of connections to guests.
+const LOCAL_PORTS: std::ops::RangeInclusive<u16> = 16384..=65535;
+
+/// How long a guest may leave data or a greeting unanswered.
+const ANSWER_MAX: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(60);
+
+/// How long a connection may be silent before the guest is asked whether it is still there.
+const SILENCE_MAX: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(30);
+
+/// One mesh member with a TCP/IP stack of its own.
+pub(super) struct Stack {
+    link: Link,
+    udp: UdpSocket,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    clock: Clock,
+    /// A datagram that the kernel had no room for.
+    blocked: Option<(SocketAddr, Vec<u8>)>,
+    next_port: u16,
+}
+
+impl Stack {
+    /// Builds the member; `seed` is fresh random bytes, never used before.
+    pub(super) fn new(config: Config, seed: [u8; 32], udp: UdpSocket) -> Result<Self, ConfigError> {
+        let address = config.private_key.public().address();
+        let [a, b, c, d, e, f, g, h, ..] = seed.map(|byte| byte ^ 0x5a);
+        let mut link = Link { endpoint: Endpoint::new(config, seed)?, now_ns: 0, handed: 0 };
+        let mut interface_config = InterfaceConfig::new(HardwareAddress::Ip);
+        // Initial sequence numbers follow from it; the endpoint's own bytes stay with the endpoint.
+        interface_config.random_seed = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        let zero = smoltcp::time::Instant::ZERO;
+        let mut interface = Interface::new(interface_config, &mut link, zero);
+        interface.update_ip_addrs(|addresses| {
+            // All of the mesh's 400::/7 is on this link.
+            let added = addresses.push(IpCidr::new(IpAddress::Ipv6(address), 7));
+            assert!(added.is_ok(), "an interface has room for one address");
+        });
+        Ok(Self {
+            link,
+            udp,
+            interface,
+            sockets: SocketSet::new(Vec::new()),
+            clock: Clock::start(),
+            blocked: None,
+            next_port: *LOCAL_PORTS.start() | (u16::from(a) << 6),
+        })
+    }
+
+    /// Opens a connection to a guest.
+    pub(super) fn connect(&mut self, (ip, port): (IpAddr, u16)) -> Option<SocketHandle> {
+        let mut socket = new_socket();
+        let local = self.local_port()?;
+        let remote = (IpAddress::from(ip), port);
+        socket.connect(self.interface.context(), remote, local).ok()?;
+        Some(self.add(socket))
+    }
+
+    /// Takes a socket in.
+    pub(super) fn add(&mut self, socket: tcp::Socket<'static>) -> SocketHandle {
+        self.sockets.add(socket)
+    }
+
+    /// The next local port that no connection has: each is used as seldom as can be, for the guest
+    /// may remember its last use.
+    fn local_port(&mut self) -> Option<u16> {
+        let used = |port: u16, sockets: &SocketSet<'_>| {
+            sockets.iter().any(|(_, socket)| match socket {
+                smoltcp::socket::Socket::Tcp(socket) => {
+                    socket.local_endpoint().is_some_and(|local| local.port == port)
+                }
+            })
+        };
+        for _ in LOCAL_PORTS {
+            let port = self.next_port;
+            self.next_port = port.checked_add(1).unwrap_or(*LOCAL_PORTS.start());
+            if !used(port, &self.sockets) {
+                return Some(port);
+            }
+        }
+        None
+    }
+
+    pub(super) fn socket(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(handle)
+    }
+
+    pub(super) fn socket_ref(&self, handle: SocketHandle) -> &tcp::Socket<'static> {
+        self.sockets.get(handle)
+    }
+
+    pub(super) fn remove(&mut self, handle: SocketHandle) {
+        self.sockets.remove(handle);
+    }
+
+    pub(super) fn udp(&self) -> &UdpSocket {
+        &self.udp
+    }
+
+    /// Whether a datagram waits for room in the kernel.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.is_some()
+    }
+
+    /// Receives, lets the stack work, and sends; whether anything changed for a socket.
+    pub(super) fn turn(&mut self) -> bool {
+        let now_ns = self.clock.now_ns();
+        self.link.now_ns = now_ns;
+        let received = self.receive(now_ns);
+        if self.link.endpoint.next_deadline().is_some_and(|due_ns| due_ns <= now_ns) {
+            self.link.endpoint.handle_deadline(now_ns);
+        }
+        self.link.handed = 0;
+        let now = Self::smoltcp_time(now_ns);
+        let polled = self.interface.poll(now, &mut self.link, &mut self.sockets);
+        let was_full = self.link.handed >= PACKETS_PER_TURN && !self.is_blocked();
+        self.send();
+        received || was_full || polled == PollResult::SocketStateChanged
+    }
+
+    fn receive(&mut self, now_ns: u64) -> bool {
+        // A byte more than any datagram of ours: a longer one is cut and won't verify.
+        let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
+        for count in 0..PACKETS_PER_TURN {
+            match self.udp.recv_from(&mut buffer) {
+                Ok((len, from)) => {
+                    let bytes = buffer.get_mut(..len).unwrap_or_default();
+                    self.link.endpoint.receive_datagram(now_ns, from, bytes);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return count > 0,
+                Err(error) => {
+                    tracing::debug!(%error, "receiving a datagram");
+                    return count > 0;
+                }
+            }
+        }
+        true
+    }
+
+    fn send(&mut self) {
+        let stashed = self.blocked.take();
+        let mut next = stashed.or_else(|| self.link.endpoint.poll_transmit());
+        while let Some((to, datagram)) = next {
+            match self.udp.send_to(&datagram, to) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = Some((to, datagram));
+                    return;
+                }
+                // A datagram may get lost anywhere; TCP sends it again.
+                Err(error) => tracing::debug!(%error, %to, "sending a datagram"),
+                Ok(_) => {}
+            }
+            self.link.endpoint.recycle(datagram);
+            next = self.link.endpoint.poll_transmit();
+        }
+    }
+
+    /// How long nothing is due; `None` for as long as nothing comes.
+    pub(super) fn timeout(&mut self) -> Option<Duration> {
+        let now_ns = self.clock.now_ns();
+        let now = Self::smoltcp_time(now_ns);
+        let stack = self.interface.poll_delay(now, &self.sockets);
+        let stack = stack.map(|left| Duration::from_micros(left.total_micros()));
+        let endpoint = self.link.endpoint.next_deadline();
+        let endpoint = endpoint.map(|at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)));
+        // A poll that returns a hair early would only spin.
+        let soonest = stack.into_iter().chain(endpoint).min()?;
+        Some(soonest.max(Duration::from_micros(100)))
+    }
+
+    fn smoltcp_time(now_ns: u64) -> smoltcp::time::Instant {
+        smoltcp::time::Instant::from_micros(i64::try_from(now_ns / 1000).unwrap_or(i64::MAX))
+    }
+}
+
+/// A socket with our buffers, timeouts and habits.
+pub(super) fn new_socket() -> tcp::Socket<'static> {
+    let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER_BYTES]);
+    let mut socket = tcp::Socket::new(buffer(), buffer());
+    socket.set_timeout(Some(ANSWER_MAX));
+    socket.set_keep_alive(Some(SILENCE_MAX));
+    socket.set_nagle_enabled(false);
+    // The link loses nothing by itself, and a prompt answer is worth more than a saved packet.
+    socket.set_ack_delay(None);
+    socket
+}
+
+/// The endpoint as smoltcp's device.
+struct Link {
+    endpoint: Endpoint,
+    now_ns: u64,
+    /// How many packets the stack has handed over in this turn.
+    handed: usize,
+}
+
+impl Device for Link {
+    type RxToken<'a> = Received;
+    type TxToken<'a> = Sender<'a>;
+
+    fn receive(&mut self, timestamp: smoltcp::time::Instant) -> Option<(Received, Sender<'_>)> {
+        if self.handed >= PACKETS_PER_TURN {
+            return None;
+        }
+        let packet = self.endpoint.poll_packet()?;
+        Some((Received(packet), self.transmit(timestamp)?))
+    }
+
+    fn transmit(&mut self, _timestamp: smoltcp::time::Instant) -> Option<Sender<'_>> {
+        (self.handed < PACKETS_PER_TURN).then_some(Sender(self))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = MTU;
+        capabilities
+    }
+}
+
+/// A packet that a session opened.
+struct Received(Vec<u8>);
+
+impl RxToken for Received {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+/// Room for a packet to seal.
+struct Sender<'a>(&'a mut Link);
+
+impl TxToken for Sender<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut packet = vec![0; len];
+        let result = f(&mut packet);
+        self.0.handed += 1;
+        self.0.endpoint.send_packet(self.0.now_ns, &packet);
+        result
+    }
+}

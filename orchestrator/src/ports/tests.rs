@@ -1,0 +1,338 @@
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use net_vdev::{Protocol, Rule};
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp::RecvError;
+use spec::secret::{Public32, Secret32};
+
+use super::*;
+use crate::launch::GatewayPort;
+
+const HOST_KEY: [u8; 32] = [7; 32];
+const GUEST_KEY: [u8; 32] = [9; 32];
+const GUEST_PORT: u16 = 80;
+/// How many connections the guest takes at once.
+const BACKLOG: usize = 8;
+
+/// What the guest does with each connection.
+#[derive(Debug, Clone, Copy)]
+enum Program {
+    /// Sends back what it gets, ends when the client ends.
+    Echo,
+    /// Counts what it gets until the client ends, then answers with the count and ends.
+    Count,
+    /// Sends so many bytes and ends.
+    Send(usize),
+    /// Reads nothing and says nothing.
+    Idle,
+    /// Does not listen.
+    Absent,
+}
+
+/// A mesh member like a VM's, on a thread, with a program behind its port.
+struct Guest {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Guest {
+    fn start(socket: &UdpSocket, program: Program) -> Self {
+        let host = PrivateKey::new(HOST_KEY).public();
+        let config = Config {
+            private_key: PrivateKey::new(GUEST_KEY),
+            addresses: Vec::new(),
+            peers: vec![Peer { key: host, endpoint: None, addresses: Vec::new() }],
+            rules: vec![Rule { from: host, protocol: Protocol::Tcp, port: Some(GUEST_PORT) }],
+            ciphers: CipherSupport::detect(),
+            unix_time_at_zero_ns: unix_time_ns(),
+        };
+        let mut seed = [0; 32];
+        SystemRandom::new().fill(&mut seed).expect("random bytes");
+        let socket = socket.try_clone().expect("a second descriptor");
+        let stack = Stack::new(config, seed, socket).expect("two members");
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || serve(stack, program, &stopped));
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl std::ops::Drop for Guest {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the guest ends well");
+        }
+    }
+}
+
+struct Connection {
+    handle: SocketHandle,
+    received: usize,
+    sent: usize,
+}
+
+fn listening(stack: &mut Stack) -> Connection {
+    let mut socket = stack::new_socket();
+    socket.listen(GUEST_PORT).expect("a port");
+    Connection { handle: stack.add(socket), received: 0, sent: 0 }
+}
+
+fn serve(mut stack: Stack, program: Program, stop: &AtomicBool) {
+    let count = if matches!(program, Program::Absent) { 0 } else { BACKLOG };
+    let mut connections: Vec<_> = (0..count).map(|_| listening(&mut stack)).collect();
+    while !stop.load(Ordering::Relaxed) {
+        while stack.turn() {
+            for connection in &mut connections {
+                step(&mut stack, program, connection);
+                if !stack.socket(connection.handle).is_open() {
+                    stack.remove(connection.handle);
+                    *connection = listening(&mut stack);
+                }
+            }
+        }
+        let pause = stack.timeout().unwrap_or(Duration::from_millis(5));
+        let pause = Timespec::try_from(pause.min(Duration::from_millis(5))).expect("short");
+        let mut fds = [PollFd::new(stack.udp(), PollFlags::IN)];
+        poll(&mut fds, Some(&pause)).expect("poll");
+    }
+}
+
+fn step(stack: &mut Stack, program: Program, connection: &mut Connection) {
+    let socket = stack.socket(connection.handle);
+    match program {
+        Program::Echo => {
+            while socket.can_send() && socket.can_recv() {
+                let room = (socket.send_capacity() - socket.send_queue()).min(4096);
+                let mut bytes = vec![0; room];
+                let count = socket.recv_slice(&mut bytes).expect("can_recv");
+                socket.send_slice(&bytes[..count]).expect("can_send");
+            }
+        }
+        Program::Count => {
+            while let Ok(count) = socket.recv(|bytes| (bytes.len(), bytes.len())) {
+                connection.received += count;
+                if count == 0 {
+                    break;
+                }
+            }
+        }
+        Program::Send(total) => {
+            while socket.can_send() && connection.sent < total {
+                let (sent, left) = (connection.sent, total - connection.sent);
+                let count = socket.send(|room| {
+                    let count = room.len().min(left);
+                    for (offset, byte) in room[..count].iter_mut().enumerate() {
+                        *byte = pattern(sent + offset);
+                    }
+                    (count, count)
+                });
+                connection.sent += count.expect("can_send");
+            }
+            if connection.sent == total {
+                socket.close();
+            }
+        }
+        Program::Idle | Program::Absent => {}
+    }
+    let ended = matches!(socket.recv(|bytes| (0, bytes.len())), Err(RecvError::Finished));
+    if ended && socket.may_send() && !matches!(program, Program::Idle) {
+        if matches!(program, Program::Count) {
+            let answer = connection.received.to_string();
+            socket.send_slice(answer.as_bytes()).expect("an empty buffer");
+        }
+        socket.close();
+    }
+}
+
+/// A byte that tells its place in a stream.
+fn pattern(place: usize) -> u8 {
+    u8::try_from((place ^ (place >> 8) ^ (place >> 16)) & 0xff).expect("a byte")
+}
+
+/// The host's side: a published port that leads to the member behind `guest`.
+fn published(guest: &UdpSocket) -> (Ports, SocketAddr) {
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let listen = free.local_addr().expect("bound");
+    drop(free);
+    let socket = bound();
+    let port = GatewayPort {
+        workload: "web".to_owned(),
+        listen,
+        key: Public32(PrivateKey::new(GUEST_KEY).public().0),
+        endpoint: guest.local_addr().expect("bound"),
+        target: GUEST_PORT,
+    };
+    let gateway = Gateway {
+        network: "net".to_owned(),
+        key: Secret32::new(HOST_KEY),
+        endpoint: socket.local_addr().expect("bound"),
+        socket,
+        ports: vec![port],
+    };
+    (Ports::open(gateway).expect("published"), listen)
+}
+
+fn bound() -> UdpSocket {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    socket.set_nonblocking(true).expect("nonblocking");
+    socket
+}
+
+fn connect(listen: SocketAddr) -> TcpStream {
+    let client = TcpStream::connect(listen).expect("the host listens");
+    client.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    client
+}
+
+/// A guest with a program, and a client connected to its published port.
+fn with(program: Program) -> (Guest, Ports, TcpStream) {
+    let socket = bound();
+    let guest = Guest::start(&socket, program);
+    let (ports, listen) = published(&socket);
+    (guest, ports, connect(listen))
+}
+
+#[test]
+fn bytes_go_both_ways() {
+    let (_guest, _ports, mut client) = with(Program::Echo);
+    for text in ["hello", "again"] {
+        client.write_all(text.as_bytes()).expect("sent");
+        let mut answer = vec![0; text.len()];
+        client.read_exact(&mut answer).expect("answered");
+        assert_eq!(answer, text.as_bytes());
+    }
+}
+
+#[test]
+fn the_clients_end_reaches_the_guest_while_the_answer_still_comes() {
+    let (_guest, _ports, mut client) = with(Program::Count);
+    client.write_all(&[1; 10_000]).expect("sent");
+    client.shutdown(Shutdown::Write).expect("half closed");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("answered");
+    assert_eq!(answer, "10000");
+}
+
+#[test]
+fn the_guests_end_reaches_the_client_after_all_its_bytes() {
+    let total = 3 << 20;
+    let (_guest, _ports, mut client) = with(Program::Send(total));
+    let mut bytes = Vec::new();
+    client.read_to_end(&mut bytes).expect("all of it");
+    assert_eq!(bytes.len(), total);
+    assert!(bytes.iter().enumerate().all(|(place, byte)| *byte == pattern(place)));
+}
+
+#[test]
+fn a_large_transfer_survives_an_echo() {
+    let (_guest, _ports, client) = with(Program::Echo);
+    let total = 4 << 20;
+    let mut writer = client.try_clone().expect("a second descriptor");
+    let sender = std::thread::spawn(move || {
+        let bytes: Vec<u8> = (0..total).map(pattern).collect();
+        writer.write_all(&bytes).expect("sent");
+        writer.shutdown(Shutdown::Write).expect("half closed");
+    });
+    let (mut reader, mut bytes) = (client, Vec::new());
+    reader.read_to_end(&mut bytes).expect("all of it");
+    sender.join().expect("sent");
+    assert_eq!(bytes.len(), total);
+    assert!(bytes.iter().enumerate().all(|(place, byte)| *byte == pattern(place)));
+}
+
+#[test]
+fn a_guest_that_reads_nothing_slows_its_client_down() {
+    let (_guest, _ports, mut client) = with(Program::Idle);
+    client.set_write_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+    let piece = [0; 64 << 10];
+    let mut taken = 0;
+    let refused = loop {
+        match client.write(&piece) {
+            Ok(count) => taken += count,
+            Err(error) => break error,
+        }
+        assert!(taken < 64 << 20, "nothing holds the client back");
+    };
+    assert!(matches!(refused.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{refused}");
+}
+
+#[test]
+fn a_port_that_the_guest_does_not_serve_resets_the_client() {
+    let (_guest, _ports, mut client) = with(Program::Absent);
+    let refused = client.read(&mut [0]).expect_err("no clean end");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn many_connections_share_one_port() {
+    let socket = bound();
+    let _guest = Guest::start(&socket, Program::Echo);
+    let (_ports, listen) = published(&socket);
+    for round in 0..10u8 {
+        let mut clients: Vec<_> = (0..BACKLOG / 2).map(|_| connect(listen)).collect();
+        for client in &mut clients {
+            client.write_all(&[round]).expect("sent");
+        }
+        for client in &mut clients {
+            let mut answer = [0];
+            client.read_exact(&mut answer).expect("answered");
+            assert_eq!(answer, [round]);
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_started_anew_is_reached_anew() {
+    let socket = bound();
+    let (_ports, listen) = published(&socket);
+    let first = Guest::start(&socket, Program::Echo);
+    let mut before = connect(listen);
+    before.write_all(b"a").expect("sent");
+    before.read_exact(&mut [0]).expect("answered");
+    drop(first);
+    let _second = Guest::start(&socket, Program::Echo);
+    let mut after = connect(listen);
+    after.write_all(b"b").expect("sent");
+    after.read_exact(&mut [0]).expect("answered by the second");
+    // The new guest knows nothing of the old connection, and says so.
+    before.write_all(b"c").expect("sent");
+    let outcome = before.read(&mut [0]);
+    assert!(matches!(&outcome, Err(error) if error.kind() == ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let guest = bound();
+    let (_ports, listen) = published(&guest);
+    let socket = bound();
+    let port = GatewayPort {
+        workload: "web".to_owned(),
+        listen,
+        key: Public32(PrivateKey::new(GUEST_KEY).public().0),
+        endpoint: guest.local_addr().expect("bound"),
+        target: GUEST_PORT,
+    };
+    let gateway = Gateway {
+        network: "net".to_owned(),
+        key: Secret32::new(HOST_KEY),
+        endpoint: socket.local_addr().expect("bound"),
+        socket,
+        ports: vec![port],
+    };
+    let refused = Ports::open(gateway).expect_err("taken").to_string();
+    assert!(refused.contains(&format!("port {} of web", listen.port())), "{refused}");
+}
+
+#[test]
+fn closing_the_ports_closes_their_connections() {
+    let (_guest, ports, mut client) = with(Program::Echo);
+    client.write_all(b"a").expect("sent");
+    client.read_exact(&mut [0]).expect("answered");
+    drop(ports);
+    assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
+}
