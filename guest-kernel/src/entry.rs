@@ -244,7 +244,10 @@ mod image {
         while at + 8 <= len {
             // SAFETY: eight bytes at `at` lie within both ranges that the caller gives.
             let (a, b) = unsafe {
-                (left.add(at).cast::<u64>().read_unaligned(), right.add(at).cast::<u64>().read_unaligned())
+                (
+                    left.add(at).cast::<u64>().read_unaligned(),
+                    right.add(at).cast::<u64>().read_unaligned(),
+                )
             };
             if a != b {
                 return if a.swap_bytes() < b.swap_bytes() { -1 } else { 1 };

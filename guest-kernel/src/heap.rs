@@ -4,8 +4,8 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::Cell;
 
-use talc::source::Manual;
 use talc::TalcCell;
+use talc::source::Manual;
 
 use crate::entry;
 

@@ -16,6 +16,7 @@ pub mod entry;
 #[cfg(all(feature = "image", not(test)))]
 mod heap;
 pub mod net;
+pub mod programs;
 pub mod runtime;
 pub mod task;
 pub mod virtio;

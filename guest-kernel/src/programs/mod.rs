@@ -1,0 +1,3 @@
+//! The programs that ship as images, as libraries: the image only connects them to its devices.
+
+pub mod kv;

@@ -1,0 +1,8 @@
+//! The guest library against the other side of its queues: devices in memory that reorder, tear,
+//! fail and misbehave, driven by a seed. Time is a number that the tests advance.
+
+mod block;
+mod disk;
+mod memory;
+mod random;
+mod store;
