@@ -134,6 +134,24 @@ impl Counters {
     }
 }
 
+/// What an endpoint holds in memory: each has a limit that no traffic exceeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Sessions and handshakes under way: at most 4 per peer.
+    pub indices: usize,
+    /// Deadlines: at most 1 per peer.
+    pub timers: usize,
+    /// Packets that wait for a handshake: at most 8 per peer.
+    pub waiting: usize,
+    /// Datagrams that wait for [`super::Endpoint::poll_transmit`]: at most
+    /// [`super::TRANSMITS_MAX`].
+    pub transmits: usize,
+    /// Packets that wait for [`super::Endpoint::poll_packet`]: at most [`super::PACKETS_MAX`].
+    pub packets: usize,
+    /// Slots for flows: at most [`crate::firewall::FLOWS_MAX`].
+    pub flow_slots: usize,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

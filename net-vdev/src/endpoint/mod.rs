@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 pub use config::{Config, ConfigError, Peer};
-pub use counters::{Counters, Drop};
+pub use counters::{Counters, Drop, Occupancy};
 use limit::Bucket;
 use peer::{PeerState, WAITING_MAX};
 
@@ -146,6 +146,19 @@ impl Endpoint {
     #[must_use]
     pub fn counters(&self) -> Counters {
         Counters { flows_evicted: self.firewall.evictions(), ..self.counters }
+    }
+
+    /// What the endpoint holds now.
+    #[must_use]
+    pub fn occupancy(&self) -> Occupancy {
+        Occupancy {
+            indices: self.indices.len(),
+            timers: self.timers.len(),
+            waiting: self.peers.iter().map(|peer| peer.waiting.len()).sum(),
+            transmits: self.transmits.len(),
+            packets: self.packets.len(),
+            flow_slots: self.firewall.flow_capacity(),
+        }
     }
 
     /// Whether there is a session with `peer` to send on.

@@ -176,6 +176,3 @@ fn quoted_flow(original: &Original, peer: &PublicKey) -> FlowKey {
         remote_port: original.ports.destination,
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,11 @@
+//! The mesh through its public interface: the firewall's table, sessions between endpoints on a
+//! simulated network, and the card on real loopback sockets.
+#![expect(clippy::unwrap_used, reason = "a helper that fails ends its test")]
+
+mod firewall;
+mod hostile;
+mod nic;
+mod packets;
+mod sessions;
+mod simulation;
+mod world;
