@@ -18,7 +18,7 @@ fn refused(text: &str) -> Problems {
 #[track_caller]
 fn expect(workloads: &[&str], at: &str, message: &str) {
     let text = around(workloads);
-    let before = &text[..text.rfind(at).expect("the place is in the text")];
+    let Some((before, _)) = text.rsplit_once(at) else { panic!("{at} is not in the text") };
     let line = before.lines().count() + usize::from(before.ends_with('\n'));
     let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
     let expected = format!("x.json:{line}:{column}: {message}\n");
