@@ -1,2 +1,39 @@
-//! A virtio disk whose blocks are encrypted and erasure-coded over many stores
+//! A virtio disk whose blocks are encrypted and erasure-coded over many stores.
+//!
+//! * [`Volume`]: blocks over k + m stores; any m may be lost, no flushed write ever is.
+//! * [`BlockDevice`]: the virtio-blk device in front of it.
+//! * [`DirStore`]: a store in a directory; [`sim`] has one in memory that crashes on purpose.
+//!
+//! `docs/storage-format.md` draws what is written, byte by byte.
+//!
+//! After [`open_directories`] the only system calls are `pread64`, `pwrite64`, `fdatasync` and
+//! `fallocate`, on descriptors that are open by then (and what the allocator does).
 #![forbid(unsafe_code)]
+
+mod blk;
+mod codec;
+mod dir;
+mod fields;
+mod geometry;
+pub mod journal;
+mod keys;
+mod map;
+mod overlay;
+mod shards;
+pub mod sim;
+mod slot;
+mod store;
+mod superblock;
+mod volume;
+
+pub use blk::BlockDevice;
+pub use dir::{DirError, DirStore, open_directories};
+pub use geometry::{BLOCK_BYTES, Geometry, GeometryError, SECTOR_BYTES, SHARDS_MAX};
+pub use geometry::{JOURNAL_BYTES_MAX, JOURNAL_BYTES_MIN};
+pub use keys::{KeyRing, Opening, Uuid, VolumeKey};
+pub use shards::{Fault, Operation};
+pub use store::{Store, StoreFile};
+pub use volume::{
+    Completion, LostShard, OpenError, Options, Randomness, Reason, RequestError, RequestId,
+    ShardState, Status, Step, Volume,
+};

@@ -1,0 +1,344 @@
+//! Keys and nonces: everything that seals or signs goes through [`EpochKeys`].
+//!
+//! Each open of a volume draws a fresh 32-byte salt and increments the epoch. Its keys are
+//! `HKDF-SHA256(volume key, purpose ‖ uuid ‖ epoch ‖ salt)`, one per purpose. Within an open each
+//! sequence number is used once, and a nonce is `sequence ‖ index`, so no (key, nonce) pair recurs:
+//! not after a crash, a roll-back of the stores or a clone, because the salt differs then.
+//!
+//! Erasure: [`VolumeKey`] is zeroed when dropped; the key schedules inside `ring` are not erased
+//! (the library offers no way), and live as long as the volume is open.
+
+use std::collections::HashMap;
+
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
+use ring::{hkdf, hmac};
+use zeroize::Zeroizing;
+
+use crate::fields::Writer;
+use crate::geometry::TAG_BYTES;
+
+/// A volume's uuid.
+pub type Uuid = [u8; 16];
+
+/// A volume key (DEK): 32 secret bytes, zeroed when dropped, never shown by `Debug`.
+#[derive(Clone)]
+pub struct VolumeKey(Zeroizing<[u8; 32]>);
+
+impl VolumeKey {
+    /// Takes the bytes of a key. The caller erases its own copy.
+    #[must_use]
+    pub fn new(bytes: &[u8; 32]) -> Self {
+        Self(Zeroizing::new(*bytes))
+    }
+}
+
+impl std::fmt::Debug for VolumeKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("VolumeKey(..)")
+    }
+}
+
+/// Which open of the volume wrote something: its number and the salt that it drew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Opening {
+    /// How many times the volume had been opened, this time included.
+    pub epoch: u64,
+    /// The random bytes that this open drew.
+    pub salt: [u8; 32],
+}
+
+/// The keys of one opening of a volume.
+#[derive(Debug)]
+pub(crate) struct EpochKeys {
+    pub(crate) opening: Opening,
+    uuid: Uuid,
+    journal: LessSafeKey,
+    stripe: LessSafeKey,
+    unit: LessSafeKey,
+    header: hmac::Key,
+    superblock: hmac::Key,
+}
+
+/// What a block's ciphertext is bound to, so that a block moved elsewhere doesn't open.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlockAddress {
+    pub(crate) stripe: u64,
+    pub(crate) sequence: u64,
+    pub(crate) index: usize,
+}
+
+/// A seal that didn't open: the bytes are not what was sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotAuthentic;
+
+impl EpochKeys {
+    fn derive(volume_key: &VolumeKey, uuid: Uuid, opening: Opening) -> Self {
+        let root = root(volume_key);
+        let aead = |purpose: &[u8]| -> LessSafeKey {
+            let key: UnboundKey = expand(&root, (purpose, uuid, opening), &AES_256_GCM);
+            LessSafeKey::new(key)
+        };
+        let mac = |purpose: &[u8]| -> hmac::Key {
+            expand(&root, (purpose, uuid, opening), hmac::HMAC_SHA256)
+        };
+        Self {
+            opening,
+            uuid,
+            journal: aead(b"journal record"),
+            stripe: aead(b"stripe block"),
+            unit: aead(b"stripe unit"),
+            header: mac(b"slot header"),
+            superblock: mac(b"superblock"),
+        }
+    }
+
+    /// Encrypts a block of a stripe in place and returns its tag. Each address is sealed once.
+    pub(crate) fn seal_block(&self, address: BlockAddress, block: &mut [u8]) -> [u8; TAG_BYTES] {
+        let nonce = nonce(address.sequence, address.index as u32);
+        seal(&self.stripe, nonce, &self.block_aad(address), block)
+    }
+
+    /// Decrypts a block of a stripe in place.
+    pub(crate) fn open_block(
+        &self,
+        address: BlockAddress,
+        block: &mut [u8],
+        tag: [u8; TAG_BYTES],
+    ) -> Result<(), NotAuthentic> {
+        let nonce = nonce(address.sequence, address.index as u32);
+        open(&self.stripe, nonce, &self.block_aad(address), block, tag)
+    }
+
+    /// The MAC of a whole unit (tags and ciphertext). The same unit always gets the same MAC, so
+    /// repair can compute it again without encrypting anything.
+    pub(crate) fn unit_mac(&self, sequence: u64, shard: u8, unit: &[u8]) -> [u8; TAG_BYTES] {
+        seal(&self.unit, nonce(sequence, u32::from(shard)), unit, &mut [])
+    }
+
+    /// Encrypts the payload of journal record `sequence` in place; `header` is authenticated too.
+    pub(crate) fn seal_record(
+        &self,
+        sequence: u64,
+        header: &[u8],
+        payload: &mut [u8],
+    ) -> [u8; TAG_BYTES] {
+        seal(&self.journal, nonce(sequence, 0), header, payload)
+    }
+
+    /// Decrypts the payload of journal record `sequence` in place.
+    pub(crate) fn open_record(
+        &self,
+        sequence: u64,
+        header: &[u8],
+        payload: &mut [u8],
+        tag: [u8; TAG_BYTES],
+    ) -> Result<(), NotAuthentic> {
+        open(&self.journal, nonce(sequence, 0), header, payload, tag)
+    }
+
+    /// The MAC of a slot header.
+    pub(crate) fn header_mac(&self, header: &[u8]) -> [u8; 32] {
+        mac_bytes(&hmac::sign(&self.header, header))
+    }
+
+    /// Whether `mac` is the MAC of a slot header.
+    pub(crate) fn header_is_authentic(&self, header: &[u8], mac: &[u8]) -> bool {
+        hmac::verify(&self.header, header, mac).is_ok()
+    }
+
+    /// The MAC of a superblock.
+    pub(crate) fn superblock_mac(&self, superblock: &[u8]) -> [u8; 32] {
+        mac_bytes(&hmac::sign(&self.superblock, superblock))
+    }
+
+    /// Whether `mac` is the MAC of a superblock.
+    pub(crate) fn superblock_is_authentic(&self, superblock: &[u8], mac: &[u8]) -> bool {
+        hmac::verify(&self.superblock, superblock, mac).is_ok()
+    }
+
+    fn block_aad(&self, address: BlockAddress) -> [u8; 28] {
+        let mut aad = [0; 28];
+        Writer::new(&mut aad)
+            .put(&self.uuid)
+            .put(&address.stripe.to_le_bytes())
+            .put(&(address.index as u32).to_le_bytes());
+        aad
+    }
+}
+
+/// The keys of all openings whose writings are still in the volume.
+#[derive(Debug)]
+pub struct KeyRing {
+    volume_key: VolumeKey,
+    uuid: Uuid,
+    epochs: Vec<EpochKeys>,
+    index: HashMap<Opening, u32>,
+}
+
+impl KeyRing {
+    /// The keys of the volume `uuid` under `volume_key`.
+    #[must_use]
+    pub fn new(volume_key: &VolumeKey, uuid: Uuid) -> Self {
+        Self { volume_key: volume_key.clone(), uuid, epochs: Vec::new(), index: HashMap::new() }
+    }
+
+    /// The volume's uuid.
+    #[must_use]
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// The number of the keys of `opening`, which are kept from now on.
+    pub(crate) fn add(&mut self, opening: Opening) -> u32 {
+        if let Some(index) = self.index.get(&opening) {
+            return *index;
+        }
+        let keys = EpochKeys::derive(&self.volume_key, self.uuid, opening);
+        self.keep(keys)
+    }
+
+    /// Calls `check` with the keys of `opening` and keeps them if it says that they fit: what a
+    /// store claims costs no memory before it is proven.
+    pub(crate) fn add_if(
+        &mut self,
+        opening: Opening,
+        check: impl FnOnce(&EpochKeys) -> bool,
+    ) -> Option<u32> {
+        if let Some(index) = self.index.get(&opening) {
+            return check(self.get(*index)?).then_some(*index);
+        }
+        let keys = EpochKeys::derive(&self.volume_key, self.uuid, opening);
+        check(&keys).then(|| self.keep(keys))
+    }
+
+    /// The keys with this number.
+    pub(crate) fn get(&self, index: u32) -> Option<&EpochKeys> {
+        self.epochs.get(index as usize)
+    }
+
+    /// The volume key, to sign superblocks with.
+    pub(crate) fn volume_key(&self) -> &VolumeKey {
+        &self.volume_key
+    }
+
+    /// The key of the map's sum; the same for all openings.
+    pub(crate) fn map_key(&self) -> MapKey {
+        let always = Opening { epoch: 0, salt: [0; 32] };
+        let root = root(&self.volume_key);
+        let parts = (&b"stripe map"[..], self.uuid, always);
+        MapKey(expand(&root, parts, hmac::HMAC_SHA256))
+    }
+
+    fn keep(&mut self, keys: EpochKeys) -> u32 {
+        let index = self.epochs.len() as u32;
+        self.index.insert(keys.opening, index);
+        self.epochs.push(keys);
+        index
+    }
+}
+
+/// Keys for one check of something that names its own opening.
+pub(crate) fn keys_for(volume_key: &VolumeKey, uuid: Uuid, opening: Opening) -> EpochKeys {
+    EpochKeys::derive(volume_key, uuid, opening)
+}
+
+/// The key of the sum over a volume's stripe map.
+#[derive(Debug)]
+pub(crate) struct MapKey(hmac::Key);
+
+impl MapKey {
+    /// What one stripe adds to the sum.
+    pub(crate) fn term(&self, stripe: u64, sequence: u64) -> u128 {
+        let mut bytes = [0; 16];
+        Writer::new(&mut bytes).put(&stripe.to_le_bytes()).put(&sequence.to_le_bytes());
+        let tag = hmac::sign(&self.0, &bytes);
+        tag.as_ref().first_chunk().map_or(0, |half| u128::from_le_bytes(*half))
+    }
+}
+
+fn root(volume_key: &VolumeKey) -> hkdf::Prk {
+    hkdf::Salt::new(hkdf::HKDF_SHA256, b"hypha volume 1").extract(&*volume_key.0)
+}
+
+fn expand<L: hkdf::KeyType, K: for<'a> From<hkdf::Okm<'a, L>>>(
+    root: &hkdf::Prk,
+    (purpose, uuid, opening): (&[u8], Uuid, Opening),
+    len: L,
+) -> K {
+    let epoch = opening.epoch.to_le_bytes();
+    let info: [&[u8]; 4] = [purpose, &uuid, &epoch, &opening.salt];
+    let Ok(key) = root.expand(&info, len) else {
+        unreachable!("HKDF-SHA256 gives up to 8160 bytes and a key has 32");
+    };
+    K::from(key)
+}
+
+fn nonce(sequence: u64, index: u32) -> Nonce {
+    let mut bytes = [0; 12];
+    Writer::new(&mut bytes).put(&sequence.to_le_bytes()).put(&index.to_le_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
+
+fn seal(key: &LessSafeKey, nonce: Nonce, aad: &[u8], bytes: &mut [u8]) -> [u8; TAG_BYTES] {
+    let Ok(tag) = key.seal_in_place_separate_tag(nonce, Aad::from(aad), bytes) else {
+        unreachable!("AES-GCM seals up to 64 GiB and no buffer here is near that");
+    };
+    tag.as_ref().first_chunk().copied().unwrap_or_default()
+}
+
+fn open(
+    key: &LessSafeKey,
+    nonce: Nonce,
+    aad: &[u8],
+    bytes: &mut [u8],
+    tag: [u8; TAG_BYTES],
+) -> Result<(), NotAuthentic> {
+    match key.open_in_place_separate_tag(nonce, Aad::from(aad), Tag::from(tag), bytes, 0..) {
+        Ok(_) => Ok(()),
+        Err(ring::error::Unspecified) => Err(NotAuthentic),
+    }
+}
+
+fn mac_bytes(tag: &hmac::Tag) -> [u8; 32] {
+    tag.as_ref().first_chunk().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPENING: Opening = Opening { epoch: 3, salt: [7; 32] };
+
+    fn keys(opening: Opening) -> EpochKeys {
+        keys_for(&VolumeKey::new(&[9; 32]), [1; 16], opening)
+    }
+
+    #[test]
+    fn a_block_opens_only_where_it_was_sealed() {
+        let address = BlockAddress { stripe: 5, sequence: 11, index: 2 };
+        let mut sealed = vec![0x41; 4096];
+        let tag = keys(OPENING).seal_block(address, &mut sealed);
+        let opens = |keys: EpochKeys, address| {
+            let mut copy = sealed.clone();
+            keys.open_block(address, &mut copy, tag).is_ok() && copy == vec![0x41; 4096]
+        };
+        assert!(opens(keys(OPENING), address));
+        assert!(!opens(keys(OPENING), BlockAddress { stripe: 6, ..address }));
+        assert!(!opens(keys(OPENING), BlockAddress { sequence: 12, ..address }));
+        assert!(!opens(keys(OPENING), BlockAddress { index: 3, ..address }));
+        assert!(!opens(keys(Opening { epoch: 4, ..OPENING }), address));
+        assert!(!opens(keys(Opening { salt: [8; 32], ..OPENING }), address));
+    }
+
+    #[test]
+    fn purposes_have_keys_of_their_own() {
+        let keys = keys(OPENING);
+        assert_ne!(keys.header_mac(b"x"), keys.superblock_mac(b"x"));
+        assert_ne!(keys.unit_mac(0, 0, b"x"), keys.seal_record(0, b"x", &mut []));
+    }
+
+    #[test]
+    fn a_key_is_not_printed() {
+        assert_eq!(format!("{:?}", VolumeKey::new(&[0x41; 32])), "VolumeKey(..)");
+    }
+}

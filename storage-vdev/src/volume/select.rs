@@ -1,0 +1,230 @@
+//! Which stores are believed: reads their superblocks and picks the newest state that they agree on.
+
+use std::fmt;
+use std::io;
+
+use super::open::OpenError;
+use crate::geometry::{Geometry, SUPERBLOCK_BYTES};
+use crate::keys::VolumeKey;
+use crate::shards::ShardSet;
+use crate::store::{Store, StoreFile};
+use crate::superblock::{Superblock, SuperblockError};
+
+/// A store that holds nothing that can be believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostShard {
+    /// Its index.
+    pub shard: usize,
+    /// The store's name.
+    pub name: String,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a store is taken as lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// There is no shard file.
+    Missing,
+    /// The store can't be opened or read.
+    Unreadable(io::ErrorKind),
+    /// The shard file is too short.
+    Truncated,
+    /// No superblock is whole.
+    Corrupt,
+    /// A superblock is whole, but not signed with the volume's key.
+    Forged,
+    /// It is of another volume, or another shard of this one.
+    Foreign,
+    /// It is older than the others: it was rolled back, or missed what they were given.
+    Stale,
+}
+
+impl fmt::Display for LostShard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, .. } = self;
+        match self.reason {
+            Reason::Missing => write!(f, "{name} is missing"),
+            Reason::Unreadable(kind) => write!(f, "{name} can't be read ({kind})"),
+            Reason::Truncated => write!(f, "{name} is truncated"),
+            Reason::Corrupt => write!(f, "{name} is corrupt"),
+            Reason::Forged => write!(f, "{name} is not signed with this key"),
+            Reason::Foreign => write!(f, "{name} is of another volume or shard"),
+            Reason::Stale => write!(f, "{name} is older than the others"),
+        }
+    }
+}
+
+/// What is on the stores.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// No store has ever held a volume that was served.
+    Nothing,
+    /// A volume.
+    Volume(Box<Selection>),
+}
+
+/// The state of a volume that its stores agree on.
+#[derive(Debug)]
+pub(super) struct Selection {
+    /// The newest superblock (with the shard index of one of its holders).
+    pub(super) newest: Superblock,
+    /// For each shard its own superblock, or why it is lost.
+    pub(super) shards: Vec<Result<Superblock, Reason>>,
+}
+
+impl Selection {
+    /// The shards that are believed.
+    pub(super) fn believed(&self) -> u32 {
+        let believed = self.shards.iter().enumerate().filter(|(_, shard)| shard.is_ok());
+        believed.fold(0, |mask, (index, _)| mask | 1 << index)
+    }
+}
+
+/// Looks at all stores and changes nothing.
+pub(super) fn select<S: Store>(
+    shards: &ShardSet<S>,
+    geometry: &Geometry,
+    key: &VolumeKey,
+) -> Result<Found, OpenError> {
+    let mut found = Vec::new();
+    for shard in 0..shards.len() {
+        found.push(inspect(shards, shard, key)?);
+    }
+    let Some(newest) = newest(&found)? else { return nothing(shards, &found) };
+    let is_new = newest.generation == 1;
+    let others_missing = found.iter().all(|shard| matches!(shard, Ok(_) | Err(Reason::Missing)));
+    let all_there = found.iter().all(Result::is_ok);
+    if is_new && others_missing && !all_there {
+        // Creation crashed: the first opening, which comes before the first write, never happened.
+        return Ok(Found::Nothing);
+    }
+    if !same_shape(&newest.geometry, geometry) {
+        return Err(OpenError::Shape { found: newest.geometry, wanted: *geometry });
+    }
+    let file_bytes = newest.geometry.shard_file_bytes();
+    let judge = |(index, own): (usize, &Result<Superblock, Reason>)| {
+        let own = (*own)?;
+        if own.uuid != newest.uuid || usize::from(own.shard) != index {
+            return Err(Reason::Foreign);
+        }
+        if !newest.follows(&own) {
+            return Err(Reason::Stale);
+        }
+        match shards.file_len(index, StoreFile::Shard) {
+            Ok(Some(len)) if len >= file_bytes => Ok(own),
+            _ => Err(Reason::Truncated),
+        }
+    };
+    let judged: Vec<_> = found.iter().enumerate().map(judge).collect();
+    too_many_lost(shards, &judged, geometry)?;
+    Ok(Found::Volume(Box::new(Selection { newest, shards: judged })))
+}
+
+fn same_shape(found: &Geometry, wanted: &Geometry) -> bool {
+    let shape = |g: &Geometry| (g.data_shards(), g.parity_shards(), g.size_bytes());
+    shape(found) == shape(wanted)
+}
+
+/// The newest superblock on one store, if it is authentic.
+fn inspect<S: Store>(
+    shards: &ShardSet<S>,
+    shard: usize,
+    key: &VolumeKey,
+) -> Result<Result<Superblock, Reason>, OpenError> {
+    if let Some(fault) = shards.fault(shard) {
+        return Ok(Err(Reason::Unreadable(fault.kind)));
+    }
+    match shards.file_len(shard, StoreFile::Shard) {
+        Ok(Some(_)) => {}
+        Ok(None) => return Ok(Err(Reason::Missing)),
+        Err(error) => return Ok(Err(Reason::Unreadable(error.kind()))),
+    }
+    let mut best: Result<Superblock, Reason> = Err(Reason::Truncated);
+    for generation in 0..2 {
+        let mut bytes = vec![0; SUPERBLOCK_BYTES];
+        let offset = Geometry::superblock_offset(generation);
+        if !shards.read(shard, StoreFile::Shard, offset, &mut bytes) {
+            continue;
+        }
+        let reason = match (Superblock::parse(&bytes, key), &best) {
+            (Ok(superblock), Ok(other)) if other.age() >= superblock.age() => continue,
+            (Ok(superblock), _) => {
+                best = Ok(superblock);
+                continue;
+            }
+            (Err(SuperblockError::Version(version)), _) => {
+                return Err(OpenError::Version { store: shards.name(shard), version });
+            }
+            (Err(SuperblockError::Forged), _) => Reason::Forged,
+            (Err(SuperblockError::Blank | SuperblockError::Corrupt), _) => Reason::Corrupt,
+        };
+        if best.is_err() && best != Err(Reason::Forged) {
+            best = Err(reason);
+        }
+    }
+    Ok(best)
+}
+
+/// The newest superblock of the volume that most stores are of.
+fn newest(found: &[Result<Superblock, Reason>]) -> Result<Option<Superblock>, OpenError> {
+    let authentic: Vec<&Superblock> = found.iter().flatten().collect();
+    let votes = |like: &dyn Fn(&Superblock) -> bool| authentic.iter().filter(|s| like(s)).count();
+    let weight = |candidate: &Superblock| {
+        let of_volume = votes(&|other| other.uuid == candidate.uuid);
+        let of_opening =
+            votes(&|other| other.uuid == candidate.uuid && other.opening == candidate.opening);
+        (of_volume, candidate.age(), of_opening)
+    };
+    let Some(newest) = authentic.iter().max_by_key(|candidate| weight(candidate)) else {
+        return Ok(None);
+    };
+    let rival = authentic.iter().find(|other| {
+        weight(other) == weight(newest)
+            && (other.uuid, other.opening) != (newest.uuid, newest.opening)
+    });
+    match rival {
+        Some(_) => Err(OpenError::Diverged),
+        None => Ok(Some(**newest)),
+    }
+}
+
+fn nothing<S: Store>(
+    shards: &ShardSet<S>,
+    found: &[Result<Superblock, Reason>],
+) -> Result<Found, OpenError> {
+    if found.contains(&Err(Reason::Forged)) {
+        return Err(OpenError::WrongKey);
+    }
+    if found.iter().all(|shard| *shard == Err(Reason::Missing)) {
+        return Ok(Found::Nothing);
+    }
+    Err(OpenError::TooManyLost { lost: lost_shards(shards, found), tolerated: 0 })
+}
+
+fn lost_shards<S: Store>(
+    shards: &ShardSet<S>,
+    judged: &[Result<Superblock, Reason>],
+) -> Vec<LostShard> {
+    let lost = judged.iter().enumerate().filter_map(|(shard, own)| {
+        let reason = own.err()?;
+        Some(LostShard { shard, name: shards.name(shard), reason })
+    });
+    lost.collect()
+}
+
+fn too_many_lost<S: Store>(
+    shards: &ShardSet<S>,
+    judged: &[Result<Superblock, Reason>],
+    geometry: &Geometry,
+) -> Result<(), OpenError> {
+    let lost = lost_shards(shards, judged);
+    let tolerated = usize::from(geometry.parity_shards());
+    if lost.len() > tolerated {
+        return Err(OpenError::TooManyLost { lost, tolerated });
+    }
+    for shard in lost {
+        tracing::warn!(%shard, "shard taken as lost; repair will bring it back");
+    }
+    Ok(())
+}
