@@ -15,6 +15,9 @@ pub mod dma;
 pub mod entry;
 #[cfg(all(feature = "image", not(test)))]
 mod heap;
+pub mod log;
+#[cfg(all(feature = "image", not(test)))]
+pub mod machine;
 pub mod net;
 pub mod programs;
 pub mod runtime;
