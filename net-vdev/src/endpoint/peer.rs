@@ -144,3 +144,43 @@ impl PeerState {
         expiries.chain(self.attempt.as_ref().map(|attempt| attempt.retry_at_ns)).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::session::handshake::{Cipher, Keys};
+
+    fn session(index: u32, created_ns: u64) -> Session {
+        let keys = Keys {
+            send: Zeroizing::new([1; 32]),
+            receive: Zeroizing::new([2; 32]),
+            cipher: Cipher::Aes256Gcm,
+            remote_index: index,
+            initiator: false,
+        };
+        Session::new(&keys, index, created_ns).unwrap()
+    }
+
+    fn slots(peer: &PeerState) -> [Option<u32>; 3] {
+        [&peer.current, &peer.previous, &peer.next].map(|slot| slot.as_ref().map(|it| it.local))
+    }
+
+    #[test]
+    fn a_confirmed_session_takes_over_only_if_it_is_the_newer_one() {
+        let mut peer = PeerState::new(PublicKey([1; 32]), None);
+        assert!(peer.promote().is_none());
+        peer.next = Some(session(1, 10));
+        assert!(peer.promote().is_none());
+        assert_eq!(slots(&peer), [Some(1), None, None]);
+        peer.next = Some(session(2, 20));
+        assert!(peer.promote().is_none());
+        assert_eq!(slots(&peer), [Some(2), Some(1), None]);
+        // This side's own handshake ended after that of the peer, whose first data came late.
+        peer.next = Some(session(3, 30));
+        assert_eq!(peer.establish(session(4, 40)).map(|old| old.local), Some(1));
+        assert_eq!(peer.promote().map(|old| old.local), Some(2));
+        assert_eq!(slots(&peer), [Some(4), Some(3), None]);
+    }
+}

@@ -12,6 +12,8 @@ const SECOND: u64 = 1_000_000_000;
 const PEER: PublicKey = PublicKey([7; 32]);
 const OTHER: PublicKey = PublicKey([8; 32]);
 
+const OUTSIDE: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x402, 0, 0, 0, 0, 0, 0, 9));
+
 /// This side's and the peer's address, in both families.
 fn families() -> [(IpAddr, IpAddr); 2] {
     let address = |text: &str| text.parse().unwrap();
@@ -113,6 +115,10 @@ fn errors_about_a_flow_come_in_from_its_peer_and_others_do_not() {
             assert!(comes_in(&mut wall, 1, &PEER, &too_big(them, us, &sent)));
             assert!(!comes_in(&mut wall, 1, &OTHER, &too_big(them, us, &sent)), "of another");
         }
+        let quoted = udp((us, 1000), (them, 53), b"?");
+        let elsewhere = if us.is_ipv4() { "10.0.0.9" } else { "401::9" };
+        let astray = too_big(them, elsewhere.parse().unwrap(), &quoted);
+        assert!(!comes_in(&mut wall, 1, &PEER, &astray), "to another address of this side");
         let never_sent = udp((us, 1000), (them, 54), b"?");
         assert!(!comes_in(&mut wall, 1, &PEER, &too_big(them, us, &never_sent)));
         let reversed = udp((them, 53), (us, 1000), b"?");
@@ -152,21 +158,24 @@ fn flows_expire_and_closed_ones_sooner() {
 #[test]
 fn the_table_is_bounded_and_the_guest_s_own_connections_outlive_a_peer_s_flood() {
     let (us, them) = families()[1];
-    let mut wall = firewall(&[rule(Protocol::Udp, None)]);
+    let mut wall = firewall(&[rule(Protocol::Udp, Some(9))]);
     let connections: Vec<u16> = (1..=64).collect();
     for &port in &connections {
+        assert!(goes_out(&mut wall, 0, &udp((us, port), (OUTSIDE, 53), b"?")));
         assert!(goes_out(&mut wall, 0, &tcp((us, port), (them, 80), SYN)));
         assert!(comes_in(&mut wall, 0, &PEER, &tcp((them, 80), (us, port), SYN | ACK)));
     }
     for number in 0..4 * u32::try_from(FLOWS_MAX).unwrap() {
-        let (high, low) = (u16::try_from(number >> 12).unwrap(), u16::try_from(number % 4096));
-        let flood = udp((them, high), (us, low.unwrap()), b"");
+        let from = IpAddr::V6((u128::from(number) << 64).into());
+        let flood = udp((from, 9), (us, 9), b"");
         assert!(comes_in(&mut wall, 1, &PEER, &flood), "a rule lets it in, flow or not");
     }
     assert_eq!(wall.flow_capacity(), FLOWS_MAX);
     assert!(wall.evictions() > 0);
     for port in connections {
         assert!(comes_in(&mut wall, 2, &PEER, &tcp((them, 80), (us, port), ACK)), "port {port}");
+        let answer = udp((OUTSIDE, 53), (us, port), b"!");
+        assert!(comes_in(&mut wall, 2, &PEER, &answer), "port {port}");
     }
 }
 

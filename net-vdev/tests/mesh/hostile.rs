@@ -123,12 +123,16 @@ fn forged_notices_end_no_session_and_start_few_handshakes() {
         world.inject(stranger(5), place, notice.clone());
     }
     assert_eq!(world.members[0].endpoint.counters().initiations_sent, before);
+    // Somebody on the path answers each of its datagrams so.
     for _ in 0..100 {
-        world.inject(peer, place, notice.clone());
+        world.send(0, 1);
+        let mut notice = world.seen.last().unwrap().2[..16].to_vec();
+        notice[1] = 5;
+        world.inject(peer, place, notice);
         world.run(SECOND / 100);
     }
     let started = world.members[0].endpoint.counters().initiations_sent - before;
-    assert!(started <= 3, "{started} handshakes in a second");
+    assert!((1..=3).contains(&started), "{started} handshakes in a second");
     let packet = world.send(0, 1);
     world.run(ONE_WAY_NS);
     assert!(world.got_once(1, &packet));

@@ -114,6 +114,41 @@ fn both_starting_at_once_survive_the_loss_of_either_initiation() {
 }
 
 #[test]
+fn a_retry_rests_while_the_peer_s_own_handshake_is_under_way() {
+    for seed in 0..16 {
+        let mut world = World::new(2, seed);
+        let winner = usize::from(world.members[1].key() < world.members[0].key());
+        let mut first = Vec::new();
+        losing(&mut world, |world| first = world.send(1 - winner, winner));
+        // The winner's initiation arrives a moment before the other's retry is due.
+        world.run(300 * MS - ONE_WAY_NS - 1);
+        let packet = world.send(winner, 1 - winner);
+        world.run(SECOND);
+        assert!(world.got_once(winner, &first) && world.got_once(1 - winner, &packet));
+        assert_eq!((handshakes(&world, 0), handshakes(&world, 1)), (1, 1), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_responder_awaits_the_first_data_before_it_starts_a_handshake_of_its_own() {
+    let mut world = World::new(2, 18);
+    world.send(0, 1);
+    world.run(ONE_WAY_NS);
+    let packet = world.send(1, 0);
+    world.run(SECOND);
+    assert!(world.got_once(0, &packet));
+    assert_eq!(world.members[1].endpoint.counters().initiations_sent, 0);
+    // If that data never comes, it does start one.
+    let mut world = World::new(2, 18);
+    world.send(0, 1);
+    world.run(ONE_WAY_NS);
+    let packet = world.send(1, 0);
+    world.restart(0);
+    world.run(SECOND);
+    assert!(world.got_once(0, &packet));
+}
+
+#[test]
 fn a_restarted_member_is_found_again_when_the_other_side_sends() {
     let mut world = World::new(2, 4);
     world.send(0, 1);
@@ -222,10 +257,11 @@ fn a_late_datagram_from_the_old_place_does_not_move_a_member_back() {
     let mut world = World::new(2, 10);
     world.send(0, 1);
     world.run(SECOND);
-    let late = world.send(0, 1);
+    // The network holds this one back.
+    let mut late = Vec::new();
+    losing(&mut world, |world| late = world.send(0, 1));
     let (from, to, bytes) = world.seen.pop().unwrap();
     world.members[0].place = SocketAddr::from(([203, 0, 113, 9], 4));
-    losing(&mut world, |world| world.run(0));
     world.send(0, 1);
     world.run(ONE_WAY_NS);
     world.inject(from, to, bytes);
