@@ -1,11 +1,16 @@
 //! Fuzz targets: each check is a function here, run by cargo-fuzz and by the tests.
 //!
 //! A check takes any bytes at all and panics if a promise is broken; a mistake in the input is no
-//! promise of ours. `fuzz_targets/` holds three lines for each, `corpus/` inputs that reach deep.
-//! `tests/smoke.rs` runs every check on stable in each test run, so that none of them rots.
+//! promise of ours. It returns whether the input got all the way (an image that would boot, a
+//! packet that arrived), so that a corpus which no longer reaches deep is noticed.
+//! `fuzz_targets/` holds three lines for each, `corpus/` its seed inputs. `tests/smoke.rs` runs
+//! every check on stable in each test run, so that none of them rots.
 #![forbid(unsafe_code)]
 
+pub mod boot_elf;
+pub mod mesh;
 pub mod mutate;
+pub mod spec_json;
 pub mod virtqueue;
 
 mod bytes;
@@ -15,9 +20,16 @@ mod bytes;
 pub struct Target {
     /// The name.
     pub name: &'static str,
-    /// The check: panics if a promise is broken.
-    pub check: fn(&[u8]),
+    /// The check: panics if a promise is broken, and says whether the input got all the way.
+    pub check: fn(&[u8]) -> bool,
+    /// How many mutations a test run tries: some seconds without optimisation.
+    pub runs: u64,
 }
 
 /// All targets.
-pub const TARGETS: &[Target] = &[Target { name: "virtqueue", check: virtqueue::check }];
+pub const TARGETS: &[Target] = &[
+    Target { name: "boot_elf", check: boot_elf::check, runs: 20000 },
+    Target { name: "mesh", check: mesh::check, runs: 800 },
+    Target { name: "spec_json", check: spec_json::check, runs: 10000 },
+    Target { name: "virtqueue", check: virtqueue::check, runs: 20000 },
+];

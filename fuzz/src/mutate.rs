@@ -6,6 +6,22 @@ use fastrand::Rng;
 const EDGES: [u64; 12] =
     [0, 1, 7, 8, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, u64::MAX];
 
+/// Words that text parsers trip over.
+const WORDS: [&str; 12] = [
+    "null",
+    "true",
+    "-1",
+    "0",
+    "1e400",
+    "18446744073709551616",
+    "[]",
+    "{}",
+    "\"\"",
+    "\"\\ud800\"",
+    "\"0.0.0.0/0\"",
+    "\"\u{fc}\"",
+];
+
 /// The longest input that a mutation makes.
 const LEN_MAX: usize = 8192;
 
@@ -14,8 +30,15 @@ const LEN_MAX: usize = 8192;
 #[must_use]
 pub fn mutate(input: &[u8], other: &[u8], rng: &mut Rng) -> Vec<u8> {
     let mut bytes = input.to_vec();
-    for _ in 0..rng.usize(1..6) {
-        change(&mut bytes, other, rng);
+    if rng.bool() && std::str::from_utf8(input).is_ok() {
+        // Byte by byte a text would hardly ever get past its grammar.
+        for _ in 0..rng.usize(1..4) {
+            change_word(&mut bytes, other, rng);
+        }
+    } else {
+        for _ in 0..rng.usize(1..6) {
+            change(&mut bytes, other, rng);
+        }
     }
     bytes.truncate(LEN_MAX);
     bytes
@@ -64,6 +87,32 @@ fn change(bytes: &mut Vec<u8>, other: &[u8], rng: &mut Rng) {
     }
 }
 
+/// Puts a word of `other`, or one of [`WORDS`], in the place of a word.
+fn change_word(bytes: &mut Vec<u8>, other: &[u8], rng: &mut Rng) {
+    let Some((start, end)) = rng.choice(words(bytes)) else { return };
+    let new = if rng.bool() {
+        let source = rng.choice(words(other));
+        source.and_then(|(start, end)| other.get(start..end)).unwrap_or_default().to_vec()
+    } else {
+        rng.choice(WORDS).unwrap_or_default().as_bytes().to_vec()
+    };
+    bytes.splice(start..end, new);
+}
+
+/// Where the words of a text lie: what is between spaces, brackets, commas and colons.
+fn words(text: &[u8]) -> Vec<(usize, usize)> {
+    let is_end = |byte: &u8| byte.is_ascii_whitespace() || b",:[]{}".contains(byte);
+    let mut words = Vec::new();
+    let mut start = 0;
+    for word in text.split(is_end) {
+        if !word.is_empty() {
+            words.push((start, start + word.len()));
+        }
+        start += word.len() + 1;
+    }
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +124,13 @@ mod tests {
             assert_eq!(run(seed), run(seed), "seed {seed}");
         }
         assert!((0..100).any(|seed| run(seed) != run(0)));
+    }
+
+    #[test]
+    fn words_lie_where_they_stand() {
+        let text = b"{\"a\": [1, 22]}";
+        let found: Vec<&[u8]> = words(text).iter().map(|&(a, b)| &text[a..b]).collect();
+        assert_eq!(found, [&b"\"a\""[..], b"1", b"22"]);
     }
 
     #[test]

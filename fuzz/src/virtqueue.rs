@@ -216,16 +216,19 @@ const RANGES: [(u64, usize); 2] = [(RAM_BASE, HALF), (RAM_BASE + 2 * HALF as u64
 /// 4. pop
 /// 5. give back: head (1), length (2)
 ///
+/// True if the device took a chain.
+///
 /// # Panics
 /// A promise is broken.
-pub fn check(data: &[u8]) {
+pub fn check(data: &[u8]) -> bool {
     let mut input = Input(data);
     let size = 1 << (input.byte() % 6);
     let mut pair = Pair::new(QueueLayout::at(RAM_BASE, size), &RANGES);
+    let mut took = false;
     // A run of any length finds no more than a short one.
     for _ in 0..256 {
         if input.is_empty() {
-            return;
+            break;
         }
         match input.byte() % 6 {
             0 => {
@@ -241,15 +244,14 @@ pub fn check(data: &[u8]) {
                 let address = address(&mut input);
                 pair.write(address, &[input.byte()]);
             }
-            4 => {
-                pair.pop();
-            }
+            4 => took |= pair.pop().is_some(),
             _ => {
                 let head = u16::from(input.byte());
                 pair.push_used(head, u32::from(input.u16()));
             }
         }
     }
+    took
 }
 
 /// An address: a byte that says from where to count (modulo 5), then an offset of two bytes.

@@ -1,0 +1,239 @@
+//! A member of the mesh against anybody on the network and against its own guest.
+//!
+//! An honest peer and the member under test share a session over a network that the input
+//! controls: it delivers, changes, repeats, delays and invents datagrams, and moves the clock. The
+//! member's own guest sends any frames. Whatever happens, a packet that reaches the guest was sent
+//! by the honest peer, unchanged, and arrives no more often than it was sent.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use net_vdev::endpoint::{Config, Endpoint, Peer};
+use net_vdev::firewall::{Packet, Protocol, Rule};
+use net_vdev::identity::PrivateKey;
+use net_vdev::nic::Link;
+use net_vdev::session::CipherSupport;
+
+use crate::bytes::Input;
+
+/// How many datagrams the network remembers.
+const REMEMBERED: usize = 64;
+
+fn config(own: u8, peer: u8, rules: Vec<Rule>) -> Config {
+    let key = |number: u8| PrivateKey::new([number; 32]);
+    Config {
+        private_key: key(own),
+        addresses: Vec::new(),
+        peers: vec![Peer {
+            key: key(peer).public(),
+            endpoint: Some(address(peer)),
+            addresses: Vec::new(),
+        }],
+        rules,
+        ciphers: CipherSupport::detect(),
+        unix_time_at_zero_ns: 1_700_000_000_000_000_000,
+    }
+}
+
+fn address(number: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, number], 1000 + u16::from(number)))
+}
+
+const MEMBER: u8 = 1;
+const PEER: u8 = 2;
+
+struct World {
+    now_ns: u64,
+    member: Link,
+    peer: Endpoint,
+    /// Datagrams on the wire: to the member (true) or to the peer.
+    wire: Vec<(bool, Vec<u8>)>,
+    /// How often the peer sent a packet, less how often it arrived.
+    owed: BTreeMap<Vec<u8>, u32>,
+    sent: u8,
+    arrived: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        let rule = Rule {
+            from: PrivateKey::new([PEER; 32]).public(),
+            protocol: Protocol::Udp,
+            port: Some(7),
+        };
+        let make = |config, seed| match Endpoint::new(config, [seed; 32]) {
+            Ok(endpoint) => endpoint,
+            Err(error) => panic!("the configuration was chosen to be right: {error}"),
+        };
+        Self {
+            now_ns: 1_000_000_000,
+            member: Link::new(make(config(MEMBER, PEER, vec![rule]), 3)),
+            peer: make(config(PEER, MEMBER, Vec::new()), 4),
+            wire: Vec::new(),
+            owed: BTreeMap::new(),
+            sent: 0,
+            arrived: false,
+        }
+    }
+
+    /// The honest peer sends a UDP packet, each time another one.
+    fn peer_sends(&mut self, len: u8) {
+        self.sent = self.sent.wrapping_add(1);
+        let (from, to) = (self.peer.key().address(), self.member.endpoint.key().address());
+        let mut payload = vec![self.sent; 1 + usize::from(len)];
+        payload.extend_from_slice(&self.now_ns.to_be_bytes());
+        let packet = udp_packet((from.octets(), to.octets()), (40_000, 7), &payload);
+        *self.owed.entry(packet.clone()).or_default() += 1;
+        self.peer.send_packet(self.now_ns, &packet);
+    }
+
+    /// Moves what both sides have to say onto the wire, and takes what reached the guest.
+    fn collect(&mut self) {
+        while let Some((_, datagram)) = self.member.endpoint.poll_transmit() {
+            self.wire.push((false, datagram));
+        }
+        while let Some((_, datagram)) = self.peer.poll_transmit() {
+            self.wire.push((true, datagram));
+        }
+        let surplus = self.wire.len().saturating_sub(REMEMBERED);
+        self.wire.drain(..surplus);
+        self.member.collect();
+        while let Some((headers, packet)) = self.member.front() {
+            assert!(headers.len() + packet.len() <= 1426, "longer than the card's MTU");
+            // The link itself answers the guest's questions about neighbours.
+            if Packet::parse(packet).is_ok_and(|packet| self.is_from_peer(&packet)) {
+                let owed = self.owed.get_mut(packet).filter(|count| **count > 0);
+                match owed {
+                    Some(count) => {
+                        *count -= 1;
+                        self.arrived = true;
+                    }
+                    None => panic!("the peer did not send (so often) {packet:02x?}"),
+                }
+            }
+            self.member.pop();
+        }
+        while self.peer.poll_packet().is_some() {}
+    }
+
+    fn is_from_peer(&self, packet: &Packet) -> bool {
+        packet.source == std::net::IpAddr::V6(self.peer.key().address())
+    }
+
+    fn deliver(&mut self, to_member: bool, from: SocketAddr, mut datagram: Vec<u8>) {
+        if to_member {
+            self.member.endpoint.receive_datagram(self.now_ns, from, &mut datagram);
+        } else {
+            self.peer.receive_datagram(self.now_ns, from, &mut datagram);
+        }
+    }
+
+    /// The network delivers the datagram at this place of its memory, as it is.
+    fn deliver_remembered(&mut self, index: u8) {
+        if let Some((to_member, datagram)) = self.pick(index) {
+            let from = address(if to_member { PEER } else { MEMBER });
+            self.deliver(to_member, from, datagram);
+        }
+    }
+
+    fn pick(&self, index: u8) -> Option<(bool, Vec<u8>)> {
+        let index = usize::from(index) % self.wire.len().max(1);
+        self.wire.get(index).cloned()
+    }
+}
+
+/// An IPv6 packet with a UDP datagram. Its checksum is the guests' business.
+fn udp_packet(addresses: ([u8; 16], [u8; 16]), ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(8 + payload.len()).unwrap_or(u16::MAX).to_be_bytes();
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend_from_slice(&len);
+    packet.extend_from_slice(&[17, 64]);
+    packet.extend_from_slice(&addresses.0);
+    packet.extend_from_slice(&addresses.1);
+    packet.extend_from_slice(&ports.0.to_be_bytes());
+    packet.extend_from_slice(&ports.1.to_be_bytes());
+    packet.extend_from_slice(&len);
+    packet.extend_from_slice(&[0, 0]);
+    packet.extend_from_slice(payload);
+    packet
+}
+
+/// Runs a list of actions: a byte that names one (modulo 8), then what it needs.
+///
+/// 0. the peer sends a packet: length (1)
+/// 1. deliver a remembered datagram as it is: which (1)
+/// 2. deliver it changed: which (1), where (2), exclusive-or with (1)
+/// 3. deliver it cut: which (1), length (2)
+/// 4. deliver bytes to the member: from (1), length (1), the bytes
+/// 5. the clock goes on: seconds (1)
+/// 6. the member's guest sends a frame: length (1), the bytes
+/// 7. deliver all that is new, in order, as an honest network does
+///
+/// True if a packet of the peer arrived.
+///
+/// # Panics
+/// A promise is broken.
+pub fn check(data: &[u8]) -> bool {
+    let mut input = Input(data);
+    let mut world = World::new();
+    // A run of any length finds no more than a short one.
+    for _ in 0..64 {
+        if input.is_empty() {
+            break;
+        }
+        act(&mut world, &mut input);
+        world.collect();
+    }
+    world.arrived
+}
+
+fn act(world: &mut World, input: &mut Input<'_>) {
+    match input.byte() % 8 {
+        0 => world.peer_sends(input.byte()),
+        1 => world.deliver_remembered(input.byte()),
+        2 => {
+            let picked = world.pick(input.byte());
+            let (at, mask) = (usize::from(input.u16()), input.byte());
+            if let Some((to_member, mut datagram)) = picked {
+                let at = at % datagram.len().max(1);
+                datagram.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= mask);
+                world.deliver(to_member, address(9), datagram);
+            }
+        }
+        3 => {
+            let picked = world.pick(input.byte());
+            let len = usize::from(input.u16());
+            if let Some((to_member, mut datagram)) = picked {
+                datagram.truncate(len);
+                world.deliver(to_member, address(PEER), datagram);
+            }
+        }
+        4 => {
+            let from = address(input.byte());
+            let len = usize::from(input.byte());
+            let datagram = input.bytes(len).to_vec();
+            world.deliver(true, from, datagram);
+        }
+        5 => {
+            world.now_ns += u64::from(input.byte()) * 1_000_000_000;
+            world.member.endpoint.handle_deadline(world.now_ns);
+            world.peer.handle_deadline(world.now_ns);
+        }
+        6 => {
+            let len = usize::from(input.byte());
+            let frame = input.bytes(len).to_vec();
+            world.member.send(world.now_ns, &frame);
+        }
+        _ => {
+            // A handshake and what waited for it need three rounds.
+            for _ in 0..3 {
+                let new = world.wire.split_off(0);
+                for (to_member, datagram) in new {
+                    let from = address(if to_member { PEER } else { MEMBER });
+                    world.deliver(to_member, from, datagram.clone());
+                }
+                world.collect();
+            }
+        }
+    }
+}
