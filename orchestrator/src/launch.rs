@@ -59,7 +59,7 @@ pub enum LaunchError {
 /// Where the parts of Hypha lie.
 #[derive(Debug, Clone)]
 pub struct Installation {
-    /// The `vmm` executable.
+    /// The `vmm` executable. It takes the state directory from its environment.
     pub vmm: PathBuf,
     /// The shipped images.
     pub images: PathBuf,
@@ -81,11 +81,22 @@ impl Installation {
     }
 }
 
+/// How a machine is known on its network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its public key.
+    pub key: PublicKey,
+    /// Where its sessions run.
+    pub endpoint: SocketAddr,
+}
+
 /// A machine that is ready to be started, as often as need be.
 #[derive(Debug)]
 pub struct Prepared {
     /// Its configuration.
     pub config: VmConfig,
+    /// Who it is, if it has a network card.
+    pub identity: Option<Identity>,
     /// The sockets that its process inherits; they outlive a restart, and so do their ports.
     pub sockets: Vec<UdpSocket>,
 }
@@ -177,7 +188,11 @@ pub fn plan(
     }
     let machines = configs.into_iter().map(|config| {
         let card = cards.remove(config.name.as_str());
-        Prepared { config, sockets: card.into_iter().map(|card| card.socket).collect() }
+        let identity = card.as_ref().map(|card| {
+            let (key, endpoint) = (card.public, card.endpoint);
+            Identity { key, endpoint }
+        });
+        Prepared { config, identity, sockets: card.into_iter().map(|card| card.socket).collect() }
     });
     Ok(Plan { machines: machines.collect(), gateways })
 }
@@ -237,6 +252,7 @@ fn block_devices(
             parity_shards: volume.parity_shards,
             size_bytes: volume.size_bytes,
             read_only: mount.read_only,
+            create: true,
         });
     }
     Ok(devices)

@@ -1,10 +1,11 @@
 //! What `hypha run` tells: lines for people, or one JSON object per line for programs.
 
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use serde::Serialize;
+use spec::secret::Public32;
 
 use crate::supervisor::Exit;
 
@@ -16,6 +17,17 @@ pub enum Event<'a> {
     State {
         /// The directory.
         directory: &'a Path,
+    },
+    /// A machine's place on the mesh: what other deployments list as a peer.
+    Address {
+        /// The machine.
+        workload: &'a str,
+        /// Its public key.
+        key: Public32,
+        /// Its address.
+        address: Ipv6Addr,
+        /// Where its sessions run.
+        endpoint: SocketAddr,
     },
     /// A machine's process was started.
     Started {
@@ -156,6 +168,9 @@ fn show_text(event: Event<'_>, width: usize, colour: bool) -> io::Result<()> {
     }
     let text = match event {
         Event::State { directory } => format!("hypha: state in {}", directory.display()),
+        Event::Address { workload, key, address, endpoint } => {
+            format!("hypha: {workload} is {address} on the mesh (key {key} at {endpoint})")
+        }
         Event::Started { workload, pid, attempt: 1 } => {
             format!("hypha: {workload} started (process {pid})")
         }

@@ -14,6 +14,7 @@ use std::path::Path;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use spec::deployment::{Deployment, Restart, RestartPolicy};
+use spec::secret::Public32;
 
 use crate::clock::Clock;
 use crate::exit_code;
@@ -22,7 +23,7 @@ use crate::output::{Event, Output};
 use crate::ports::{PortError, Ports};
 use crate::state::{DeploymentState, StateError};
 use crate::supervisor::{Action, Exit, Supervisor};
-use process::{Process, Stream};
+use process::{Process, Stream, Vmm};
 
 /// What happens to a machine that ended, if the spec does not say: `hypha run` is for trying.
 const RESTART_DEFAULT: Restart = Restart::new(RestartPolicy::Never);
@@ -97,15 +98,24 @@ pub fn run(
     let ports = plan.gateways.into_iter().map(Ports::open).collect::<Result<Vec<_>, _>>()?;
     let rules =
         deployment.machines.iter().map(|machine| machine.restart.unwrap_or(RESTART_DEFAULT));
+    let addresses: Vec<_> = plan
+        .machines
+        .iter()
+        .filter_map(|machine| Some((machine.config.name.clone(), machine.identity.clone()?)))
+        .collect();
     let mut runner = Runner {
         supervisor: Supervisor::new(rules),
         processes: plan.machines.into_iter().map(Process::new).collect(),
-        installation,
+        vmm: Vmm { path: installation.vmm, state: state_directory.to_owned() },
         output,
         clock: Clock::start(),
         output_lost: false,
     };
     runner.show(Event::State { directory: state.root() });
+    for (workload, identity) in &addresses {
+        let (key, address) = (Public32(identity.key.0), identity.key.address());
+        runner.show(Event::Address { workload, key, address, endpoint: identity.endpoint });
+    }
     for port in &published {
         let (listen, target) = (port.listen, port.target);
         runner.show(Event::Published { workload: &port.workload, listen, target });
@@ -128,7 +138,7 @@ fn watch_signals() -> io::Result<UnixStream> {
 struct Runner<'a> {
     supervisor: Supervisor,
     processes: Vec<Process>,
-    installation: Installation,
+    vmm: Vmm,
     output: &'a Output,
     clock: Clock,
     /// Nobody reads standard output any more.
@@ -260,13 +270,13 @@ impl Runner<'_> {
 
     fn start(&mut self, machine: usize, attempt: u32) -> Vec<Action> {
         let Some(process) = self.processes.get_mut(machine) else { return Vec::new() };
-        match process.start(&self.installation.vmm) {
+        match process.start(&self.vmm) {
             Ok(pid) => {
                 self.shown(machine, |workload| Event::Started { workload, pid, attempt });
                 Vec::new()
             }
             Err(error) => {
-                let vmm = self.installation.vmm.display();
+                let vmm = self.vmm.path.display();
                 tracing::error!(workload = process.name(), "{vmm} can't be started: {error}");
                 let exit = Exit::NotStarted;
                 self.shown(machine, |name| Event::exited(name, exit));

@@ -64,6 +64,9 @@ pub struct BlockConfig {
     /// Whether the guest may not write.
     #[serde(default)]
     pub read_only: bool,
+    /// Whether the volume is made if its directories hold nothing. False once it was made, so that
+    /// a volume whose directories are all gone is an error, not an empty disk.
+    pub create: bool,
 }
 
 /// A network card on the mesh.

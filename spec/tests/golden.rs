@@ -293,6 +293,17 @@ fn a_published_port_needs_an_interface() {
 }
 
 #[test]
+fn a_peer_listed_twice_is_refused() {
+    let key = "ab".repeat(32);
+    let peers = format!(r#"[{{"key":"{key}"}},{{"key":"{key}","endpoint":"192.0.2.7:1"}}]"#);
+    expect(
+        &[&format!(r#"{{"type":"network","name":"n","data":{{"mesh":{{"peers":{peers}}}}}}}"#)],
+        &format!(r#"{{"key":"{key}","endpoint""#),
+        &format!("/workloads/0/data/mesh/peers/1: the peer {key} is listed twice"),
+    );
+}
+
+#[test]
 fn a_full_subnet_is_reported_where_the_next_machine_is() {
     let small = r#"{"type":"network","name":"net","data":{"subnet":"10.1.1.0/30"}}"#;
     expect(

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -29,6 +29,14 @@ pub(super) enum Stream {
     Guest,
     /// Standard error: the VMM's own messages.
     Vmm,
+}
+
+/// How a VMM is started.
+pub(super) struct Vmm {
+    /// The executable.
+    pub(super) path: PathBuf,
+    /// The state directory, where it keeps what it learned about the host.
+    pub(super) state: PathBuf,
 }
 
 /// The process of one machine, or the place for it.
@@ -58,12 +66,15 @@ impl Process {
     }
 
     /// Starts the VMM and returns its process ID.
-    pub(super) fn start(&mut self, vmm: &Path) -> io::Result<u32> {
+    pub(super) fn start(&mut self, vmm: &Vmm) -> io::Result<u32> {
         let config = self.config_file()?;
-        let mut command = Command::new(vmm);
+        let mut command = Command::new(&vmm.path);
         command
             .arg("--config-fd")
             .arg(config.as_raw_fd().to_string())
+            // What is in our environment is none of its business.
+            .env_clear()
+            .env("HYPHA_STATE", &vmm.state)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

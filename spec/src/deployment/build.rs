@@ -51,7 +51,8 @@ pub(super) fn build(root: &Node<'_, '_>, report: &mut Report<'_>) -> Option<Depl
     let list: Vec<_> = workloads.items().filter_map(entry).collect();
     check_names(&list, report);
     let of_kind = |kind: &'static str| list.iter().filter(move |entry| entry.kind == kind);
-    let networks: Vec<_> = of_kind("network").map(|entry| Arc::new(network(entry))).collect();
+    let networks: Vec<_> =
+        of_kind("network").map(|entry| Arc::new(network(entry, report))).collect();
     let volumes: Vec<_> = of_kind("volume").filter_map(volume).map(Arc::new).collect();
     let mut builder = Builder {
         list: &list,
@@ -91,15 +92,23 @@ fn check_names(list: &[Entry<'_, '_>], report: &mut Report<'_>) {
     }
 }
 
-fn network(entry: &Entry<'_, '_>) -> Network {
+fn network(entry: &Entry<'_, '_>, report: &mut Report<'_>) -> Network {
     let mesh = entry.data("mesh");
     let listen = mesh.as_ref().and_then(|mesh| mesh.field("listen")?.text()?.parse().ok());
-    let peers = mesh.and_then(|mesh| mesh.field("peers"));
+    let list = mesh.and_then(|mesh| mesh.field("peers"));
+    let mut peers: Vec<Peer> = Vec::new();
+    for node in list.iter().flat_map(Node::items) {
+        let Some(peer) = peer(&node) else { continue };
+        if peers.iter().any(|other| other.key == peer.key) {
+            node.refuse(report, Reason::Conflict(Conflict::PeerTwice(peer.key)));
+        }
+        peers.push(peer);
+    }
     Network {
         name: entry.name.clone(),
         subnet: entry.data("subnet").and_then(|node| Subnet::parse(node.text()?)),
         listen: listen.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        peers: peers.iter().flat_map(Node::items).filter_map(|node| peer(&node)).collect(),
+        peers,
     }
 }
 

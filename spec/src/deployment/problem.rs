@@ -232,6 +232,9 @@ pub enum Conflict {
         /// The network.
         network: String,
     },
+    /// A peer that is listed twice.
+    #[error("the peer {0} is listed twice")]
+    PeerTwice(crate::secret::Public32),
     /// A port for a protocol without ports, or none for one that needs it.
     #[error("ICMP has no ports; remove \"port\"")]
     IcmpPort,
