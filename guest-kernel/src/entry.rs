@@ -190,6 +190,12 @@ mod image {
     #[unsafe(no_mangle)]
     extern "C" fn rust_eh_personality() {}
 
+    /// The precompiled `alloc` refers to it in clean-ups that `panic = "abort"` never reaches.
+    #[unsafe(no_mangle)]
+    extern "C" fn _Unwind_Resume() -> ! {
+        panic!("an unwind without unwinding")
+    }
+
     // Compiled code calls these by name. They are written with string instructions so that the
     // compiler can't turn a loop in them into a call of themselves.
 
