@@ -3,7 +3,8 @@
 use std::net::UdpSocket;
 
 use net_vdev::{CipherSupport, NetDevice, Peer, PrivateKey, PublicKey, Rule};
-use spec::vm::{NetConfig, Protocol};
+use spec::vm::{BlockConfig, NetConfig, Protocol};
+use storage_vdev::{BlockDevice, Geometry, Options, Randomness, VolumeKey, open_directories};
 
 use crate::devices::NamedDevice;
 use crate::launch::LaunchError;
@@ -58,6 +59,27 @@ pub fn open_net(
         LaunchError::Config { field: format!("net[{number}]"), reason: error.to_string() }
     })?;
     Ok(NamedDevice { name: format!("network card {number}"), device: Box::new(device) })
+}
+
+/// Opens the volume of block device `number`, makes it if it may, and puts the device in front.
+///
+/// # Errors
+/// The volume is described wrongly, in use, lost, or can't be read.
+pub fn open_block(
+    number: usize,
+    disk: &BlockConfig,
+    random: [u8; 32],
+    uuid: [u8; 16],
+) -> Result<NamedDevice, LaunchError> {
+    let field = format!("volume {:?} (block[{number}])", disk.name);
+    let geometry = Geometry::new(disk.data_shards, disk.parity_shards, disk.size_bytes)
+        .map_err(|error| LaunchError::Config { field: field.clone(), reason: error.to_string() })?;
+    let options = Options { geometry, key: VolumeKey::new(disk.key.expose()), create: disk.create };
+    let random = Randomness { salt: random, uuid };
+    let volume = open_directories(&disk.directories, &options, &random)
+        .map_err(|source| LaunchError::Volume { field, source: Box::new(source) })?;
+    let device = BlockDevice::new(volume, &disk.name, disk.read_only);
+    Ok(NamedDevice { name: format!("disk {:?}", disk.name), device: Box::new(device) })
 }
 
 /// The variable that tells the guest the addresses of its first card, if it has one.

@@ -14,7 +14,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::rand::{GetRandomFlags, getrandom};
 use spec::vm::VmConfig;
 
-use crate::backends::{NetFacts, addresses_variable, open_net};
+use crate::backends::{NetFacts, addresses_variable, open_block, open_net};
 use crate::boot::{BootDevice, BootError, BootInfo, Image, RamPlan, write_boot_page};
 use crate::devices::{Devices, NamedDevice, describe};
 use crate::host::{Host, ProbeError};
@@ -35,6 +35,14 @@ pub enum LaunchError {
         field: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A volume can't be opened.
+    #[error("{field}: {source}")]
+    Volume {
+        /// The volume.
+        field: String,
+        /// Why not.
+        source: Box<storage_vdev::OpenError>,
     },
     /// The image is no guest, or doesn't fit.
     #[error("image {path}: {source}")]
@@ -73,7 +81,10 @@ impl LaunchError {
     /// Whether the caller asked for something wrong (as opposed to the host lacking something).
     #[must_use]
     pub fn is_callers_fault(&self) -> bool {
-        matches!(self, Self::Config { .. } | Self::Image { .. } | Self::Boot(_))
+        matches!(
+            self,
+            Self::Config { .. } | Self::Volume { .. } | Self::Image { .. } | Self::Boot(_)
+        )
     }
 }
 
@@ -120,6 +131,9 @@ pub fn launch(
     let file = File::open(&config.image).map_err(|error| image_error(error.into()))?;
     let mut image = Image::read(file, config.memory_bytes).map_err(image_error)?;
     watch.lap("open image");
+    let kvm = kvm::open()?;
+    let host = Host::load(&kvm, cache)?;
+    watch.lap("open KVM");
     let (devices, needs) = open_devices(config, sockets)?;
     let described: Vec<BootDevice> =
         devices.iter().map(|named| describe(named.device.as_ref())).collect();
@@ -127,9 +141,6 @@ pub fn launch(
     let plan = RamPlan::new(&image.elf, config.memory_bytes, queue_sizes).map_err(image_error)?;
     watch.lap("open devices");
 
-    let kvm = kvm::open()?;
-    let host = Host::load(&kvm, cache)?;
-    watch.lap("open KVM");
     let memory = Memory::new(config.memory_bytes, image.elf.writable_start)?;
     image.load(&memory.image).map_err(image_error)?;
     watch.lap("load image");
@@ -196,11 +207,11 @@ fn boot_info<'a>(
 }
 
 /// Fresh random bytes from the kernel.
-fn random() -> Result<[u8; 32], LaunchError> {
-    let mut bytes = [0; 32];
-    // Up to 256 bytes come whole or not at all.
+fn random<const LEN: usize>() -> Result<[u8; LEN], LaunchError> {
+    const { assert!(LEN <= 256, "up to 256 bytes come whole or not at all") };
+    let mut bytes = [0; LEN];
     match getrandom(&mut bytes, GetRandomFlags::empty()) {
-        Ok(32) => Ok(bytes),
+        Ok(len) if len == LEN => Ok(bytes),
         Ok(_) => Err(LaunchError::System {
             what: "random bytes",
             source: std::io::ErrorKind::UnexpectedEof.into(),
@@ -230,12 +241,15 @@ fn open_devices(
     sockets: Vec<UdpSocket>,
 ) -> Result<(Vec<NamedDevice>, Needs), LaunchError> {
     let mut devices = Vec::new();
+    for (number, disk) in config.block.iter().enumerate() {
+        devices.push(open_block(number, disk, random()?, random()?)?);
+    }
     for (number, (card, socket)) in config.net.iter().zip(sockets).enumerate() {
         let unix_time_at_zero_ns = unix_time_ns().saturating_sub(now_ns());
         let facts = NetFacts { seed: random()?, unix_time_at_zero_ns };
         devices.push(open_net(number, card, socket, facts)?);
     }
-    Ok((devices, Needs { block: false, net: !config.net.is_empty() }))
+    Ok((devices, Needs { block: !config.block.is_empty(), net: !config.net.is_empty() }))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the VMM is the edge: the guest's clock starts here")]

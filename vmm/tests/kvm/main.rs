@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, reason = "a test that lacks its tools fails")]
 
 mod calls;
+mod devices;
 mod guest;
 mod hostile;
 mod support;

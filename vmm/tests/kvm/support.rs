@@ -1,8 +1,15 @@
 //! What the tests that run real guests share: finding the VMM and the images, and running one.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use spec::secret::Secret32;
+use spec::vm::{BlockConfig, VmConfig};
 
 /// Whether this machine can run guests. Says so loudly if not; with `HYPHA_REQUIRE_KVM=1` it fails.
 pub(crate) fn have_kvm() -> bool {
@@ -84,4 +91,81 @@ pub(crate) fn run(image_name: &str, args: &[&str]) -> Ended {
 /// Starts `image` with both streams piped.
 pub(crate) fn spawn(image_name: &str, args: &[&str]) -> Child {
     vmm(image_name, args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("vmm starts")
+}
+
+/// Guest memory in the tests of devices.
+pub(crate) const MEMORY_BYTES: u64 = 8 << 20;
+
+/// A configuration without devices.
+pub(crate) fn config(image_name: &str, args: &[&str]) -> VmConfig {
+    VmConfig {
+        version: spec::vm::VERSION,
+        name: image_name.to_owned(),
+        image: image(image_name),
+        memory_bytes: MEMORY_BYTES,
+        args: args.iter().map(|&arg| arg.to_owned()).collect(),
+        env: Vec::new(),
+        block: Vec::new(),
+        net: Vec::new(),
+        die_with_parent: true,
+        keeper_fd: None,
+    }
+}
+
+/// A folder of this test's own, removed with it.
+#[derive(Debug)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("hypha-kvm-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a folder can be made");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            println!("{}: {error}", self.0.display());
+        }
+    }
+}
+
+/// A 4+2 volume of 16 MiB in `folder`.
+pub(crate) fn volume(folder: &Folder) -> BlockConfig {
+    BlockConfig {
+        name: "data".to_owned(),
+        key: Secret32::new([7; 32]),
+        directories: (0..6).map(|n| folder.path().join(format!("shard-{n}"))).collect(),
+        data_shards: 4,
+        parity_shards: 2,
+        size_bytes: 16 << 20,
+        read_only: false,
+        create: true,
+    }
+}
+
+/// The command that runs `config`. The file must live until the command has been spawned.
+pub(crate) fn vmm_with(config: &VmConfig, folder: &Folder) -> (Command, File) {
+    let path = folder.path().join(format!("{}.json", config.name));
+    let text = serde_json::to_string(config).expect("a configuration is JSON");
+    std::fs::write(&path, text).expect("a file can be written");
+    let file = File::open(&path).expect("it can be read");
+    fcntl_setfd(&file, FdFlags::empty()).expect("a descriptor can be inherited");
+    let mut command = Command::new(vmm_path());
+    command.args(["--config-fd", &file.as_raw_fd().to_string()]).stdin(Stdio::null());
+    (command, file)
+}
+
+/// Runs `config` to its end.
+pub(crate) fn run_with(config: &VmConfig, folder: &Folder) -> Ended {
+    let (mut command, _file) = vmm_with(config, folder);
+    command.output().expect("vmm starts").into()
 }
