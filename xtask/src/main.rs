@@ -3,6 +3,7 @@
 //! Every command says what it runs. The first failure ends the command, with the exact line that
 //! repeats what failed; `test` alone goes on, so that one run shows everything that is wrong.
 #![forbid(unsafe_code)]
+#![expect(clippy::disallowed_methods, reason = "this program is the edge: it times what it runs")]
 
 mod bench;
 mod check;
