@@ -21,7 +21,7 @@ mod random;
 pub mod session;
 pub mod wire;
 
-pub use endpoint::{Config, ConfigError, Counters, Drop, Endpoint, Occupancy, Peer};
+pub use endpoint::{Config, ConfigError, Counters, DropReason, Endpoint, Occupancy, Peer};
 pub use firewall::{Protocol, Rule};
 pub use identity::{PrivateKey, PublicKey};
 pub use nic::NetDevice;

@@ -3,7 +3,7 @@
 /// Why a packet or datagram was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Drop {
+pub enum DropReason {
     /// From this member: a packet that the firewall can't judge (fragment, extension, protocol).
     OutboundMalformed,
     /// From this member: larger than the mesh's MTU.
@@ -58,7 +58,7 @@ pub enum Drop {
     InboundQueue,
 }
 
-impl Drop {
+impl DropReason {
     /// All reasons, in the order of their numbers.
     pub const ALL: [Self; 26] = [
         Self::OutboundMalformed,
@@ -111,13 +111,13 @@ pub struct Counters {
     pub notices_sent: u64,
     /// Living flows that gave way because the firewall's table was full.
     pub flows_evicted: u64,
-    pub(super) drops: [u64; Drop::ALL.len()],
+    pub(super) drops: [u64; DropReason::ALL.len()],
 }
 
 impl Counters {
     /// How many packets or datagrams were dropped for `reason`.
     #[must_use]
-    pub fn dropped(&self, reason: Drop) -> u64 {
+    pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops.get(reason as usize).copied().unwrap_or(0)
     }
 
@@ -127,7 +127,7 @@ impl Counters {
         self.drops.iter().sum()
     }
 
-    pub(super) fn drop(&mut self, reason: Drop) {
+    pub(super) fn drop(&mut self, reason: DropReason) {
         if let Some(count) = self.drops.get_mut(reason as usize) {
             *count += 1;
         }
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn every_reason_has_its_own_count() {
-        for (position, reason) in Drop::ALL.into_iter().enumerate() {
+        for (position, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, position);
             let mut counters = Counters::default();
             counters.drop(reason);

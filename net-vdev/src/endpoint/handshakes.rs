@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use super::peer::{Attempt, Started};
-use super::{Drop, Endpoint, TRANSMITS_MAX};
+use super::{DropReason, Endpoint, TRANSMITS_MAX};
 use crate::session::Session;
 use crate::session::handshake::{self, Keys, Offer, Received, Timestamp};
 use crate::wire::{self, DATA_HEADER_BYTES, Handshake};
@@ -85,7 +85,7 @@ impl Endpoint {
         let Some(peer) = self.peers.get_mut(index) else { return };
         peer.attempt = None;
         for datagram in std::mem::take(&mut peer.waiting) {
-            self.counters.drop(Drop::OutboundUnanswered);
+            self.counters.drop(DropReason::OutboundUnanswered);
             self.recycle(datagram);
         }
         self.rearm(index);
@@ -104,20 +104,20 @@ impl Endpoint {
         now_ns: u64,
         from: SocketAddr,
         message: &Handshake<'_>,
-    ) -> Result<(), Drop> {
+    ) -> Result<(), DropReason> {
         if !self.mac_key.matches(message) {
-            return Err(Drop::HandshakeMac);
+            return Err(DropReason::HandshakeMac);
         }
         if !self.may_read_handshake(now_ns, from) {
-            return Err(Drop::HandshakeRate);
+            return Err(DropReason::HandshakeRate);
         }
         let seed = self.random.seed();
         let received = handshake::receive(&self.identity, message.noise, seed)
-            .map_err(|_| Drop::HandshakeForged)?;
-        let index = *self.by_key.get(&received.peer).ok_or(Drop::HandshakeStranger)?;
-        let peer = self.peers.get_mut(index).ok_or(Drop::HandshakeStranger)?;
+            .map_err(|_| DropReason::HandshakeForged)?;
+        let index = *self.by_key.get(&received.peer).ok_or(DropReason::HandshakeStranger)?;
+        let peer = self.peers.get_mut(index).ok_or(DropReason::HandshakeStranger)?;
         if peer.newest_initiation.is_some_and(|newest| received.offer.timestamp <= newest) {
-            return Err(Drop::HandshakeReplayed);
+            return Err(DropReason::HandshakeReplayed);
         }
         peer.newest_initiation = Some(received.offer.timestamp);
         let started = peer.attempt.as_mut().and_then(|attempt| attempt.pending.as_mut());
@@ -129,7 +129,7 @@ impl Endpoint {
                     Some(datagram) => self.transmit(from, datagram),
                     None => self.send_initiation(now_ns, index),
                 }
-                Err(Drop::HandshakeCrossed)
+                Err(DropReason::HandshakeCrossed)
             }
             _ => self.answer(now_ns, from, index, received),
         }
@@ -141,7 +141,7 @@ impl Endpoint {
         from: SocketAddr,
         index: usize,
         received: Received,
-    ) -> Result<(), Drop> {
+    ) -> Result<(), DropReason> {
         let local = self.fresh_index(index);
         let accepted = received.accept(self.ciphers, local).ok();
         let accepted = accepted.and_then(|(message, keys)| {
@@ -149,7 +149,7 @@ impl Endpoint {
         });
         let (Some((message, session)), Some(peer)) = (accepted, self.peers.get_mut(index)) else {
             self.indices.remove(&local);
-            return Err(Drop::HandshakeForged);
+            return Err(DropReason::HandshakeForged);
         };
         let mut datagram = Vec::new();
         wire::write_response(&mut datagram, session.remote, &message, &peer.mac_key);
@@ -170,20 +170,21 @@ impl Endpoint {
         from: SocketAddr,
         receiver: u32,
         message: &Handshake<'_>,
-    ) -> Result<(), Drop> {
+    ) -> Result<(), DropReason> {
         if !self.mac_key.matches(message) {
-            return Err(Drop::HandshakeMac);
+            return Err(DropReason::HandshakeMac);
         }
-        let index = *self.indices.get(&receiver).ok_or(Drop::HandshakeUnasked)?;
-        let peer = self.peers.get_mut(index).ok_or(Drop::HandshakeUnasked)?;
+        let index = *self.indices.get(&receiver).ok_or(DropReason::HandshakeUnasked)?;
+        let peer = self.peers.get_mut(index).ok_or(DropReason::HandshakeUnasked)?;
         let started = peer.attempt.as_mut().and_then(|attempt| attempt.pending.as_mut());
         let started = started.filter(|started| started.index == receiver);
-        let started = started.ok_or(Drop::HandshakeUnasked)?;
+        let started = started.ok_or(DropReason::HandshakeUnasked)?;
         if !peer.handshakes.take(now_ns) {
-            return Err(Drop::HandshakeRate);
+            return Err(DropReason::HandshakeRate);
         }
-        let keys: Keys = started.noise.finish(message.noise).map_err(|_| Drop::HandshakeForged)?;
-        let session = Session::new(&keys, receiver, now_ns).ok_or(Drop::HandshakeForged)?;
+        let keys: Keys =
+            started.noise.finish(message.noise).map_err(|_| DropReason::HandshakeForged)?;
+        let session = Session::new(&keys, receiver, now_ns).ok_or(DropReason::HandshakeForged)?;
         // The index lives on as the session's.
         peer.attempt = None;
         peer.endpoint = Some(from);
@@ -244,14 +245,14 @@ impl Endpoint {
         now_ns: u64,
         from: SocketAddr,
         (remote, counter): (u32, u64),
-    ) -> Result<(), Drop> {
+    ) -> Result<(), DropReason> {
         let named =
             self.peers.iter_mut().enumerate().find(|(_, peer)| {
                 peer.endpoint == Some(from) && peer.sent_recently(remote, counter)
             });
-        let (index, peer) = named.ok_or(Drop::Notice)?;
+        let (index, peer) = named.ok_or(DropReason::Notice)?;
         if !peer.notices.take(now_ns) {
-            return Err(Drop::Notice);
+            return Err(DropReason::Notice);
         }
         self.begin_handshake(now_ns, index);
         Ok(())
@@ -289,7 +290,7 @@ impl Endpoint {
         if self.transmits.len() < TRANSMITS_MAX {
             self.transmits.push_back((to, datagram));
         } else {
-            self.counters.drop(Drop::OutboundQueue);
+            self.counters.drop(DropReason::OutboundQueue);
         }
     }
 }

@@ -11,6 +11,38 @@
 //!
 //! Memory is bounded whatever arrives: all queues have limits, and a datagram of a stranger leaves
 //! no state behind.
+//!
+//! An endpoint is never copied, not even with the memory that it lies in: two copies of a session
+//! would seal two packets with one counter.
+//!
+//! ```
+//! use net_vdev::{CipherSupport, Config, Endpoint, Peer, PrivateKey};
+//!
+//! # fn main() -> Result<(), net_vdev::ConfigError> {
+//! let (one, two) = (PrivateKey::new([1; 32]), PrivateKey::new([2; 32]));
+//! let config = Config {
+//!     peers: vec![Peer {
+//!         key: two.public(),
+//!         endpoint: Some(([192, 0, 2, 2], 7000).into()),
+//!         addresses: Vec::new(),
+//!     }],
+//!     private_key: one,
+//!     addresses: Vec::new(),
+//!     rules: Vec::new(),
+//!     ciphers: CipherSupport::detect(),
+//!     unix_time_at_zero_ns: 1_700_000_000_000_000_000,
+//! };
+//! let mut endpoint = Endpoint::new(config, [3; 32])?;
+//! # let packet = [];
+//! endpoint.send_packet(0, &packet);
+//! while let Some((to, datagram)) = endpoint.poll_transmit() {
+//!     // socket.send_to(&datagram, to)
+//!     # let _to = to;
+//!     endpoint.recycle(datagram);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod config;
 mod counters;
@@ -22,7 +54,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 pub use config::{Config, ConfigError, Peer};
-pub use counters::{Counters, Drop, Occupancy};
+pub use counters::{Counters, DropReason, Occupancy};
 use limit::Bucket;
 use peer::{PeerState, WAITING_MAX};
 
@@ -175,18 +207,18 @@ impl Endpoint {
         }
     }
 
-    fn try_send(&mut self, now_ns: u64, bytes: &[u8]) -> Result<(), Drop> {
-        let packet = Packet::parse(bytes).map_err(|_| Drop::OutboundMalformed)?;
+    fn try_send(&mut self, now_ns: u64, bytes: &[u8]) -> Result<(), DropReason> {
+        let packet = Packet::parse(bytes).map_err(|_| DropReason::OutboundMalformed)?;
         if packet.len > MTU {
-            return Err(Drop::OutboundOversize);
+            return Err(DropReason::OutboundOversize);
         }
         if !self.addresses.contains(&packet.source) {
-            return Err(Drop::OutboundSource);
+            return Err(DropReason::OutboundSource);
         }
-        let index = *self.routes.get(&packet.destination).ok_or(Drop::OutboundNoRoute)?;
-        let peer = self.peers.get(index).ok_or(Drop::OutboundNoRoute)?;
+        let index = *self.routes.get(&packet.destination).ok_or(DropReason::OutboundNoRoute)?;
+        let peer = self.peers.get(index).ok_or(DropReason::OutboundNoRoute)?;
         if self.firewall.outbound(now_ns, &peer.key, &packet) == Verdict::Deny {
-            return Err(Drop::OutboundDenied);
+            return Err(DropReason::OutboundDenied);
         }
         let mut datagram = self.buffer();
         datagram.resize(DATA_HEADER_BYTES, 0);
@@ -196,7 +228,12 @@ impl Endpoint {
 
     /// Sends a packet (behind room for a header) on the peer's session, or keeps it until there is
     /// one.
-    fn send_or_wait(&mut self, now_ns: u64, index: usize, datagram: Vec<u8>) -> Result<(), Drop> {
+    fn send_or_wait(
+        &mut self,
+        now_ns: u64,
+        index: usize,
+        datagram: Vec<u8>,
+    ) -> Result<(), DropReason> {
         self.drop_dead_sessions(now_ns, index);
         let Some(peer) = self.peers.get_mut(index) else { return Ok(()) };
         if peer.current.is_some() {
@@ -204,7 +241,7 @@ impl Endpoint {
         }
         if peer.endpoint.is_none() && peer.next.is_none() {
             self.recycle(datagram);
-            return Err(Drop::OutboundNoEndpoint);
+            return Err(DropReason::OutboundNoEndpoint);
         }
         peer.waiting.push_back(datagram);
         let overdue = peer.waiting.len() > WAITING_MAX;
@@ -212,7 +249,7 @@ impl Endpoint {
         self.begin_handshake(now_ns, index);
         if let Some(oldest) = oldest {
             self.recycle(oldest);
-            return Err(Drop::OutboundWaiting);
+            return Err(DropReason::OutboundWaiting);
         }
         Ok(())
     }
@@ -224,19 +261,19 @@ impl Endpoint {
         now_ns: u64,
         index: usize,
         mut datagram: Vec<u8>,
-    ) -> Result<(), Drop> {
+    ) -> Result<(), DropReason> {
         let Some(peer) = self.peers.get_mut(index) else { return Ok(()) };
         let (Some(to), Some(session)) = (peer.endpoint, peer.current.as_mut()) else {
-            return Err(Drop::OutboundNoEndpoint);
+            return Err(DropReason::OutboundNoEndpoint);
         };
         if self.transmits.len() >= TRANSMITS_MAX {
             self.recycle(datagram);
-            return Err(Drop::OutboundQueue);
+            return Err(DropReason::OutboundQueue);
         }
         let packet_bytes = datagram.len().saturating_sub(DATA_HEADER_BYTES);
         if !session.seal(&mut datagram) {
             self.recycle(datagram);
-            return Err(Drop::OutboundUnanswered);
+            return Err(DropReason::OutboundUnanswered);
         }
         let since_ns = *peer.unanswered_since_ns.get_or_insert(now_ns);
         let is_silent = now_ns.saturating_sub(since_ns) >= SILENCE_NS;
@@ -259,7 +296,7 @@ impl Endpoint {
     /// verify is dropped and counted.
     pub fn receive_datagram(&mut self, now_ns: u64, from: SocketAddr, bytes: &mut [u8]) {
         let outcome = match wire::parse(bytes) {
-            Err(_) => Err(Drop::Wire),
+            Err(_) => Err(DropReason::Wire),
             Ok(Datagram::Data { receiver, counter }) => {
                 self.receive_data(now_ns, from, (receiver, counter), bytes)
             }
@@ -284,7 +321,7 @@ impl Endpoint {
         from: SocketAddr,
         (receiver, counter): (u32, u64),
         bytes: &mut [u8],
-    ) -> Result<(), Drop> {
+    ) -> Result<(), DropReason> {
         let index = self.indices.get(&receiver).copied();
         let index = index.filter(|index| {
             let session = self.peers.get_mut(*index).and_then(|peer| peer.session(receiver));
@@ -292,13 +329,13 @@ impl Endpoint {
         });
         let Some(index) = index else {
             self.send_notice(now_ns, from, (receiver, counter));
-            return Err(Drop::DataSession);
+            return Err(DropReason::DataSession);
         };
-        let Some(peer) = self.peers.get_mut(index) else { return Err(Drop::DataSession) };
-        let Some(session) = peer.session(receiver) else { return Err(Drop::DataSession) };
+        let Some(peer) = self.peers.get_mut(index) else { return Err(DropReason::DataSession) };
+        let Some(session) = peer.session(receiver) else { return Err(DropReason::DataSession) };
         let (packet, is_newest) = session.open(counter, bytes).map_err(|error| match error {
-            OpenError::Replayed => Drop::DataReplayed,
-            OpenError::Forged => Drop::DataForged,
+            OpenError::Replayed => DropReason::DataReplayed,
+            OpenError::Forged => DropReason::DataForged,
         })?;
         peer.unanswered_since_ns = None;
         // Only the newest datagram tells where the peer is: an old one may come from where it was.
@@ -313,20 +350,20 @@ impl Endpoint {
     }
 
     /// Checks a packet that the session of peer `index` opened, and queues it for this member.
-    fn admit(&mut self, now_ns: u64, index: usize, bytes: &[u8]) -> Result<(), Drop> {
-        let packet = Packet::parse(bytes).map_err(|_| Drop::InboundMalformed)?;
+    fn admit(&mut self, now_ns: u64, index: usize, bytes: &[u8]) -> Result<(), DropReason> {
+        let packet = Packet::parse(bytes).map_err(|_| DropReason::InboundMalformed)?;
         if self.routes.get(&packet.source) != Some(&index) {
-            return Err(Drop::InboundSource);
+            return Err(DropReason::InboundSource);
         }
         if !self.addresses.contains(&packet.destination) {
-            return Err(Drop::InboundDestination);
+            return Err(DropReason::InboundDestination);
         }
-        let peer = self.peers.get(index).ok_or(Drop::InboundSource)?;
+        let peer = self.peers.get(index).ok_or(DropReason::InboundSource)?;
         if self.firewall.inbound(now_ns, &peer.key, &packet) == Verdict::Deny {
-            return Err(Drop::InboundDenied);
+            return Err(DropReason::InboundDenied);
         }
         if self.packets.len() >= PACKETS_MAX {
-            return Err(Drop::InboundQueue);
+            return Err(DropReason::InboundQueue);
         }
         let mut buffer = self.buffer();
         buffer.extend_from_slice(bytes.get(..packet.len).unwrap_or_default());

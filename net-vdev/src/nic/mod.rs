@@ -179,9 +179,8 @@ impl NetDevice {
         while let Some((headers, payload)) = self.link.front() {
             let Some(chain) = queue.pop(ram)? else { break };
             let len = headers.len() + payload.len();
-            let fits = chain.writable_len() >= len;
-            let written = fits
-                && chain.write_at(ram, 0, &headers) == headers.len()
+            // A buffer that is too small goes back as empty.
+            let written = chain.write_at(ram, 0, &headers) == headers.len()
                 && chain.write_at(ram, headers.len(), payload) == payload.len();
             let len = if written { u32::try_from(len).unwrap_or(0) } else { 0 };
             queue.push_used(ram, chain.head(), len)?;

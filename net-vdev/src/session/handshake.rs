@@ -25,7 +25,7 @@ pub const PROLOGUE: &[u8] = b"Hypha mesh 1";
 pub const PAYLOAD_VERSION: u8 = 1;
 /// The bytes of an [`Offer`] without extensions.
 pub const OFFER_BYTES: usize = 20;
-/// The bytes of an [`Answer`] without extensions.
+/// The bytes of an answer, message 2's payload, without extensions.
 pub const ANSWER_BYTES: usize = 8;
 /// The largest payload with extensions: what fits the largest datagram in any message.
 const PAYLOAD_BYTES_MAX: usize = 1400;

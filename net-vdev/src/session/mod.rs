@@ -1,7 +1,7 @@
 //! An end-to-end session between two members: the keys of one handshake, one per direction.
 //!
 //! * [`handshake`]: `Noise_IKpsk2_25519_ChaChaPoly_SHA256`, which gives the keys.
-//! * [`Session`]: seals and opens data datagrams in place with the cipher that both ends chose
+//! * `Session`: seals and opens data datagrams in place with the cipher that both ends chose
 //!   inside the handshake. Counters are nonces: a counter is used once per key, a packet is taken
 //!   once per counter.
 //!

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use net_vdev::endpoint::{PACKETS_MAX, TRANSMITS_MAX};
 use net_vdev::session::handshake::{Offer, Timestamp, initiate};
 use net_vdev::wire::{self, MacKey};
-use net_vdev::{CipherSupport, Config, ConfigError, Drop, Endpoint, Peer, PrivateKey};
+use net_vdev::{CipherSupport, Config, ConfigError, DropReason, Endpoint, Peer, PrivateKey};
 use proptest::prelude::*;
 
 use crate::world::{ONE_WAY_NS, SECOND, World};
@@ -40,8 +40,8 @@ fn strangers_get_no_answer_leave_no_state_and_don_t_keep_peers_out() {
         world.inject(stranger(number), place, flood.clone());
     }
     let counters = world.members[1].endpoint.counters();
-    assert_eq!(counters.dropped(Drop::HandshakeStranger), 50, "so many were read");
-    assert_eq!(counters.dropped(Drop::HandshakeRate), 250);
+    assert_eq!(counters.dropped(DropReason::HandshakeStranger), 50, "so many were read");
+    assert_eq!(counters.dropped(DropReason::HandshakeRate), 250);
     assert_eq!(world.members[1].endpoint.occupancy(), before);
     assert!(world.seen.is_empty());
     let packet = world.send(0, 1);
@@ -56,7 +56,7 @@ fn a_message_for_another_member_costs_no_handshake() {
     let for_another = initiation(&mut world, 0, &key, 1);
     let place = world.members[1].place;
     world.inject(stranger(1), place, for_another);
-    assert_eq!(world.members[1].endpoint.counters().dropped(Drop::HandshakeMac), 1);
+    assert_eq!(world.members[1].endpoint.counters().dropped(DropReason::HandshakeMac), 1);
 }
 
 #[test]
@@ -74,6 +74,30 @@ fn a_true_peer_that_floods_with_initiations_is_answered_at_its_rate() {
 }
 
 #[test]
+fn forged_responses_are_read_at_a_bounded_rate_and_the_true_one_still_counts() {
+    let mut world = World::new(2, 31);
+    world.faults.lose_kind = Some(2);
+    world.send(0, 1);
+    world.run(ONE_WAY_NS);
+    let (from, to, response) = world.seen.last().cloned().unwrap();
+    assert_eq!((response[1], response.len()), (2, 96));
+    let index = u32::from_be_bytes(response[4..8].try_into().unwrap());
+    let mac = MacKey::of(&world.members[0].key());
+    for bit in 0..50 {
+        let (mut noise, mut forged) = (response[8..64].to_vec(), Vec::new());
+        noise[40] ^= 1 << (bit % 8);
+        wire::write_response(&mut forged, index, &noise, &mac);
+        world.inject(from, to, forged);
+    }
+    let counters = world.members[0].endpoint.counters();
+    assert_eq!(counters.dropped(DropReason::HandshakeForged), 10);
+    assert_eq!(counters.dropped(DropReason::HandshakeRate), 40);
+    world.run(SECOND / 4);
+    world.inject(from, to, response);
+    assert!(world.members[0].endpoint.is_connected(&world.members[1].key()));
+}
+
+#[test]
 fn an_old_initiation_is_not_answered_again() {
     let mut world = World::new(2, 24);
     world.send(0, 1);
@@ -86,7 +110,7 @@ fn an_old_initiation_is_not_answered_again() {
         world.inject(from, to, bytes.clone());
         world.inject(stranger(3), to, bytes);
     }
-    assert_eq!(world.members[1].endpoint.counters().dropped(Drop::HandshakeReplayed), 2);
+    assert_eq!(world.members[1].endpoint.counters().dropped(DropReason::HandshakeReplayed), 2);
     assert_eq!(world.seen.len(), sent);
 }
 
@@ -162,7 +186,7 @@ fn queues_that_nobody_empties_stay_bounded() {
         world.members[0].endpoint.send_packet(now_ns, &packet);
     }
     assert_eq!(world.members[0].endpoint.occupancy().transmits, TRANSMITS_MAX);
-    assert_eq!(world.members[0].endpoint.counters().dropped(Drop::OutboundQueue), 50);
+    assert_eq!(world.members[0].endpoint.counters().dropped(DropReason::OutboundQueue), 50);
     let from = world.members[0].place;
     for round in 0..2 {
         let mut datagrams = Vec::new();
@@ -177,7 +201,7 @@ fn queues_that_nobody_empties_stay_bounded() {
         }
     }
     assert_eq!(world.members[1].endpoint.occupancy().packets, PACKETS_MAX);
-    assert_eq!(world.members[1].endpoint.counters().dropped(Drop::InboundQueue), 50);
+    assert_eq!(world.members[1].endpoint.counters().dropped(DropReason::InboundQueue), 50);
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use net_vdev::{Drop, Endpoint};
+use net_vdev::{DropReason, Endpoint};
 
 use crate::packets::{echo_reply, echo_request, udp};
 use crate::world::{MS, ONE_WAY_NS, PORT, SECOND, World};
 
-fn dropped(world: &World, member: usize, reason: Drop) -> u64 {
+fn dropped(world: &World, member: usize, reason: DropReason) -> u64 {
     world.members[member].endpoint.counters().dropped(reason)
 }
 
@@ -90,7 +90,7 @@ fn both_starting_at_once_end_with_one_session() {
         world.run(5 * ONE_WAY_NS);
         assert!(world.got_once(1, &one) && world.got_once(0, &other), "seed {seed}");
         assert_eq!((handshakes(&world, 0), handshakes(&world, 1)), (1, 1), "seed {seed}");
-        let crossed = [0, 1].map(|member| dropped(&world, member, Drop::HandshakeCrossed));
+        let crossed = [0, 1].map(|member| dropped(&world, member, DropReason::HandshakeCrossed));
         assert_eq!(crossed.iter().sum::<u64>(), 1, "seed {seed}");
         let winner = usize::from(crossed[1] == 1);
         assert!(world.members[winner].key() < world.members[1 - winner].key(), "seed {seed}");
@@ -125,7 +125,8 @@ fn a_retry_rests_while_the_peer_s_own_handshake_is_under_way() {
         let packet = world.send(winner, 1 - winner);
         world.run(SECOND);
         assert!(world.got_once(winner, &first) && world.got_once(1 - winner, &packet));
-        assert_eq!((handshakes(&world, 0), handshakes(&world, 1)), (1, 1), "seed {seed}");
+        let sent = world.seen.iter().filter(|(_, _, bytes)| bytes[1] == 1).count();
+        assert_eq!(sent, 2, "one initiation each, seed {seed}");
     }
 }
 
@@ -280,7 +281,7 @@ fn a_peer_without_an_endpoint_is_reachable_once_it_has_spoken() {
     world.members[0].endpoint = Endpoint::new(config, seed).unwrap();
     world.send(0, 1);
     world.run(SECOND);
-    assert_eq!(dropped(&world, 0, Drop::OutboundNoEndpoint), 1);
+    assert_eq!(dropped(&world, 0, DropReason::OutboundNoEndpoint), 1);
     world.send(1, 0);
     world.run(SECOND);
     let packet = world.send(0, 1);
@@ -295,11 +296,11 @@ fn an_absent_peer_is_tried_for_a_minute_and_then_left_alone() {
     for _ in 0..20 {
         world.send(0, 1);
     }
-    assert_eq!(dropped(&world, 0, Drop::OutboundWaiting), 12, "8 packets wait");
+    assert_eq!(dropped(&world, 0, DropReason::OutboundWaiting), 12, "8 packets wait");
     world.run(120 * SECOND);
     let sent = world.members[0].endpoint.counters().initiations_sent;
     assert!((10..20).contains(&sent), "{sent} initiations");
-    assert_eq!(dropped(&world, 0, Drop::OutboundUnanswered), 8);
+    assert_eq!(dropped(&world, 0, DropReason::OutboundUnanswered), 8);
     assert_eq!(world.members[0].endpoint.next_deadline(), None);
     world.faults.lose = 0;
     let packet = world.send(0, 1);
@@ -329,7 +330,7 @@ fn sources_are_checked_on_the_way_out_and_on_the_way_in() {
     let mut world = World::new(3, 14);
     let [one, two, three] = [0, 1, 2].map(|member| world.members[member].address());
     world.send_packet(0, &udp((three, PORT), (two, PORT), b"spoofed"));
-    assert_eq!(dropped(&world, 0, Drop::OutboundSource), 1);
+    assert_eq!(dropped(&world, 0, DropReason::OutboundSource), 1);
     // A member whose own endpoint lets it lie: it claims the third member's address as its own.
     let seed = world.dice.seed();
     let mut config = world.members[0].config.clone();
@@ -339,7 +340,7 @@ fn sources_are_checked_on_the_way_out_and_on_the_way_in() {
     world.send_packet(0, &udp((three, PORT), (two, PORT), b"spoofed"));
     world.send_packet(0, &udp((one, PORT), (two, PORT), b"honest"));
     world.run(SECOND);
-    assert_eq!(dropped(&world, 1, Drop::InboundSource), 1);
+    assert_eq!(dropped(&world, 1, DropReason::InboundSource), 1);
     assert_eq!(world.members[1].got, [udp((one, PORT), (two, PORT), b"honest")]);
 }
 
@@ -355,7 +356,7 @@ fn a_packet_for_somebody_else_is_not_taken() {
     world.members[0].endpoint = Endpoint::new(config, seed).unwrap();
     world.send_packet(0, &udp((one, PORT), (three, PORT), b"astray"));
     world.run(SECOND);
-    assert_eq!(dropped(&world, 1, Drop::InboundDestination), 1);
+    assert_eq!(dropped(&world, 1, DropReason::InboundDestination), 1);
     assert!(world.members[1].got.is_empty());
 }
 
@@ -368,7 +369,7 @@ fn the_firewall_stands_behind_the_session() {
     world.send_packet(0, &echo_reply(one, two, 5));
     world.run(SECOND);
     assert_eq!(world.members[1].got, [echo_request(one, two, 5)]);
-    assert_eq!(dropped(&world, 1, Drop::InboundDenied), 2);
+    assert_eq!(dropped(&world, 1, DropReason::InboundDenied), 2);
     world.send_packet(1, &udp((two, PORT + 1), (one, PORT), b"opens"));
     world.run(SECOND);
     let answer = udp((one, PORT), (two, PORT + 1), b"answers");
@@ -387,10 +388,10 @@ fn what_can_t_be_sent_is_counted_under_its_reason() {
     world.send_packet(0, &[0x60; 39]);
     world.send_packet(0, &crate::packets::icmp(one, two, (5, 135), &[0; 20]));
     for reason in [
-        Drop::OutboundNoRoute,
-        Drop::OutboundOversize,
-        Drop::OutboundMalformed,
-        Drop::OutboundDenied,
+        DropReason::OutboundNoRoute,
+        DropReason::OutboundOversize,
+        DropReason::OutboundMalformed,
+        DropReason::OutboundDenied,
     ] {
         assert_eq!(dropped(&world, 0, reason), 1, "{reason:?}");
     }
