@@ -92,7 +92,7 @@ fn simulate(seed: u64) -> u64 {
         assert!(held.waiting <= 8 * peers, "seed {seed}: {held:?}");
     }
     let received: usize = world.members.iter().map(|member| member.got.len()).sum();
-    assert!(2 * received > sent.len(), "seed {seed}: {received} of {} came through", sent.len());
+    assert!(5 * received > sent.len(), "seed {seed}: {received} of {} came through", sent.len());
     // Everybody goes home, and the network is good again.
     world.faults = Faults::default();
     for (member, home) in world.members.iter_mut().zip(homes) {
