@@ -3,6 +3,10 @@
 
 mod block;
 mod disk;
+mod kv;
 mod memory;
+mod net;
 mod random;
 mod store;
+mod wire;
+mod world;

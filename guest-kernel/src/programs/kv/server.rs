@@ -211,7 +211,8 @@ impl<'a> Connection<'a> {
         self.input.drain(..head_len);
         let reserved =
             self.reserve(request.body_len).ok_or(End::Refused(Status::ServiceUnavailable))?;
-        if request.expects_continue && self.input.len() < request.body_len {
+        // A client that has begun to send doesn't wait (RFC 9110 §10.1.1).
+        if request.expects_continue && self.input.is_empty() {
             if let Action::Refuse(status) = request.action {
                 return Err(End::Refused(status));
             }
