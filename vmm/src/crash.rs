@@ -13,9 +13,8 @@ use crate::elf::ElfImage;
 
 const FRAMES_MAX: usize = 32;
 const SYMBOLS_MAX: u64 = 200_000;
-const STRING_TABLE_MAX: u64 = 32 << 20;
 const NAME_MAX: usize = 512;
-const SECTION_HEADER_LEN: u64 = 64;
+const SECTION_HEADER_LEN: usize = 64;
 const SYMBOL_LEN: usize = 24;
 const SHT_SYMTAB: u32 = 2;
 const STT_FUNC: u8 = 2;
@@ -106,62 +105,82 @@ pub fn backtrace(memory: &GuestRam, elf: &ElfImage, rip: u64, rbp: u64) -> Vec<u
     frames
 }
 
-/// The functions of an image, for names in backtraces.
-#[derive(Debug, Default)]
-pub struct Symbols {
-    /// (address, length, offset of the name in `names`), ascending.
-    functions: Vec<(u64, u64, u32)>,
-    names: Vec<u8>,
+/// The function that an address is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Function {
+    start: u64,
+    name_at: u64,
 }
 
-impl Symbols {
-    /// Reads `.symtab` of an ELF file; a file without one, or a malformed one, has no symbols.
-    #[must_use]
-    pub fn read(file: &File) -> Self {
-        Self::parse(file).unwrap_or_default()
-    }
+/// `function+offset` for each address, by the `.symtab` of the image, or the bare address.
+///
+/// The table is read piece by piece into a small buffer: a confined VMM has little memory left to
+/// ask for, and the file may claim any size.
+#[must_use]
+pub fn symbolise(file: &File, addresses: &[u64]) -> Vec<String> {
+    let mut found = vec![None; addresses.len()];
+    // A file without symbols, or a malformed one, has no names.
+    scan_symbols(file, addresses, &mut found);
+    let named = |(address, function): (&u64, &Option<Function>)| {
+        let function = function.as_ref()?;
+        let mut buffer = [0; NAME_MAX];
+        let len = file.read_at(&mut buffer, function.name_at).ok()?;
+        let end = buffer.iter().take(len).position(|byte| *byte == 0)?;
+        let name = std::str::from_utf8(buffer.get(..end)?).ok()?;
+        Some(format!("{:#}+{:#x}", demangle(name), address - function.start))
+    };
+    addresses
+        .iter()
+        .zip(&found)
+        .map(|pair| named(pair).unwrap_or_else(|| format!("{:#x}", pair.0)))
+        .collect()
+}
 
-    fn parse(file: &File) -> Option<Self> {
-        let header = read_at(file, 0, 64)?;
-        let sections = u64_at(&header, 40)?;
-        let count = u64::from(u16_at(&header, 60)?);
-        let section = |index: u64| {
-            read_at(file, sections.checked_add(index * SECTION_HEADER_LEN)?, SECTION_HEADER_LEN)
-        };
-        let symtab = (0..count).filter_map(section).find(|s| u32_at(s, 4) == Some(SHT_SYMTAB))?;
-        let (offset, len) = (u64_at(&symtab, 24)?, u64_at(&symtab, 32)?);
-        let strtab = section(u64::from(u32_at(&symtab, 40)?))?;
-        let (names_offset, names_len) = (u64_at(&strtab, 24)?, u64_at(&strtab, 32)?);
-        if len > SYMBOLS_MAX * SYMBOL_LEN as u64 || names_len > STRING_TABLE_MAX {
+fn scan_symbols(file: &File, addresses: &[u64], found: &mut [Option<Function>]) -> Option<()> {
+    let header: [u8; 64] = read_at(file, 0)?;
+    let sections = u64_at(&header, 40)?;
+    let count = u64::from(u16_at(&header, 60)?);
+    let section = |index: u64| -> Option<[u8; SECTION_HEADER_LEN]> {
+        read_at(file, sections.checked_add(index * SECTION_HEADER_LEN as u64)?)
+    };
+    let symtab = (0..count).filter_map(section).find(|s| u32_at(s, 4) == Some(SHT_SYMTAB))?;
+    let strtab = section(u64::from(u32_at(&symtab, 40)?))?;
+    let names = u64_at(&strtab, 24)?;
+    let mut at = u64_at(&symtab, 24)?;
+    let end = at.checked_add(u64_at(&symtab, 32)?.min(SYMBOLS_MAX * SYMBOL_LEN as u64))?;
+    let mut buffer = [0; SYMBOL_LEN * 128];
+    while at < end {
+        let len = file.read_at(&mut buffer, at).ok()?;
+        let whole = len - len % SYMBOL_LEN;
+        for symbol in buffer.get(..whole)?.chunks_exact(SYMBOL_LEN) {
+            note_symbol(symbol, names, addresses, found);
+        }
+        if whole == 0 {
             return None;
         }
-        let table = read_at(file, offset, len)?;
-        let mut functions: Vec<_> = table
-            .chunks_exact(SYMBOL_LEN)
-            .filter(|symbol| symbol.get(4).is_some_and(|info| info & 15 == STT_FUNC))
-            .filter_map(|s| Some((u64_at(s, 8)?, u64_at(s, 16)?, u32_at(s, 0)?)))
-            .collect();
-        functions.sort_unstable();
-        Some(Self { functions, names: read_at(file, names_offset, names_len)? })
+        at += whole as u64;
     }
+    Some(())
+}
 
-    /// `function+offset` for an address in text, or the bare address.
-    #[must_use]
-    pub fn name(&self, address: u64) -> String {
-        let next = self.functions.partition_point(|(start, _, _)| *start <= address);
-        let found = next.checked_sub(1).and_then(|index| self.functions.get(index));
-        let name = found.filter(|(start, len, _)| address - start <= *len).and_then(|function| {
-            let name = self.names.get(function.2 as usize..)?;
-            let end = name.iter().take(NAME_MAX).position(|byte| *byte == 0)?;
-            let name = std::str::from_utf8(name.get(..end)?).ok()?;
-            Some(format!("{:#}+{:#x}", demangle(name), address - function.0))
-        });
-        name.unwrap_or_else(|| format!("{address:#x}"))
+/// Remembers the function of one symbol for every address that lies in it.
+fn note_symbol(symbol: &[u8], names: u64, addresses: &[u64], found: &mut [Option<Function>]) {
+    let is_function = symbol.get(4).is_some_and(|info| info & 15 == STT_FUNC);
+    let fields = (u32_at(symbol, 0), u64_at(symbol, 8), u64_at(symbol, 16));
+    let (true, (Some(name), Some(start), Some(len))) = (is_function, fields) else { return };
+    let end = start.saturating_add(len.max(1));
+    for (address, found) in addresses.iter().zip(found) {
+        // The end counts too: a call that doesn't return may be the last instruction, and the
+        // return address then is the end. A function that starts there wins.
+        let better = found.as_ref().is_none_or(|function| function.start < start);
+        if better && (start..=end).contains(address) {
+            *found = Some(Function { start, name_at: names.saturating_add(u64::from(name)) });
+        }
     }
 }
 
-fn read_at(file: &File, offset: u64, len: u64) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; usize::try_from(len).ok()?];
+fn read_at<const LEN: usize>(file: &File, offset: u64) -> Option<[u8; LEN]> {
+    let mut bytes = [0; LEN];
     file.read_exact_at(&mut bytes, offset).ok()?;
     Some(bytes)
 }

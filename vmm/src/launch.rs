@@ -25,6 +25,10 @@ use crate::sandbox::{self, Needs, SandboxError};
 use crate::vm::{ExitCounts, START_ARGUMENT, Vm, now_ns};
 use crate::{paging, trampoline};
 
+/// The heap that a crash report is sure to find: below malloc's threshold for mmap, so that it
+/// stays with the process when it's freed.
+const REPORT_BYTES: usize = 64 << 10;
+
 /// Why a VM can't be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -172,6 +176,8 @@ pub fn launch(
     watch.lap("boot page");
     // Nothing may be closed behind the sandbox but by the end of the process.
     drop(kvm);
+    // A VM without devices may not ask for memory any more; a crash report needs a little.
+    drop(Vec::<u8>::with_capacity(std::hint::black_box(REPORT_BYTES)));
     sandbox::enter(needs)?;
     watch.lap("sandbox");
     let vm = Vm { machine, memory, devices, image, stop, exits: ExitCounts::default() };

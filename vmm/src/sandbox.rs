@@ -96,19 +96,24 @@ pub fn allowed_calls(needs: Needs) -> Vec<(&'static str, i64)> {
         ("pread64", libc::SYS_pread64),           // symbols after a crash; block devices
         ("setitimer", libc::SYS_setitimer),       // upcalls
         ("rt_sigreturn", libc::SYS_rt_sigreturn), // from SIGALRM, SIGTERM and SIGINT
-        ("brk", libc::SYS_brk),                   // memory of our own
-        ("mmap", libc::SYS_mmap),                 // the same, large; anonymous, not executable
-        ("munmap", libc::SYS_munmap),
         ("exit_group", libc::SYS_exit_group),
     ];
+    if needs.block || needs.net {
+        calls.extend([
+            ("brk", libc::SYS_brk),   // memory for what is in flight
+            ("mmap", libc::SYS_mmap), // the same, large; anonymous, not executable
+            ("munmap", libc::SYS_munmap),
+        ]);
+    }
     if needs.block {
-        calls.push(("pwrite64", libc::SYS_pwrite64));
-        calls.push(("fdatasync", libc::SYS_fdatasync));
-        calls.push(("fallocate", libc::SYS_fallocate)); // discarded ranges
+        calls.extend([
+            ("pwrite64", libc::SYS_pwrite64),
+            ("fdatasync", libc::SYS_fdatasync),
+            ("fallocate", libc::SYS_fallocate), // discarded ranges
+        ]);
     }
     if needs.net {
-        calls.push(("sendto", libc::SYS_sendto));
-        calls.push(("recvfrom", libc::SYS_recvfrom));
+        calls.extend([("sendto", libc::SYS_sendto), ("recvfrom", libc::SYS_recvfrom)]);
     }
     calls
 }
@@ -130,7 +135,9 @@ fn filter(needs: Needs) -> Result<BpfProgram, SandboxError> {
         argument(2, no_exec, 0)?,
         argument(3, anonymous, libc::MAP_ANONYMOUS as u64)?,
     ])?;
-    rules.insert(libc::SYS_mmap, vec![mmap]);
+    if let Some(rule) = rules.get_mut(&libc::SYS_mmap) {
+        rule.push(mmap);
+    }
     let filter = SeccompFilter::new(
         rules,
         SeccompAction::KillProcess,

@@ -294,11 +294,11 @@ impl Vm {
             let frame = GateFrame::read(&self.memory.system, vector);
             (regs.rip, regs.rsp, regs.rflags) = (frame.rip, frame.rsp, frame.rflags);
         }
-        let symbols = crash::Symbols::read(&self.image.file);
         let frames = crash::backtrace(&self.memory.image, &self.image.elf, regs.rip, regs.rbp);
         let mut text = format!("guest crashed: {reason}{}", crash::registers(&regs));
-        for (number, address) in frames.iter().enumerate() {
-            text += &format!("\n    #{number:<2} {address:#x} {}", symbols.name(*address));
+        let names = crash::symbolise(&self.image.file, &frames);
+        for (number, (address, name)) in frames.iter().zip(names).enumerate() {
+            text += &format!("\n    #{number:<2} {address:#x} {name}");
         }
         text
     }

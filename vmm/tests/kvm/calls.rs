@@ -42,7 +42,7 @@ fn have_strace() -> bool {
 }
 
 #[test]
-fn a_vcpu_thread_has_ten_system_calls_and_makes_them_all() {
+fn a_thread_that_only_runs_the_vcpu_makes_every_call_it_may() {
     if !have_kvm() || !have_strace() {
         return;
     }
