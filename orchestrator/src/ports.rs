@@ -20,6 +20,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use net_vdev::{CipherSupport, Config, ConfigError, Peer, PrivateKey, PublicKey};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -35,6 +36,9 @@ pub const CONNECTIONS_MAX: usize = 256;
 
 /// How much of each direction of a connection is under way at once.
 pub const BUFFER_BYTES: usize = 64 << 10;
+
+/// How many turns are made before the proxy looks whether it is to stop.
+const TURNS_MAX: usize = 32;
 
 /// Why ports can't be published.
 #[derive(Debug, thiserror::Error)]
@@ -88,10 +92,8 @@ impl Ports {
     pub fn open(gateway: Gateway) -> Result<Self, PortError> {
         let network = gateway.network.clone();
         let thread_error = |source| PortError::Thread { network: network.clone(), source };
-        let doors = listen(&gateway)?;
-        let stack = member(gateway)?;
         let (stop, stopped) = UnixStream::pair().map_err(thread_error)?;
-        let proxy = Proxy { stack, doors, splices: Vec::new(), stopped };
+        let proxy = Proxy::open(gateway, stopped)?;
         let thread = std::thread::Builder::new()
             .name(format!("ports-{network}"))
             .spawn(move || proxy.run())
@@ -163,11 +165,17 @@ struct Proxy {
 }
 
 impl Proxy {
+    fn open(gateway: Gateway, stopped: UnixStream) -> Result<Self, PortError> {
+        let doors = listen(&gateway)?;
+        Ok(Self { stack: member(gateway)?, doors, splices: Vec::new(), stopped })
+    }
+
     fn run(mut self) {
         loop {
-            // Each side's progress may be the other's; a turn without any ends the round.
-            while self.turn() {}
-            match self.wait() {
+            // Each side's progress may be the other's. A guest that never lets us rest must not
+            // keep us from seeing that we are to stop.
+            let is_busy = (0..TURNS_MAX).all(|_| self.turn());
+            match self.wait(is_busy) {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
@@ -219,9 +227,9 @@ impl Proxy {
         progress
     }
 
-    /// Waits for something to do; false once the proxy is to stop.
-    fn wait(&mut self) -> io::Result<bool> {
-        let timeout = self.stack.timeout();
+    /// Waits for something to do, unless there is; false once the proxy is to stop.
+    fn wait(&mut self, is_busy: bool) -> io::Result<bool> {
+        let timeout = if is_busy { Some(Duration::ZERO) } else { self.stack.timeout() };
         let timeout = timeout
             .map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 }));
         let udp =
@@ -233,10 +241,7 @@ impl Proxy {
         }
         for splice in &self.splices {
             let interest = splice.interest(self.stack.socket_ref(splice.handle()));
-            // Without an interest not even a hang-up may wake us: we could do nothing about it.
-            if let (Some(client), false) = (splice.client(), interest.is_empty()) {
-                fds.push(PollFd::new(client, interest));
-            }
+            fds.extend(interest.map(|(client, flags)| PollFd::new(client, flags)));
         }
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}

@@ -28,6 +28,9 @@ use process::{Process, Stream, Vmm};
 /// What happens to a machine that ended, if the spec does not say: `hypha run` is for trying.
 const RESTART_DEFAULT: Restart = Restart::new(RestartPolicy::Never);
 
+/// How many reads surely empty a pipe (1 MiB at most, 16 KiB each).
+const PIPE_READS_MAX: usize = 64;
+
 /// Why a deployment did not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -196,8 +199,8 @@ impl Runner<'_> {
         self.relay(machine);
         let Some(process) = self.processes.get_mut(machine) else { return };
         let Some(exit) = process.try_wait() else { return };
-        // What it wrote last lies in the pipes; no one else can write there now.
-        while self.relay(machine) {}
+        // What it wrote last lies in the pipes, and is not more than they hold.
+        let _drained = (0..PIPE_READS_MAX).all(|_| self.relay(machine));
         self.finish(machine);
         let now_ns = self.clock.now_ns();
         self.shown(machine, |name| Event::exited(name, exit));

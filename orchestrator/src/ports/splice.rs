@@ -41,16 +41,17 @@ impl Splice {
         self.handle
     }
 
-    pub(super) fn client(&self) -> Option<&TcpStream> {
-        self.client.as_ref()
-    }
-
     /// What the client has to be ready for, for [`Splice::turn`] to get on.
-    pub(super) fn interest(&self, guest: &Socket<'_>) -> PollFlags {
-        let mut interest = PollFlags::empty();
-        interest.set(PollFlags::IN, !self.client_ended && guest.can_send());
-        interest.set(PollFlags::OUT, guest.can_recv());
-        interest
+    ///
+    /// A hang-up is always reported, so the client is left out while nothing could be done about
+    /// one: when it may still have bytes that the guest has no room for. A client that has ended
+    /// has none, and only a reset can still come of it.
+    pub(super) fn interest(&self, guest: &Socket<'_>) -> Option<(&TcpStream, PollFlags)> {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::IN, !self.client_ended && guest.can_send());
+        flags.set(PollFlags::OUT, guest.can_recv());
+        let is_watched = !flags.is_empty() || self.client_ended;
+        self.client.as_ref().filter(|_| is_watched).map(|client| (client, flags))
     }
 
     /// Whether nothing is left to do for this connection.
@@ -81,7 +82,11 @@ impl Splice {
     }
 
     fn feed_guest(&mut self, client: &mut TcpStream, guest: &mut Socket<'_>) -> Moved {
-        if self.client_ended || !guest.can_send() {
+        if self.client_ended {
+            let is_reset = !self.guest_ended && matches!(client.take_error(), Ok(Some(_)));
+            return if is_reset { Moved::Broken } else { Moved::Nothing };
+        }
+        if !guest.can_send() {
             return Moved::Nothing;
         }
         let outcome = guest.send(|room| match client.read(room) {

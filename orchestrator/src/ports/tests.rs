@@ -156,9 +156,16 @@ fn pattern(place: usize) -> u8 {
 
 /// The host's side: a published port that leads to the member behind `guest`.
 fn published(guest: &UdpSocket) -> (Ports, SocketAddr) {
+    let listen = free_port();
+    (Ports::open(gateway(guest, listen)).expect("published"), listen)
+}
+
+fn free_port() -> SocketAddr {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    let listen = free.local_addr().expect("bound");
-    drop(free);
+    free.local_addr().expect("bound")
+}
+
+fn gateway(guest: &UdpSocket, listen: SocketAddr) -> Gateway {
     let socket = bound();
     let port = GatewayPort {
         workload: "web".to_owned(),
@@ -167,14 +174,13 @@ fn published(guest: &UdpSocket) -> (Ports, SocketAddr) {
         endpoint: guest.local_addr().expect("bound"),
         target: GUEST_PORT,
     };
-    let gateway = Gateway {
+    Gateway {
         network: "net".to_owned(),
         key: Secret32::new(HOST_KEY),
         endpoint: socket.local_addr().expect("bound"),
         socket,
         ports: vec![port],
-    };
-    (Ports::open(gateway).expect("published"), listen)
+    }
 }
 
 fn bound() -> UdpSocket {
@@ -309,21 +315,7 @@ fn a_guest_that_started_anew_is_reached_anew() {
 fn a_port_that_is_taken_is_named() {
     let guest = bound();
     let (_ports, listen) = published(&guest);
-    let socket = bound();
-    let port = GatewayPort {
-        workload: "web".to_owned(),
-        listen,
-        key: Public32(PrivateKey::new(GUEST_KEY).public().0),
-        endpoint: guest.local_addr().expect("bound"),
-        target: GUEST_PORT,
-    };
-    let gateway = Gateway {
-        network: "net".to_owned(),
-        key: Secret32::new(HOST_KEY),
-        endpoint: socket.local_addr().expect("bound"),
-        socket,
-        ports: vec![port],
-    };
+    let gateway = gateway(&guest, listen);
     let refused = Ports::open(gateway).expect_err("taken").to_string();
     assert!(refused.contains(&format!("port {} of web", listen.port())), "{refused}");
 }
@@ -335,4 +327,66 @@ fn closing_the_ports_closes_their_connections() {
     client.read_exact(&mut [0]).expect("answered");
     drop(ports);
     assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
+}
+
+/// Drives a proxy on this thread until `done` or for ten seconds.
+fn drive(proxy: &mut Proxy, what: &str, done: impl Fn(&Proxy) -> bool) {
+    for _ in 0..1000 {
+        while proxy.turn() {}
+        if done(proxy) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("never {what}");
+}
+
+#[test]
+fn a_client_that_resets_frees_its_place() {
+    let socket = bound();
+    let _guest = Guest::start(&socket, Program::Idle);
+    let listen = free_port();
+    let (_stop, stopped) = UnixStream::pair().expect("a pair");
+    let mut proxy = Proxy::open(gateway(&socket, listen), stopped).expect("published");
+    // One resets in mid-stream, one after it had ended its own direction.
+    for half_closed in [false, true] {
+        let mut client = connect(listen);
+        client.write_all(b"x").expect("sent");
+        if half_closed {
+            client.shutdown(Shutdown::Write).expect("half closed");
+        }
+        drive(&mut proxy, "connected", |proxy| {
+            let handle = proxy.splices.first().map(Splice::handle);
+            handle.is_some_and(|handle| {
+                let guest = proxy.stack.socket_ref(handle);
+                guest.may_recv() && guest.may_send() != half_closed
+            })
+        });
+        rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).expect("set");
+        drop(client);
+        drive(&mut proxy, "freed", |proxy| proxy.splices.is_empty());
+    }
+}
+
+#[test]
+fn no_more_clients_are_taken_than_there_are_places() {
+    let socket = bound();
+    let listen = free_port();
+    let (_stop, stopped) = UnixStream::pair().expect("a pair");
+    let mut proxy = Proxy::open(gateway(&socket, listen), stopped).expect("published");
+    // Nobody answers for the guest yet, so each of them stays. The kernel's backlog holds 128.
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS_MAX + 50 {
+        clients.push(connect(listen));
+        proxy.turn();
+    }
+    drive(&mut proxy, "full", |proxy| proxy.splices.len() == CONNECTIONS_MAX);
+    while proxy.turn() {}
+    assert_eq!(proxy.splices.len(), CONNECTIONS_MAX);
+    // Places become free when the guest refuses; the clients that waited are served then.
+    let _guest = Guest::start(&socket, Program::Absent);
+    drive(&mut proxy, "served", |proxy| proxy.splices.is_empty());
+    for client in &mut clients {
+        assert!(client.read(&mut [0]).is_err(), "each is refused in its turn");
+    }
 }
