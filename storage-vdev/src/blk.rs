@@ -54,6 +54,8 @@ pub struct BlockDevice<S> {
     held_bytes: usize,
     /// Buffers of finished requests, for later ones.
     spare: Vec<u8>,
+    /// Whether the volume may have been opened with work left to do, which nobody asked for yet.
+    fresh: bool,
     background_at_ns: Option<u64>,
 }
 
@@ -81,8 +83,8 @@ impl<S: Store> BlockDevice<S> {
             first_id: 0,
             held_bytes: 0,
             spare: Vec::new(),
-            // A volume may have been opened with work left to do.
-            background_at_ns: Some(0),
+            fresh: true,
+            background_at_ns: None,
         }
     }
 
@@ -218,7 +220,7 @@ impl<S: Store> BlockDevice<S> {
                 Step::Done => None,
             };
         }
-        if busy {
+        if busy || std::mem::take(&mut self.fresh) {
             // Wait until the guest is idle, but not for ever while there is something to rebuild.
             let idle_at = now_ns.saturating_add(IDLE_NS);
             let rebuilding = self.volume.needs_repair();

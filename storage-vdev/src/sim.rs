@@ -42,7 +42,7 @@ impl Rng {
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
             let number = self.next_u64().to_le_bytes();
-            chunk.iter_mut().zip(number).for_each(|(byte, random)| *byte = random);
+            chunk.copy_from_slice(number.get(..chunk.len()).unwrap_or_default());
         }
     }
 }
@@ -221,8 +221,8 @@ impl Store for SimStore {
         let mut state = self.disk.lock();
         let files = state.step(self.index)?;
         let len = usize::try_from(len).map_err(io::Error::other)?;
-        let mut current = head.to_vec();
-        current.resize(len.max(head.len()), 0);
+        let mut current = vec![0; len.max(head.len())];
+        put(&mut current, 0, head);
         files.insert(file, SimFile { current, unsynced: BTreeMap::new() });
         Ok(())
     }

@@ -1,12 +1,11 @@
 //! What the volume's tests share: a plain model, seeded operations, and an oracle for crashes.
-#![expect(dead_code, reason = "each test file uses its own part of this module")]
 
 use std::collections::BTreeSet;
 
-use storage_vdev::sim::{Rng, SimDisk, SimStore};
+use storage_vdev::sim::{Image, Rng, SimDisk, SimStore};
 use storage_vdev::{
-    BLOCK_BYTES, Completion, Geometry, OpenError, Options, Randomness, RequestError, Step, Volume,
-    VolumeKey,
+    BLOCK_BYTES, Completion, Geometry, OpenError, Options, Randomness, RequestError, Step,
+    StoreFile, Volume, VolumeKey,
 };
 
 /// A volume in memory.
@@ -219,4 +218,64 @@ impl Oracle {
         }
         versions.iter().zip(state.chunks(BLOCK_BYTES)).all(|(block, now)| block.contains(now))
     }
+}
+
+/// Damages one store in a way that `rng` chooses. `older` is a copy of it from before.
+pub(crate) fn damage(disk: &SimDisk, store: usize, older: &Image, rng: &mut Rng) -> &'static str {
+    let mut image = disk.image(store);
+    let name = match rng.below(7) {
+        0 => {
+            image = Image::default();
+            "lost"
+        }
+        1 => {
+            for file in [StoreFile::Shard, StoreFile::Journal] {
+                image.file_mut(file).into_iter().for_each(|bytes| rng.fill(bytes));
+            }
+            "random bytes"
+        }
+        2 => {
+            for file in [StoreFile::Shard, StoreFile::Journal] {
+                image.file_mut(file).into_iter().for_each(|bytes| bytes.fill(0));
+            }
+            "zeroes"
+        }
+        3 => {
+            let keep = rng.next_u64();
+            for file in [StoreFile::Shard, StoreFile::Journal] {
+                let truncate = |bytes: &mut Vec<u8>| bytes.truncate(keep as usize % bytes.len());
+                image.file_mut(file).into_iter().for_each(truncate);
+            }
+            "truncated"
+        }
+        4 => {
+            image = older.clone();
+            "rolled back"
+        }
+        5 => {
+            // Behind the superblocks: headers, slots and journal records.
+            for file in [StoreFile::Shard, StoreFile::Journal] {
+                image.file_mut(file).into_iter().for_each(|bytes| rng.fill(&mut bytes[8192..]));
+            }
+            "random bytes behind intact superblocks"
+        }
+        _ => {
+            for file in [StoreFile::Shard, StoreFile::Journal] {
+                for _ in 0..40 {
+                    let Some(bytes) = image.file_mut(file) else { continue };
+                    let bit = rng.below(bytes.len() as u64 * 8) as usize;
+                    bytes[bit / 8] ^= 1 << (bit % 8);
+                }
+            }
+            "flipped bits"
+        }
+    };
+    disk.set_image(store, image);
+    name
+}
+
+/// `count` different stores of `stores`.
+pub(crate) fn choose(rng: &mut Rng, stores: usize, count: u64) -> Vec<usize> {
+    let mut all: Vec<usize> = (0..stores).collect();
+    (0..count).map(|_| all.swap_remove(rng.below(all.len() as u64) as usize)).collect()
 }

@@ -1,9 +1,5 @@
 //! A volume behaves like plain memory, whatever the order of requests, checkpoints and reopenings.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
-mod sim;
-
-use sim::{Change, flush, geometry, open, read, read_all, repair, seeds};
+use crate::harness::{Change, flush, geometry, open, read, read_all, repair, seeds};
 use storage_vdev::sim::{Rng, SimDisk};
 
 fn run_against_the_model(seed: u64) {

@@ -1,0 +1,227 @@
+//! The volume on real directories: locks, names, lost and foreign directories, and kill -9.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use storage_vdev::sim::Rng;
+use storage_vdev::{
+    DirError, DirStore, Geometry, OpenError, Options, Randomness, ShardState, Step, Volume,
+    VolumeKey, open_directories,
+};
+use tempfile::TempDir;
+
+fn geometry() -> Geometry {
+    Geometry::new(2, 1, 256 * 4096).unwrap().with_journal_bytes(256 << 10).unwrap()
+}
+
+fn options() -> Options {
+    Options { geometry: geometry(), key: VolumeKey::new(&[7; 32]), create: true }
+}
+
+fn directories(parent: &Path) -> Vec<PathBuf> {
+    (0..3).map(|shard| parent.join(shard.to_string())).collect()
+}
+
+fn open(directories: &[PathBuf], salt: u8) -> Result<Volume<DirStore>, OpenError> {
+    let random = Randomness { salt: [salt; 32], uuid: [salt; 16] };
+    open_directories(directories, &options(), &random)
+}
+
+fn read(volume: &mut Volume<DirStore>, offset: u64, len: usize) -> Vec<u8> {
+    volume.submit_read(0, offset, vec![0; len]);
+    let done = volume.poll().unwrap();
+    done.result.unwrap();
+    done.buffer
+}
+
+fn write(volume: &mut Volume<DirStore>, offset: u64, data: &[u8]) {
+    volume.submit_write(0, offset, data);
+    volume.submit_flush(1);
+    while let Some(done) = volume.poll() {
+        done.result.unwrap();
+    }
+}
+
+fn repair(volume: &mut Volume<DirStore>) {
+    while volume.repair_step() == Step::More {}
+}
+
+#[test]
+fn an_open_volume_is_refused_by_name_until_it_is_dropped() {
+    let parent = TempDir::new().unwrap();
+    let directories = directories(parent.path());
+    let volume = open(&directories, 1).unwrap();
+    let error = open(&directories, 2).unwrap_err();
+    assert!(matches!(error, OpenError::Directory(DirError::InUse { .. })), "{error}");
+    assert!(error.to_string().contains(&directories[0].display().to_string()), "{error}");
+    drop(volume);
+    open(&directories, 3).unwrap();
+}
+
+#[test]
+fn the_same_directory_twice_is_refused_and_nothing_is_made() {
+    let parent = TempDir::new().unwrap();
+    let mut given = directories(parent.path());
+    given[2] = parent.path().join("x/../0");
+    fs::create_dir(parent.path().join("x")).unwrap();
+    let error = open(&given, 1).unwrap_err();
+    assert!(matches!(error, OpenError::Directory(DirError::Same { .. })), "{error}");
+    assert!(!parent.path().join("0").exists());
+    fs::create_dir(parent.path().join("0")).unwrap();
+    given[2] = parent.path().join("link");
+    symlink(parent.path().join("0"), &given[2]).unwrap();
+    let error = open(&given, 1).unwrap_err();
+    assert!(matches!(error, OpenError::Directory(DirError::Same { .. })), "{error}");
+    assert_eq!(fs::read_dir(parent.path().join("0")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_lost_directory_is_made_again_and_rebuilt() {
+    let parent = TempDir::new().unwrap();
+    let directories = directories(parent.path());
+    let mut volume = open(&directories, 1).unwrap();
+    write(&mut volume, 8192, &[9; 65536]);
+    volume.close().unwrap();
+    drop(volume);
+    for (salt, lost) in [(2, 1), (3, 0), (4, 2)] {
+        fs::remove_dir_all(&directories[lost]).unwrap();
+        let mut volume = open(&directories, salt).unwrap();
+        assert_eq!(volume.status().redundancy, Some(0));
+        assert!(matches!(volume.status().shards[lost], ShardState::Rebuilding { .. }));
+        assert_eq!(read(&mut volume, 8192, 65536), vec![9; 65536]);
+        repair(&mut volume);
+        assert_eq!(volume.status().redundancy, Some(1));
+        volume.close().unwrap();
+    }
+    fs::remove_dir_all(&directories[0]).unwrap();
+    fs::remove_dir_all(&directories[1]).unwrap();
+    let error = open(&directories, 5).unwrap_err();
+    assert!(matches!(error, OpenError::TooManyLost { .. }), "{error}");
+    assert!(!directories[0].exists(), "a refused open makes nothing");
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_costs_redundancy_only() {
+    let parent = TempDir::new().unwrap();
+    let directories = directories(parent.path());
+    let mut volume = open(&directories, 1).unwrap();
+    write(&mut volume, 0, &[3; 4096]);
+    drop(volume);
+    fs::remove_dir_all(&directories[0]).unwrap();
+    fs::write(&directories[0], "not a directory").unwrap();
+    let mut volume = open(&directories, 2).unwrap();
+    assert_eq!(read(&mut volume, 0, 4096), vec![3; 4096]);
+    write(&mut volume, 4096, &[4; 4096]);
+    repair(&mut volume);
+    let status = volume.status();
+    assert_eq!(status.redundancy, Some(0), "{status:?}");
+    assert!(matches!(status.shards[0], ShardState::Failed(_)), "{status:?}");
+    volume.close().unwrap();
+    drop(volume);
+    fs::remove_file(&directories[0]).unwrap();
+    let mut volume = open(&directories, 3).unwrap();
+    repair(&mut volume);
+    assert_eq!(volume.status().redundancy, Some(1));
+    assert_eq!(read(&mut volume, 4096, 4096), vec![4; 4096]);
+}
+
+#[test]
+fn files_of_another_volume_are_set_aside_and_not_destroyed() {
+    let parent = TempDir::new().unwrap();
+    let (one, other) = (parent.path().join("one"), parent.path().join("other"));
+    let one = directories(&one);
+    let other = directories(&other);
+    drop(open(&one, 1).unwrap());
+    drop(open(&other, 2).unwrap());
+    let foreign = fs::read(other[2].join("shard")).unwrap();
+    let mut mixed = one.clone();
+    mixed[2].clone_from(&other[2]);
+    let mut volume = open(&mixed, 3).unwrap();
+    repair(&mut volume);
+    assert_eq!(volume.status().redundancy, Some(1));
+    assert!(fs::read(other[2].join("shard.set-aside-0")).unwrap() == foreign);
+}
+
+#[test]
+fn discarded_stripes_give_their_space_back() {
+    use std::os::unix::fs::MetadataExt;
+    let parent = TempDir::new().unwrap();
+    let directories = directories(parent.path());
+    let mut volume = open(&directories, 1).unwrap();
+    write(&mut volume, 0, &[1; 1 << 20]);
+    repair(&mut volume);
+    let blocks = || fs::metadata(directories[1].join("shard")).unwrap().blocks();
+    let full = blocks();
+    volume.submit_discard(0, 0, 1 << 20);
+    volume.submit_flush(1);
+    while volume.poll().is_some() {}
+    repair(&mut volume);
+    assert!(blocks() < full / 4, "{full} blocks before, {} after", blocks());
+}
+
+/// Starts the stamping writer, kills it at a random moment, and returns the last promise it made.
+fn kill_at_random(binary: &Path, parent: &Path, rng: &mut Rng, seed: u64) -> u64 {
+    let mut child = Command::new(binary)
+        .arg(parent)
+        .arg(seed.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the stamp example starts");
+    let out = BufReader::new(child.stdout.take().unwrap());
+    let lines = 1 + rng.below(300);
+    let pause = Duration::from_micros(rng.below(3000));
+    let mut promised = 0;
+    for (number, line) in out.lines().map_while(Result::ok).enumerate() {
+        if let Some(stamp) = line.strip_prefix("flushed ") {
+            promised = stamp.parse().unwrap();
+        }
+        if number as u64 == lines {
+            std::thread::sleep(pause);
+            child.kill().unwrap();
+        }
+    }
+    child.wait().unwrap();
+    promised
+}
+
+/// Cargo builds examples before it runs tests and puts them beside the tests' folder.
+fn stamp_example() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    tests.parent().unwrap().parent().unwrap().join("examples/stamp")
+}
+
+#[test]
+fn a_killed_process_loses_no_flushed_write() {
+    let binary = stamp_example();
+    let parent = TempDir::new().unwrap();
+    let directories = directories(parent.path());
+    let kills = std::env::var("HYPHA_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(10);
+    let mut rng = Rng::new(99);
+    for kill in 0..kills {
+        let promised = kill_at_random(&binary, parent.path(), &mut rng, kill);
+        if kill % 3 == 1 {
+            let lost = rng.below(3) as usize;
+            fs::remove_dir_all(&directories[lost]).unwrap();
+        }
+        let mut volume = open(&directories, 100 + kill as u8).unwrap();
+        let state = read(&mut volume, 0, 256 * 4096);
+        for (number, block) in (0u64..).zip(state.chunks(4096)) {
+            let stamp = u64::from_le_bytes(block[8..16].try_into().unwrap());
+            let whole = [number.to_le_bytes(), stamp.to_le_bytes()].concat().repeat(256);
+            let zero = stamp == 0 && block.iter().all(|byte| *byte == 0);
+            assert!(zero || block == whole, "kill {kill}: block {number} is torn");
+            // The newest promised stamp of this block, if it was ever written.
+            let back = (promised + 256 - number) % 256;
+            let due = promised.checked_sub(back).unwrap_or(0);
+            assert!(stamp >= due, "kill {kill}: block {number} has {stamp}, {due} was flushed");
+        }
+        repair(&mut volume);
+        assert_eq!(volume.status().redundancy, Some(1), "kill {kill}");
+    }
+}

@@ -1,0 +1,217 @@
+//! Crashes: a store that drops, tears and reorders everything since the last sync.
+//!
+//! After each crash the volume must be what it was after some change since the last acknowledged
+//! flush and all changes before it, even if any m stores are lost or damaged at the same time.
+//! `HYPHA_SEEDS=n` runs a longer campaign.
+
+use crate::harness::{
+    Change, Oracle, SimVolume, choose, damage, flush, geometry, open, random, read_all, repair,
+    seeds, write,
+};
+use storage_vdev::sim::{Image, Rng, SimDisk};
+use storage_vdev::{BLOCK_BYTES, Geometry, Volume};
+
+/// Runs changes until they are done or the disk stops.
+fn work(volume: &mut SimVolume, oracle: &mut Oracle, rng: &mut Rng, changes: usize) -> bool {
+    for _ in 0..changes {
+        let change = Change::random(rng, volume.geometry().size_bytes());
+        oracle.issue(change.clone());
+        if change.submit(volume).is_err() {
+            return false;
+        }
+        match rng.below(8) {
+            0..3 => {
+                if flush(volume).is_err() {
+                    return false;
+                }
+                oracle.flush();
+            }
+            3 => {
+                volume.repair_step();
+            }
+            _ => {}
+        }
+        if volume.is_stopped() {
+            return false;
+        }
+    }
+    true
+}
+
+struct Run {
+    seed: u64,
+    geometry: Geometry,
+    disk: SimDisk,
+    rng: Rng,
+    /// Copies of the stores from an earlier moment.
+    older: Vec<Image>,
+}
+
+impl Run {
+    fn new(seed: u64, salt: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let shapes = [(2, 1), (1, 1), (4, 2), (1, 2), (3, 0)];
+        let (data, parity) = shapes[rng.below(5) as usize];
+        let geometry = geometry(data, parity, 12 + rng.below(40));
+        let disk = SimDisk::new(geometry.shards());
+        // The workload follows the seed alone, what the crash leaves also the crash point.
+        let rng = Rng::new(seed ^ salt.wrapping_mul(0x1_0000_0001));
+        Self { seed, geometry, disk, rng, older: Vec::new() }
+    }
+
+    fn images(&self) -> Vec<Image> {
+        (0..self.geometry.shards()).map(|store| self.disk.image(store)).collect()
+    }
+
+    /// The workload up to a crash at operation `crash_at`.
+    fn until_crash(&mut self, crash_at: Option<u64>, changes: usize) -> Oracle {
+        let size = usize::try_from(self.geometry.size_bytes()).unwrap();
+        let mut oracle = Oracle::new(vec![0; size]);
+        let mut rng = Rng::new(self.seed);
+        self.disk.crash_at(crash_at);
+        if let Ok(mut volume) = open(&self.disk, self.geometry, &mut rng) {
+            self.older = self.images();
+            if work(&mut volume, &mut oracle, &mut rng, changes / 2) {
+                self.older = self.images();
+                work(&mut volume, &mut oracle, &mut rng, changes - changes / 2);
+            }
+        }
+        oracle
+    }
+
+    /// What the crash leaves, perhaps a crash while opening, perhaps damage; then the check.
+    fn check(mut self, oracle: &Oracle, with_damage: bool) {
+        let seed = self.seed;
+        let at = self.disk.operations();
+        self.disk.crash(&mut self.rng);
+        let mut happened = format!("seed {seed}, crash at operation {at}");
+        if self.rng.below(3) == 0 {
+            let later = self.disk.operations() + self.rng.below(30);
+            self.disk.crash_at(Some(later));
+            drop(open(&self.disk, self.geometry, &mut self.rng));
+            self.disk.crash(&mut self.rng);
+            happened += &format!(", crash while opening at {later}");
+        }
+        let parity = u64::from(self.geometry.parity_shards());
+        if with_damage && self.older.len() == self.geometry.shards() {
+            let count = self.rng.below(parity + 1);
+            for store in choose(&mut self.rng, self.geometry.shards(), count) {
+                let how = damage(&self.disk, store, &self.older[store], &mut self.rng);
+                happened += &format!(", store {store} {how}");
+            }
+        }
+        let mut volume = self.open(&happened);
+        let state = read_all(&mut volume).unwrap_or_else(|error| panic!("{happened}: {error}"));
+        assert!(oracle.allows(&state), "{happened}: a flushed write is lost or an old one is back");
+        self.check_repaired(volume, state, &happened);
+    }
+
+    /// After repair any m stores may be lost again, and another crash changes nothing.
+    fn check_repaired(mut self, mut volume: SimVolume, state: Vec<u8>, happened: &str) {
+        volume.start_scrub();
+        repair(&mut volume);
+        let status = volume.status();
+        let parity = u32::from(self.geometry.parity_shards());
+        assert_eq!(status.redundancy, Some(parity), "{happened}: {status:?}");
+        let mut oracle = Oracle::new(state);
+        work(&mut volume, &mut oracle, &mut self.rng, 5);
+        flush(&mut volume).unwrap();
+        oracle.flush();
+        drop(volume);
+        self.disk.crash(&mut self.rng);
+        for store in choose(&mut self.rng, self.geometry.shards(), u64::from(parity)) {
+            self.disk.set_image(store, Image::default());
+        }
+        let mut volume = self.open(&format!("{happened}, then m lost"));
+        let found = read_all(&mut volume).unwrap();
+        assert!(found == oracle.newest(), "{happened}, then {parity} stores lost after repair");
+    }
+
+    fn open(&mut self, happened: &str) -> SimVolume {
+        open(&self.disk, self.geometry, &mut self.rng)
+            .unwrap_or_else(|error| panic!("{happened}: {error}"))
+    }
+}
+
+#[test]
+fn a_crash_at_every_operation_loses_no_flushed_write() {
+    for seed in seeds(1) {
+        let mut whole = Run::new(seed, 0);
+        whole.until_crash(None, 14);
+        for crash_at in 0..whole.disk.operations() {
+            let mut run = Run::new(seed, crash_at);
+            let oracle = run.until_crash(Some(crash_at), 14);
+            run.check(&oracle, false);
+        }
+    }
+}
+
+#[test]
+fn a_crash_and_any_m_damaged_stores_lose_no_flushed_write() {
+    for seed in seeds(60) {
+        let seed = seed + 1000;
+        let mut whole = Run::new(seed, 0);
+        whole.until_crash(None, 30);
+        let crash_at = Rng::new(!seed).below(whole.disk.operations());
+        let mut run = Run::new(seed, crash_at);
+        let oracle = run.until_crash(Some(crash_at), 30);
+        run.check(&oracle, true);
+    }
+}
+
+#[test]
+fn stores_that_fail_while_the_volume_runs_cost_redundancy_and_no_data() {
+    for seed in seeds(10) {
+        let mut rng = Rng::new(seed + 5000);
+        let geometry = geometry(3, 2, 40);
+        let disk = SimDisk::new(5);
+        let mut volume = open(&disk, geometry, &mut rng).unwrap();
+        let mut oracle = Oracle::new(vec![0; usize::try_from(geometry.size_bytes()).unwrap()]);
+        assert!(work(&mut volume, &mut oracle, &mut rng, 10), "seed {seed}");
+        let failing = choose(&mut rng, 5, 2);
+        disk.break_stores(failing.iter().fold(0, |mask, store| mask | 1 << store));
+        assert!(work(&mut volume, &mut oracle, &mut rng, 20), "seed {seed}");
+        flush(&mut volume).unwrap();
+        oracle.flush();
+        repair(&mut volume);
+        assert!(read_all(&mut volume).unwrap() == oracle.newest(), "seed {seed}");
+        let status = volume.status();
+        assert_eq!(status.redundancy, Some(0), "seed {seed}: {status:?}");
+        drop(volume);
+        // They come back with what they had: they missed writes and are not believed.
+        disk.crash(&mut rng);
+        disk.break_stores(0);
+        let mut volume = open(&disk, geometry, &mut rng).unwrap();
+        assert!(read_all(&mut volume).unwrap() == oracle.newest(), "seed {seed}");
+        repair(&mut volume);
+        assert_eq!(volume.status().redundancy, Some(2), "seed {seed}");
+        assert!(read_all(&mut volume).unwrap() == oracle.newest(), "seed {seed}");
+        // One more than m: the volume stops and says so, and never returns wrong bytes.
+        disk.break_stores(0b111);
+        let written = write(&mut volume, 0, &[1; BLOCK_BYTES]);
+        assert!(written.is_err() || flush(&mut volume).is_err(), "seed {seed}");
+        assert!(volume.is_stopped(), "seed {seed}");
+        assert!(read_all(&mut volume).is_err(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_volume_whose_creation_crashed_is_made_again() {
+    let geometry = geometry(2, 1, 12);
+    let mut crash_at = 0;
+    loop {
+        let mut rng = Rng::new(crash_at);
+        let disk = SimDisk::new(3);
+        disk.crash_at(Some(crash_at));
+        let options = crate::harness::options(geometry);
+        let whole = Volume::open_or_create(disk.stores(), &options, &random(&mut rng)).is_ok();
+        disk.crash(&mut rng);
+        let mut volume = open(&disk, geometry, &mut rng)
+            .unwrap_or_else(|error| panic!("crash at operation {crash_at}: {error}"));
+        assert!(read_all(&mut volume).unwrap().iter().all(|byte| *byte == 0));
+        if whole {
+            return;
+        }
+        crash_at += 1;
+    }
+}
