@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod boot_elf;
+pub mod journal;
 pub mod mesh;
 pub mod mutate;
 pub mod spec_json;
@@ -29,6 +30,7 @@ pub struct Target {
 /// All targets.
 pub const TARGETS: &[Target] = &[
     Target { name: "boot_elf", check: boot_elf::check, runs: 20000 },
+    Target { name: "journal", check: journal::check, runs: 1000 },
     Target { name: "mesh", check: mesh::check, runs: 800 },
     Target { name: "spec_json", check: spec_json::check, runs: 10000 },
     Target { name: "virtqueue", check: virtqueue::check, runs: 20000 },

@@ -75,6 +75,11 @@ fn the_spec_parser_withstands_any_file() {
 }
 
 #[test]
+fn a_volume_withstands_any_stores() {
+    smoke("journal");
+}
+
+#[test]
 fn a_member_of_the_mesh_withstands_any_network() {
     smoke("mesh");
 }

@@ -26,10 +26,12 @@ const LOST_SHARDS: [&str; 2] = ["shard-1", "shard-4"];
 pub(crate) fn run(repository: &Repository) -> Result<(), Failure> {
     let dist = dist::build(repository, None)?;
     let folder = fresh_folder(repository)?;
-    let spec = spec_file(repository, &folder)?;
+    let hypha = dist.folder().join("hypha");
     let mut demo = Demo::new(&folder);
+    demo.report.cold_starts.push(("hello".to_owned(), cold_start(repository, &hypha, &folder)?));
+    let spec = spec_file(repository, &folder)?;
     println!("\nrunning {} with 1,000 values to store", spec.display());
-    let mut session = Session::start(&dist.folder().join("hypha"), &spec, &folder)?;
+    let mut session = Session::start(&hypha, &spec, &folder)?;
     while !demo.is_over() {
         let event = session.next_event()?;
         demo.follow(&event)?;
@@ -39,6 +41,31 @@ pub(crate) fn run(repository: &Repository) -> Result<(), Failure> {
     println!("the state (keys, volumes, {} less): {}", LOST_SHARDS.len(), folder.display());
     println!("everything that hypha told: {}", session.log().display());
     demo.report.verdict()
+}
+
+/// The time from the start of a VMM's process to the first word of `examples/hello.json`,
+/// milliseconds; the best of three.
+fn cold_start(repository: &Repository, hypha: &Path, folder: &Path) -> Result<f64, Failure> {
+    let spec = repository.root().join("examples/hello.json");
+    let mut best = f64::INFINITY;
+    for _ in 0..3 {
+        let mut session = Session::start(hypha, &spec, folder)?;
+        loop {
+            let event = session.next_event()?;
+            let kind = event.get("event").and_then(Value::as_str);
+            match kind {
+                Some("first_output") => best = best.min(cold_start_ms(&event)),
+                Some("exited") => break,
+                _ => {}
+            }
+        }
+        session.end()?;
+    }
+    Ok(best)
+}
+
+fn cold_start_ms(event: &Value) -> f64 {
+    event.get("cold_start_ms").and_then(Value::as_f64).unwrap_or(f64::NAN)
 }
 
 /// An empty folder for this run.
@@ -144,11 +171,14 @@ impl Demo {
     }
 
     fn first_output(&mut self, workload: &str, event: &Value) {
-        let ms = event.get("cold_start_ms").and_then(Value::as_f64).unwrap_or(f64::NAN);
+        let ms = cold_start_ms(event);
         println!("  {workload:<5} said its first word after {ms:.1} ms");
-        let again = self.stage != Stage::Filling;
-        let name = if again { format!("{workload}, again") } else { workload.to_owned() };
-        self.report.cold_starts.push((name, ms));
+        // The client's first word waits for the server.
+        if workload == SERVER {
+            let fresh = self.stage == Stage::Filling;
+            let name = if fresh { "kv, making its volume" } else { "kv, with two shards less" };
+            self.report.cold_starts.push((name.to_owned(), ms));
+        }
     }
 
     /// The client tells how many values are acknowledged, and at last its result.
