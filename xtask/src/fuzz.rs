@@ -1,5 +1,7 @@
 //! `cargo xtask fuzz`: the fuzz targets under cargo-fuzz, which needs a nightly toolchain.
 
+use std::path::Path;
+
 use crate::failure::Failure;
 use crate::packages;
 use crate::repository::Repository;
@@ -41,13 +43,31 @@ pub(crate) fn run(
             limit.as_ref(),
             "-print_final_stats=1".as_ref(),
         ];
-        Task::cargo(repository, arguments)
+        let task = Task::cargo(repository, arguments)
             // One crate at a time is optimised; linking the whole as one would take minutes.
             .env("CARGO_PROFILE_RELEASE_LTO", "off")
-            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
-            .run()?;
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+        run_quietly(task, &repository.work_folder("logs")?.join(format!("fuzz-{name}.log")))?;
     }
     Ok(())
+}
+
+/// Runs libFuzzer, which is talkative: all goes to a log, the sum to the screen; of a failure, also
+/// the end of what it said, with the input that causes it.
+fn run_quietly(task: Task, log: &Path) -> Result<(), Failure> {
+    let mut lines = Vec::new();
+    let result = task.lines(|line| {
+        if line.starts_with("stat::number_of") || line.starts_with("stat::new_units") {
+            println!("    {line}");
+        }
+        lines.push(line.to_owned());
+    });
+    std::fs::write(log, lines.join("\n")).map_err(Failure::file(log))?;
+    if result.is_err() {
+        let end = lines.get(lines.len().saturating_sub(40)..).unwrap_or(&lines);
+        println!("{}\nall of it: {}", end.join("\n"), log.display());
+    }
+    result
 }
 
 /// Whether `cargo +nightly` works here.
