@@ -159,7 +159,8 @@ impl Runner<'_> {
             self.wait(signals).map_err(host("poll"))?;
             let mut bytes = [0; 16];
             let asked = signals.read(&mut bytes).is_ok_and(|count| count > 0);
-            if asked || std::mem::take(&mut self.output_lost) {
+            // Without a reader there is no use in going on; but it isn't a second interrupt.
+            if asked || (self.output_lost && !self.supervisor.is_stopping()) {
                 let actions = self.supervisor.stop(self.clock.now_ns());
                 self.act(actions);
             }
@@ -172,8 +173,11 @@ impl Runner<'_> {
     }
 
     fn show(&mut self, event: Event<'_>) {
+        if self.output_lost {
+            return;
+        }
         if let Err(error) = self.output.show(event) {
-            tracing::warn!(%error, "standard output is gone");
+            tracing::warn!(%error, "nobody reads standard output any more; stopping");
             self.output_lost = true;
         }
     }
@@ -241,11 +245,11 @@ impl Runner<'_> {
         }
     }
 
-    fn shown<'a>(&'a mut self, machine: usize, event: impl FnOnce(&'a str) -> Event<'a>) {
+    /// Shows an event of a machine, given its name.
+    fn shown(&mut self, machine: usize, event: impl for<'a> FnOnce(&'a str) -> Event<'a>) {
         let Some(process) = self.processes.get(machine) else { return };
-        if self.output.show(event(process.name())).is_err() {
-            self.output_lost = true;
-        }
+        let name = process.name().to_owned();
+        self.show(event(&name));
     }
 
     fn act(&mut self, actions: Vec<Action>) {

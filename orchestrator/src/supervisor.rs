@@ -164,6 +164,12 @@ impl Supervisor {
         self.running().map(|machine| Action::Terminate { machine }).collect()
     }
 
+    /// Whether [`Supervisor::stop`] was called.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.kill_at_ns.is_some()
+    }
+
     /// When [`Supervisor::tick`] has something to do.
     #[must_use]
     pub fn deadline_ns(&self) -> Option<u64> {

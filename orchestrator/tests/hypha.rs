@@ -188,6 +188,17 @@ fn a_second_interrupt_kills_a_machine_that_does_not_listen() {
 }
 
 #[test]
+fn a_lost_reader_ends_the_machines_in_good_order() {
+    let place = Place::new(
+        "trap 'echo bye; sleep 0.3; touch $folder/ended; exit 0' TERM; while :; do echo up; sleep 0.05; done",
+    );
+    let (mut child, reader) = running(&place, &machines(&[("a", "")]));
+    drop(reader);
+    assert_eq!(child.wait().expect("ended").code(), Some(0));
+    assert!(place.path("ended").exists());
+}
+
+#[test]
 fn one_deployment_runs_once() {
     let place = Place::new(PATIENT);
     let spec = machines(&[("a", "")]);
