@@ -49,7 +49,9 @@ fn attack() -> u32 {
         },
         "registers" => return registers(),
         "upcall" => return upcall(),
-        "descriptor" => return descriptor(argument.unwrap_or(0)),
+        "descriptor" => return descriptor(argument.unwrap_or(0), 512),
+        "large-read" => return descriptor(entry::boot_page().heap_base + 8192, 4 << 20),
+        "discard" => return discard(),
         "avail-index" => avail_index(argument.unwrap_or(0) as u16),
         "loop" => return descriptor_chain(|index| Descriptor::link(index, (index + 1) % 2)),
         "indirect" => {
@@ -275,15 +277,46 @@ fn descriptor_chain(make: impl Fn(u16) -> Descriptor) -> u32 {
     NOTHING_STOPPED_ME
 }
 
-/// Asks the first device (a disk) to read its sector 0 to `address`.
-fn descriptor(address: u64) -> u32 {
+/// Writes the first 4 KiB of the first device (a disk), discards its first MiB, with a flush and a
+/// pause behind each; 0 if all went well.
+fn discard() -> u32 {
+    const OUT: u64 = 1;
+    const FLUSH: u64 = 4;
+    const DISCARD: u64 = 11;
+    let heap = entry::boot_page().heap_base;
+    for (kind, data_len) in [(OUT, 4096), (FLUSH, 0), (DISCARD, 16), (FLUSH, 0)] {
+        // The request header: type, sector 0. For DISCARD the data is one segment: sector, count.
+        // SAFETY: the heap is ours, and this image allocates nothing.
+        unsafe {
+            (heap as *mut [u64; 2]).write_volatile([kind, 0]);
+            ((heap + 8192) as *mut [u64; 2]).write_volatile([0, 2048]);
+            ((heap + 4096) as *mut u8).write_volatile(0xff);
+        }
+        let (flags, next) = (Descriptor::NEXT, if data_len == 0 { 2 } else { 1 });
+        put_descriptor(0, Descriptor { address: heap, len: 16, flags, next });
+        put_descriptor(1, Descriptor { address: heap + 8192, len: data_len, flags, next: 2 });
+        let flags = Descriptor::WRITE;
+        put_descriptor(2, Descriptor { address: heap + 4096, len: 1, flags, next: 0 });
+        publish(0);
+        // Background work, which frees the space, is done while the guest is idle.
+        entry::wait(500_000_000);
+        // SAFETY: as above.
+        if unsafe { ((heap + 4096) as *const u8).read_volatile() } != 0 {
+            return 1;
+        }
+    }
+    0
+}
+
+/// Asks the first device (a disk) to read `len` bytes from its sector 0 on to `address`.
+fn descriptor(address: u64, len: u32) -> u32 {
     let heap = entry::boot_page().heap_base;
     // The request header: VIRTIO_BLK_T_IN, sector 0. Then the target, then the status byte.
     // SAFETY: the heap is ours, and this image allocates nothing.
     unsafe { (heap as *mut [u8; 16]).write_volatile([0; 16]) };
     let header = Descriptor { address: heap, len: 16, flags: Descriptor::NEXT, next: 1 };
     let flags = Descriptor::NEXT | Descriptor::WRITE;
-    let target = Descriptor { address, len: 512, flags, next: 2 };
+    let target = Descriptor { address, len, flags, next: 2 };
     let status = Descriptor { address: heap + 4096, len: 1, flags: Descriptor::WRITE, next: 0 };
     put_descriptor(0, header);
     put_descriptor(1, target);

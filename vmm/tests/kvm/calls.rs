@@ -2,35 +2,49 @@
 //! allows every one that they make (or they would be dead).
 
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use vmm::sandbox::{Needs, allowed_calls};
 
-use crate::support::{Ended, have_kvm, vmm};
+use crate::pair::{Member, pair};
+use crate::support::{Folder, config, have_kvm, run_with, vmm, vmm_with, volume};
 
-/// The system calls that a command makes behind its seccomp filter.
-fn traced(command: &Command) -> (Ended, BTreeSet<String>) {
-    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let trace = std::env::temp_dir().join(format!("hypha-trace-{}-{number}", std::process::id()));
-    let output = Command::new("strace")
-        .args(["-f", "-o"])
-        .arg(&trace)
-        .arg(command.get_program())
-        .args(command.get_args())
-        .output()
-        .expect("strace runs");
-    let text = std::fs::read_to_string(&trace).expect("strace writes a trace");
-    std::fs::remove_file(&trace).expect("the trace can be removed");
-    let (_, behind) = text.split_once("SECCOMP_SET_MODE_FILTER").expect("a filter is set");
-    let calls = behind
-        .lines()
-        .skip(1)
-        .filter_map(|line| line.split_whitespace().nth(1)?.split_once('('))
-        .map(|(name, _)| name.to_owned())
-        .filter(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
-        .collect();
-    (output.into(), calls)
+/// A trace of one process.
+struct Trace(PathBuf);
+
+impl Trace {
+    fn new(folder: &Folder, name: &str) -> Self {
+        Self(folder.path().join(format!("{name}.trace")))
+    }
+
+    /// The same command, traced; the process that it starts is still the one asked for.
+    fn command(&self, command: &Command) -> Command {
+        let mut traced = Command::new("strace");
+        traced.args(["-D", "-o"]).arg(&self.0);
+        traced.arg(command.get_program()).args(command.get_args());
+        traced
+    }
+
+    /// The system calls behind the seccomp filter, once the process has ended.
+    fn calls(&self) -> BTreeSet<String> {
+        let mut text = String::new();
+        for _ in 0..500 {
+            text = std::fs::read_to_string(&self.0).expect("strace writes a trace");
+            if text.contains("+++ exited") || text.contains("+++ killed") {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let (_, behind) = text.split_once("SECCOMP_SET_MODE_FILTER").expect("a filter is set");
+        let names = behind.lines().skip(1).filter_map(|line| Some(line.split_once('(')?.0));
+        names
+            .filter(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
+            .map(str::to_owned)
+            .collect()
+    }
 }
 
 fn have_strace() -> bool {
@@ -41,21 +55,62 @@ fn have_strace() -> bool {
     found
 }
 
+fn names(needs: Needs) -> BTreeSet<String> {
+    allowed_calls(needs).into_iter().map(|(name, _)| name.to_owned()).collect()
+}
+
+fn stop(mut child: Child) {
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("it runs");
+    assert!(child.wait().expect("it ends").success());
+}
+
 #[test]
 fn a_thread_that_only_runs_the_vcpu_makes_every_call_it_may() {
     if !have_kvm() || !have_strace() {
         return;
     }
+    let folder = Folder::new();
     let mut made = BTreeSet::new();
     for (args, code) in
         [(["exit", "0"], 0), (["panic", ""], 126), (["upcall", ""], 0), (["sleep", "1"], 0)]
     {
-        let (ended, calls) = traced(&vmm("hostile", &args));
-        assert_eq!(ended.code, code, "{args:?}: {}", ended.messages);
-        made.extend(calls);
+        let trace = Trace::new(&folder, args[0]);
+        let output = trace.command(&vmm("hostile", &args)).output().expect("strace runs");
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
+        made.extend(trace.calls());
     }
-    let allowed = allowed_calls(Needs::default());
+    let allowed = names(Needs::default());
     assert!(allowed.len() <= 10, "{allowed:?}");
-    let allowed: BTreeSet<String> = allowed.into_iter().map(|(name, _)| name.to_owned()).collect();
+    assert_eq!(made, allowed);
+}
+
+#[test]
+fn a_thread_that_serves_devices_makes_every_call_it_may() {
+    if !have_kvm() || !have_strace() {
+        return;
+    }
+    let folder = Folder::new();
+    let mut made = BTreeSet::new();
+    // What any guest can make its VMM do,
+    for args in [["panic", ""], ["upcall", ""], ["discard", ""], ["large-read", ""]] {
+        let mut config = config("hostile", &args);
+        config.block = vec![volume(&folder)];
+        let trace = Trace::new(&folder, args[0]);
+        let (command, _file) = vmm_with(&config, &folder);
+        trace.command(&command).output().expect("strace runs");
+        made.extend(trace.calls());
+    }
+    // and a busy server.
+    let members = [Member::new(5), Member::new(6)];
+    let [kv, load] = pair(&folder, &members, &["--count", "8"], 8080);
+    let (command, _file) = vmm_with(&kv, &folder);
+    let trace = Trace::new(&folder, "kv");
+    let server = trace.command(&command).spawn().expect("strace runs");
+    let ended = run_with(&load, &folder);
+    assert_eq!(ended.code, 0, "{} {}", ended.log, ended.messages);
+    stop(server);
+    made.extend(trace.calls());
+    let allowed = names(Needs { block: true, net: true });
+    assert!(allowed.len() <= 24, "{allowed:?}");
     assert_eq!(made, allowed);
 }

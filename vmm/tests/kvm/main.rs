@@ -5,4 +5,5 @@ mod calls;
 mod devices;
 mod guest;
 mod hostile;
+mod pair;
 mod support;
