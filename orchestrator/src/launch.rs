@@ -243,16 +243,16 @@ fn block_devices(
     for mount in &machine.mounts {
         let volume = &mount.volume;
         let shards = usize::from(volume.data_shards) + usize::from(volume.parity_shards);
-        let (key, directories) = state.volume(&volume.name, shards)?;
+        let found = state.volume(&volume.name, shards)?;
         devices.push(BlockConfig {
             name: volume.name.clone(),
-            key,
-            directories,
+            key: found.key,
+            directories: found.directories,
             data_shards: volume.data_shards,
             parity_shards: volume.parity_shards,
             size_bytes: volume.size_bytes,
             read_only: mount.read_only,
-            create: true,
+            create: found.is_new,
         });
     }
     Ok(devices)

@@ -203,6 +203,9 @@ impl Runner<'_> {
         self.relay(machine);
         let Some(process) = self.processes.get_mut(machine) else { return };
         let Some(exit) = process.try_wait() else { return };
+        if !matches!(exit, Exit::Code(exit_code::BAD_SPEC | exit_code::HOST_CANNOT)) {
+            process.note_volumes_made();
+        }
         // What it wrote last lies in the pipes, and is not more than they hold.
         let _drained = (0..PIPE_READS_MAX).all(|_| self.relay(machine));
         self.finish(machine);
@@ -222,6 +225,7 @@ impl Runner<'_> {
             more |= process.read(stream, |line| lines.push((stream, line.to_owned())));
         }
         if let Some(cold_start_ms) = process.take_cold_start_ms() {
+            process.note_volumes_made();
             self.show(Event::FirstOutput { workload: &name, cold_start_ms });
         }
         self.show_lines(&name, &lines);

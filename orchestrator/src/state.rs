@@ -24,6 +24,8 @@ use zeroize::Zeroizing;
 
 /// The version of the layout.
 const LAYOUT_VERSION: &str = "1";
+/// The file in a volume's folder that says that the volume was made.
+const MADE: &str = "made";
 
 /// Why the state can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +158,7 @@ impl DeploymentState {
     ///
     /// # Errors
     /// Something can't be read or made, or the key is gone while the data is there.
-    pub fn volume(&self, name: &str, count: usize) -> Result<(Secret32, Vec<PathBuf>), StateError> {
+    pub fn volume(&self, name: &str, count: usize) -> Result<VolumeState, StateError> {
         let directory = self.root.join("volumes").join(name);
         let shards: Vec<_> =
             (0..count).map(|index| directory.join(format!("shard-{index}"))).collect();
@@ -171,7 +173,31 @@ impl DeploymentState {
         }
         let secret = key(&directory)?;
         shards.iter().try_for_each(|shard| create_directory(shard))?;
-        Ok((secret, shards))
+        let made = directory.join(MADE);
+        let is_new = !made.try_exists().map_err(at(&made))?;
+        Ok(VolumeState { key: secret, directories: shards, is_new })
+    }
+}
+
+/// A volume's part of the state.
+#[derive(Debug)]
+pub struct VolumeState {
+    /// Its key.
+    pub key: Secret32,
+    /// Its shard directories, in shard order.
+    pub directories: Vec<PathBuf>,
+    /// No machine is known to have run on it: it may be made.
+    pub is_new: bool,
+}
+
+/// Notes durably that the volume with these shard directories exists.
+///
+/// # Errors
+/// The note can't be written.
+pub fn note_volume_made(directories: &[PathBuf]) -> Result<(), StateError> {
+    match directories.first().and_then(|shard| shard.parent()) {
+        Some(directory) => write_whole(&directory.join(MADE), b""),
+        None => Ok(()),
     }
 }
 
@@ -299,7 +325,11 @@ mod tests {
     fn a_volume_without_its_key_is_not_given_a_new_one() {
         let directory = tempfile::tempdir().expect("a directory");
         let state = open(directory.path());
-        let (_, shards) = state.volume("db", 3).expect("made");
+        let volume = state.volume("db", 3).expect("made");
+        assert!(volume.is_new);
+        let shards = volume.directories;
+        note_volume_made(&shards).expect("noted");
+        assert!(!state.volume("db", 3).expect("found").is_new);
         assert_eq!(shards.len(), 3);
         fs::remove_dir(&shards[1]).expect("an empty directory");
         fs::write(shards[2].join("data"), "x").expect("written");

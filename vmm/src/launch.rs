@@ -110,7 +110,8 @@ impl Stopwatch {
 
 /// Builds the VM that `config` describes and confines this process to running it.
 ///
-/// `inherited` hands out the descriptors that the configuration names; `cache` is where the answer
+/// Only for a process that has opened nothing yet: it closes every descriptor that it was not told of.
+/// `inherited` hands out the ones that the configuration names; `cache` is where the answer
 /// of the host probe is kept.
 ///
 /// # Errors
@@ -130,6 +131,9 @@ pub fn launch(
     let sockets = take_sockets(config, inherited)?;
     let keeper = config.keeper_fd.map(|number| inherited.take(number)).transpose();
     let keeper = keeper.map_err(|source| LaunchError::System { what: "keeper_fd", source })?;
+    inherited
+        .close_others()
+        .map_err(|source| LaunchError::System { what: "inherited descriptors", source })?;
     let path = config.image.display().to_string();
     let image_error = |source| LaunchError::Image { path: path.clone(), source };
     let file = File::open(&config.image).map_err(|error| image_error(error.into()))?;

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
@@ -14,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::launch::Prepared;
 use crate::lines::Lines;
+use crate::state;
 use crate::supervisor::Exit;
 
 /// How much of a stream is read at once, so that no machine keeps the others waiting.
@@ -52,6 +54,9 @@ struct Running {
     vmm: Pipe,
     clock: Clock,
     guest_wrote: bool,
+    /// The VMM sends the descriptors of its VM here, and here they stay, unread, as long as it
+    /// runs: so the process ends at once, and the VM is torn down when this is dropped.
+    _keeper: UnixStream,
     /// How long the guest's first byte took; taken by whoever tells the user.
     cold_start_ms: Option<f64>,
 }
@@ -67,6 +72,8 @@ impl Process {
 
     /// Starts the VMM and returns its process ID.
     pub(super) fn start(&mut self, vmm: &Vmm) -> io::Result<u32> {
+        let (keeper, theirs) = UnixStream::pair()?;
+        self.prepared.config.keeper_fd = Some(theirs.as_raw_fd());
         let config = self.config_file()?;
         let mut command = Command::new(&vmm.path);
         command
@@ -83,7 +90,7 @@ impl Process {
         let clock = Clock::start();
         let mut child = {
             let sockets = self.prepared.sockets.iter().map(AsFd::as_fd);
-            let _inherited = Inherited::new(sockets.chain([config.as_fd()]))?;
+            let _inherited = Inherited::new(sockets.chain([config.as_fd(), theirs.as_fd()]))?;
             command.spawn()?
         };
         let pid = child.id();
@@ -96,6 +103,7 @@ impl Process {
                     vmm: Pipe::new(OwnedFd::from(stderr)),
                     clock,
                     guest_wrote: false,
+                    _keeper: keeper,
                     cold_start_ms: None,
                 });
                 Ok(pid)
@@ -144,6 +152,17 @@ impl Process {
             running.cold_start_ms = Some(running.clock.now_ns() as f64 / 1e6);
         }
         count > 0
+    }
+
+    /// Takes note that the machine runs or ran, so its volumes exist: should all their directories
+    /// be lost, the next start is an error and no empty disk.
+    pub(super) fn note_volumes_made(&mut self) {
+        for disk in self.prepared.config.block.iter_mut().filter(|disk| disk.create) {
+            match state::note_volume_made(&disk.directories) {
+                Ok(()) => disk.create = false,
+                Err(error) => tracing::warn!(volume = disk.name, "noting that it exists: {error}"),
+            }
+        }
     }
 
     /// From the start of the process to the guest's first byte; told once per start.
