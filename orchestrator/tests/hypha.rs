@@ -318,7 +318,7 @@ fn each_machine_is_told_its_peers_rules_and_volumes() {
 }
 
 #[test]
-fn a_machine_inherits_its_socket_its_configuration_and_nothing_else() {
+fn a_machine_inherits_its_sockets_its_configuration_and_nothing_else() {
     let place = Place::new(KEEP_CONFIG);
     told(&place);
     let read = |name: &str| fs::read_to_string(place.path(name)).expect("written");
@@ -327,7 +327,8 @@ fn a_machine_inherits_its_socket_its_configuration_and_nothing_else() {
     // other machine's socket, the listener or the lock.
     let fds = read("web.fds");
     let count = |what: &str| fds.lines().filter(|line| line.contains(what)).count();
-    assert_eq!((count("socket:"), count("memfd:"), count("/state/")), (1, 1, 0), "{fds}");
+    // The mesh socket and the one to the keeper of its descriptors.
+    assert_eq!((count("socket:"), count("memfd:"), count("/state/")), (2, 1, 0), "{fds}");
     assert!(!place.path("web.writable").exists(), "the configuration is sealed");
 }
 
