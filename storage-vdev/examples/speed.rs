@@ -4,6 +4,8 @@
 //! sequential writes and reads (healthy, and with m shards lost). Figures depend on the file system
 //! and on what else the machine does: run it several times.
 
+#![expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
+
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::Instant;

@@ -76,7 +76,6 @@ impl Superblock {
     /// The bytes of this superblock on its shard.
     pub(crate) fn encode(&self, volume_key: &VolumeKey) -> Vec<u8> {
         let mut bytes = vec![0; SUPERBLOCK_BYTES];
-        let Geometry { .. } = self.geometry;
         Writer::new(&mut bytes)
             .put(&MAGIC)
             .put(&VERSION.to_le_bytes())

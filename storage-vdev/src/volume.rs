@@ -130,8 +130,10 @@ pub struct Volume<S> {
     next_sequence: u64,
     checkpoint: Option<checkpoint::Checkpoint>,
     retired: Vec<checkpoint::Retired>,
-    /// Stripes of which some usable shard may lack a unit.
+    /// Stripes that lack a unit on some shard, be it a failed one.
     degraded: BTreeSet<u64>,
+    /// Some of them may lack it on a shard that could take it.
+    rebuild_wanted: bool,
     /// Stripes of which too few shards are left.
     lost: BTreeSet<u64>,
     /// The next stripe that a scrub looks at.

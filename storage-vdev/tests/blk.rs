@@ -243,10 +243,7 @@ fn a_chain_without_a_status_byte_breaks_the_ring() {
         let mut rig = Rig::new(false);
         rig.driver.add(&rig.ram, &buffers).unwrap();
         let error = rig.ring(0).unwrap_err();
-        let source = match &error {
-            DeviceError::Ring { queue: 0, source } => source,
-            _ => panic!("{error}"),
-        };
+        let DeviceError::Ring { queue: 0, source } = &error else { panic!("{error}") };
         assert!(matches!(source, RingError::Malformed { .. }), "{error}");
         assert!(error.is_guest_fault());
     }

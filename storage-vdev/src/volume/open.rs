@@ -239,6 +239,7 @@ fn open<S: Store>(
         checkpoint: None,
         retired: Vec::new(),
         degraded: BTreeSet::new(),
+        rebuild_wanted: false,
         lost: BTreeSet::new(),
         scrub_next: None,
         decoded: None::<Decoded>,
@@ -345,6 +346,7 @@ impl<S: Store> Volume<S> {
         let all = self.geometry.all_shards();
         let degraded = self.map.range(0, u64::MAX).filter(|(_, mapping)| mapping.present != all);
         self.degraded = degraded.map(|(stripe, _)| stripe).collect();
+        self.rebuild_wanted = !self.degraded.is_empty();
     }
 }
 

@@ -240,5 +240,6 @@ impl<S: Store> Volume<S> {
         tracing::warn!(stripe, shards, "unit missing or damaged");
         self.map.set_present(stripe, mapping.present & !shards);
         self.degraded.insert(stripe);
+        self.rebuild_wanted = true;
     }
 }

@@ -39,7 +39,7 @@ impl<S: Store> Volume<S> {
         if self.is_dirty() && self.checkpoint_step(STEP_STRIPES).is_err() {
             return Step::Done;
         }
-        if self.repairable().next().is_some() {
+        if self.rebuild_wanted {
             self.rebuild();
         } else if let Some(next) = self.scrub_next {
             self.scrub(next);
@@ -55,14 +55,12 @@ impl<S: Store> Volume<S> {
     /// Whether units are missing that [`Volume::repair_step`] can bring back.
     #[must_use]
     pub fn needs_repair(&self) -> bool {
-        !self.stopped && self.repairable().next().is_some()
+        !self.stopped && self.rebuild_wanted
     }
 
     fn step(&self) -> Step {
-        let idle = self.stopped
-            || (!self.is_dirty()
-                && self.repairable().next().is_none()
-                && self.scrub_next.is_none());
+        let idle =
+            self.stopped || (!self.is_dirty() && !self.rebuild_wanted && self.scrub_next.is_none());
         if idle { Step::Done } else { Step::More }
     }
 
@@ -102,7 +100,9 @@ impl<S: Store> Volume<S> {
                 self.degraded.remove(&stripe);
             }
         }
-        if self.repairable().next().is_none() {
+        let more = self.repairable().next().is_some();
+        self.rebuild_wanted = more;
+        if !self.rebuild_wanted {
             self.shards.sync(targets, StoreFile::Shard);
         }
         if self.check_stores().is_err() {

@@ -169,7 +169,9 @@ fn scattered_damage_gives_right_blocks_or_errors_and_never_wrong_ones() {
                 }
             }
             // Writing over a lost stripe keeps the blocks that are still there.
-            let _ = write(&mut volume, 0, &filled.content[..4096]);
+            if write(&mut volume, 0, &filled.content[..4096]).is_err() {
+                assert!(volume.is_stopped(), "seed {seed}: a whole block can always be written");
+            }
             volume.start_scrub();
             repair(&mut volume);
         }
