@@ -1,7 +1,7 @@
 //! TCP connections and listeners.
 //!
 //! Nagle's algorithm is off: a task writes whole responses, and the stack sends once per turn
-//! anyway. Acknowledgements are delayed by [`ACK_DELAY`]: a request's is carried by its response,
+//! anyway. Acknowledgements are delayed by 20 ms: a request's is carried by its response,
 //! a response's by the next request, so neither costs an exit. A bulk transfer doesn't wait for
 //! it, as smoltcp acknowledges at once what exceeds one segment.
 

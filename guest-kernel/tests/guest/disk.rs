@@ -77,6 +77,19 @@ impl Platters {
         }
     }
 
+    /// Loses power; of the unflushed writes exactly those sectors survive that `keeps` names by
+    /// their offset.
+    pub(crate) fn crash_keeping(&mut self, keeps: impl Fn(usize) -> bool) {
+        for (at, written) in std::mem::take(&mut self.volatile) {
+            for (i, sector) in written.chunks(SECTOR).enumerate() {
+                let at = at + i * SECTOR;
+                if keeps(at) {
+                    self.durable[at..at + SECTOR].copy_from_slice(sector);
+                }
+            }
+        }
+    }
+
     /// The bytes as a reader finds them.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         self.read(0, self.durable.len())
@@ -92,6 +105,8 @@ impl Platters {
 pub(crate) struct Faults {
     /// One in so many writes or flushes fails (0: none); what it wrote is anybody's guess.
     pub(crate) error_one_in: usize,
+    /// What a failed write wrote is all of it.
+    pub(crate) errors_lie: bool,
 }
 
 /// The device: platters behind a queue.
@@ -129,8 +144,7 @@ impl Disk {
             let Some((head, segments)) = self.queue.pop() else { return served };
             self.requests += 1;
             let (status, written) = self.request(&segments, random);
-            let last = segments.last().unwrap();
-            last.write(&[status]);
+            segments[segments.len() - 1].write(&[status]);
             self.queue.push_used(u32::from(head), written as u32 + 1);
         }
         count
@@ -139,8 +153,10 @@ impl Disk {
     fn request(&mut self, segments: &[Segment], random: &mut Random) -> (u8, usize) {
         let header = segments[0].read();
         assert_eq!(header.len(), 16);
-        let kind = u32::from_le_bytes(header[..4].try_into().unwrap());
-        let offset = u64::from_le_bytes(header[8..].try_into().unwrap()) as usize * SECTOR;
+        let (kind, _) = header.split_first_chunk().expect("a header");
+        let kind = u32::from_le_bytes(*kind);
+        let (_, sector) = header.split_last_chunk().expect("a header");
+        let offset = u64::from_le_bytes(*sector) as usize * SECTOR;
         let data = &segments[1..segments.len() - 1];
         let len: usize = data.iter().map(|segment| segment.len).sum();
         assert!(offset + len <= self.platters.len(), "a request outside the disk");
@@ -157,7 +173,7 @@ impl Disk {
             }
             1 => {
                 let mut bytes: Vec<u8> = data.iter().flat_map(Segment::read).collect();
-                if fails {
+                if fails && !self.faults.errors_lie {
                     bytes.truncate(random.below(bytes.len() / SECTOR + 1) * SECTOR);
                 }
                 self.platters.write(offset, &bytes);

@@ -24,7 +24,7 @@ impl Segment {
         assert!(self.writable && bytes.len() <= self.len);
         // SAFETY: as in `read`, and the driver marked them for writing.
         unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), pointer(self.address), bytes.len())
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), pointer(self.address), bytes.len());
         };
     }
 }

@@ -40,21 +40,19 @@ fn serve_echo(world: &World) {
 fn echo(world: &mut World, remote: smoltcp::wire::IpEndpoint, len: usize) -> Vec<u8> {
     let (executor, net) = (world.guests[1].executor.clone(), world.guests[1].net.clone());
     let task = executor.clone().spawn(async move {
-        let stream = TcpStream::connect(&net, remote, SIZES).await.unwrap();
-        let stream = std::rc::Rc::new(std::cell::RefCell::new(stream));
+        let mut stream = TcpStream::connect(&net, remote, SIZES).await.unwrap();
         let sent = pattern(len);
         let mut received = Vec::new();
         // A window's worth at a time, so that neither side waits for the other for ever.
         for piece in sent.chunks(8 << 10) {
-            let mut stream = stream.borrow_mut();
             stream.write_all(piece).await.unwrap();
             let wanted = received.len() + piece.len();
             while received.len() < wanted {
                 assert_ne!(stream.read(&mut received, wanted).await, Ok(0));
             }
         }
-        stream.borrow_mut().close();
-        assert_eq!(stream.borrow_mut().read(&mut received, 1).await, Ok(0), "the peer closes too");
+        stream.close();
+        assert_eq!(stream.read(&mut received, 1).await, Ok(0), "the peer closes too");
         received
     });
     world.finish(&task)

@@ -1,5 +1,3 @@
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use guest_kernel::programs::kv::format::{Batch, Slot, Superblock};
@@ -7,13 +5,17 @@ use guest_kernel::programs::kv::recover::ReplayError;
 use guest_kernel::programs::kv::store::{Change, Limits, OpenError, Store, StoreError};
 
 use crate::block::Machine;
-use crate::disk::{Faults, Platters};
+use crate::disk::Platters;
 use crate::random::Random;
 
-const LIMITS: Limits = Limits { index_bytes_max: 1 << 20, cache_bytes_max: 8 << 10 };
-const STORE_ID: u64 = 0x5eed_0000_1234_5678;
+pub(crate) const LIMITS: Limits = Limits { index_bytes_max: 1 << 20, cache_bytes_max: 8 << 10 };
+pub(crate) const STORE_ID: u64 = 0x5eed_0000_1234_5678;
 
-fn boot(platters: Platters, block_bytes: u32, seed: u64) -> (Machine, Result<Store, OpenError>) {
+pub(crate) fn boot(
+    platters: Platters,
+    block_bytes: u32,
+    seed: u64,
+) -> (Machine, Result<Store, OpenError>) {
     let mut machine = Machine::new(platters, 64, block_bytes, seed);
     let block = machine.block.clone();
     let store = machine.run(async move { Store::open(block, LIMITS, STORE_ID).await });
@@ -23,16 +25,16 @@ fn boot(platters: Platters, block_bytes: u32, seed: u64) -> (Machine, Result<Sto
     (machine, store)
 }
 
-fn open(platters: Platters, seed: u64) -> (Machine, Store) {
+pub(crate) fn open(platters: Platters, seed: u64) -> (Machine, Store) {
     let (machine, store) = boot(platters, 512, seed);
     (machine, store.unwrap_or_else(|error| panic!("seed {seed}: {error}")))
 }
 
-fn key(text: &str) -> Rc<[u8]> {
+pub(crate) fn key(text: &str) -> Rc<[u8]> {
     Rc::from(text.as_bytes())
 }
 
-fn put(
+pub(crate) fn put(
     machine: &mut Machine,
     store: &Store,
     name: &str,
@@ -42,12 +44,20 @@ fn put(
     machine.run(async move { store.put(name, value).await })
 }
 
-fn delete(machine: &mut Machine, store: &Store, name: &str) -> Result<Change, StoreError> {
+pub(crate) fn delete(
+    machine: &mut Machine,
+    store: &Store,
+    name: &str,
+) -> Result<Change, StoreError> {
     let (store, name) = (store.clone(), key(name));
     machine.run(async move { store.delete(name).await })
 }
 
-fn get(machine: &mut Machine, store: &Store, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+pub(crate) fn get(
+    machine: &mut Machine,
+    store: &Store,
+    name: &str,
+) -> Result<Option<Vec<u8>>, StoreError> {
     let (store, name) = (store.clone(), key(name));
     machine
         .run(async move { store.get(&name).await.map(|value| value.map(|value| value.to_vec())) })
@@ -199,143 +209,4 @@ fn a_value_that_looks_like_the_log_is_not_taken_for_it() {
     );
     let (_, store) = open(Platters::holding(bytes), 2);
     assert_eq!(store.list(b"", None, 9), [key("a")]);
-}
-
-/// What a key may hold: the last acknowledged value, or that of a change whose fate is unknown.
-#[derive(Default)]
-struct Ledger {
-    acknowledged: BTreeMap<u8, Option<Vec<u8>>>,
-    in_doubt: BTreeMap<u8, Vec<Option<Vec<u8>>>>,
-}
-
-impl Ledger {
-    fn begin(&mut self, key: u8, value: Option<Vec<u8>>) {
-        self.in_doubt.entry(key).or_default().push(value);
-    }
-
-    fn acknowledge(&mut self, key: u8, value: Option<Vec<u8>>) {
-        self.in_doubt.remove(&key);
-        self.acknowledged.insert(key, value);
-    }
-
-    /// The change certainly did not happen.
-    fn refuse(&mut self, key: u8) {
-        if let Some(values) = self.in_doubt.get_mut(&key) {
-            values.pop();
-        }
-    }
-
-    fn check(&mut self, key: u8, found: Option<Vec<u8>>, context: &str) {
-        let acknowledged = self.acknowledged.get(&key).cloned().flatten();
-        let doubts = self.in_doubt.remove(&key).unwrap_or_default();
-        assert!(
-            found == acknowledged || doubts.contains(&found),
-            "{context}: key {key} holds {:?}, acknowledged was {:?}",
-            found.map(|value| value.len()),
-            acknowledged.map(|value| value.len()),
-        );
-        self.acknowledged.insert(key, found);
-    }
-}
-
-const CLIENTS: u8 = 4;
-const KEYS: u8 = 24;
-
-/// One client changes and reads its own keys for ever.
-async fn client(store: Store, ledger: Rc<RefCell<Ledger>>, number: u8, seed: u64) {
-    let mut random = Random(seed);
-    loop {
-        let key = (random.below(usize::from(KEYS / CLIENTS)) as u8) * CLIENTS + number;
-        let name: Rc<[u8]> = Rc::from(&[key; 3][..]);
-        let value = match random.below(8) {
-            0 => None,
-            1 => {
-                // Only settled keys can be compared in mid-run.
-                let settled = !ledger.borrow().in_doubt.contains_key(&key);
-                let found = store.get(&name).await.unwrap().map(|value| value.to_vec());
-                if settled {
-                    ledger.borrow_mut().check(key, found, "a read");
-                }
-                continue;
-            }
-            2 => Some(random.below(12_000)),
-            _ => Some(random.below(900)),
-        };
-        let value = value.map(|len| random.bytes(len));
-        ledger.borrow_mut().begin(key, value.clone());
-        let result = match &value {
-            Some(value) => store.put(name, Rc::from(&value[..])).await,
-            None => store.delete(name).await,
-        };
-        match result {
-            Ok(_) => ledger.borrow_mut().acknowledge(key, value),
-            Err(StoreError::Full) => ledger.borrow_mut().refuse(key),
-            Err(StoreError::Disk(_)) => {}
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
-
-/// Formats, serves, crashes and recovers, several times over, at random moments.
-fn crash_and_recover(seed: u64, faults: Faults) {
-    let mut random = Random(seed);
-    let block_bytes = [512, 4096][random.below(2)];
-    let mut platters = Platters::blank((144 + 8 * random.below(16)) << 10);
-    let ledger = Rc::new(RefCell::new(Ledger::default()));
-    for life in 0..6 {
-        let context = format!("seed {seed}, life {life}");
-        let mut machine = Machine::new(platters, 64, block_bytes, random.next());
-        let (block, check) = (machine.block.clone(), Rc::clone(&ledger));
-        let (clients, seeds) = (machine.executor.clone(), random.next());
-        let note = context.clone();
-        drop(machine.executor.spawn(async move {
-            let store = match Store::open(block, LIMITS, STORE_ID).await {
-                Ok(store) => store,
-                Err(error) => panic!("{note}: {error}"),
-            };
-            for key in 0..KEYS {
-                let found = store.get(&[key; 3]).await.unwrap();
-                check.borrow_mut().check(key, found.map(|value| value.to_vec()), &note);
-            }
-            drop(clients.spawn(store.clone().run()));
-            for number in 0..CLIENTS {
-                let seed = seeds ^ u64::from(number);
-                drop(clients.spawn(client(store.clone(), Rc::clone(&check), number, seed)));
-            }
-        }));
-        let steps = random.below(400);
-        for step in 0..steps {
-            machine.runtime.turn();
-            // The open itself is not to fail: a node whose disk fails then is restarted.
-            machine.disk.faults = if step > 100 { faults } else { Faults::default() };
-            let count = random.below(6);
-            machine.disk.serve(count, &mut random);
-        }
-        platters = machine.disk.platters.clone();
-        platters.crash(&mut random);
-    }
-}
-
-/// Fixed seeds; `HYPHA_TEST_SEEDS=from..to` tries others.
-fn seeds() -> std::ops::Range<u64> {
-    let range = std::env::var("HYPHA_TEST_SEEDS").ok();
-    let range = range.as_deref().and_then(|range| {
-        let (from, to) = range.split_once("..")?;
-        Some(from.parse().ok()?..to.parse().ok()?)
-    });
-    range.unwrap_or(0..30)
-}
-
-#[test]
-fn no_acknowledged_change_is_lost_in_a_crash() {
-    for seed in seeds() {
-        crash_and_recover(seed, Faults::default());
-    }
-}
-
-#[test]
-fn no_acknowledged_change_is_lost_when_writes_fail_as_well() {
-    for seed in seeds() {
-        crash_and_recover(seed, Faults { error_one_in: 20 });
-    }
 }

@@ -40,11 +40,9 @@ pub fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
     let (words, rest) = bytes.as_chunks::<8>();
     for word in words {
         let word = u64::from_le_bytes(*word) ^ u64::from(crc);
-        crc = word
-            .to_le_bytes()
-            .into_iter()
-            .zip(TABLES.iter().rev())
-            .fold(0, |crc, (byte, table)| crc ^ table[usize::from(byte)]);
+        let [a, b, c, d, e, f, g, h] = word.to_le_bytes().map(usize::from);
+        let [t0, t1, t2, t3, t4, t5, t6, t7] = &TABLES;
+        crc = t7[a] ^ t6[b] ^ t5[c] ^ t4[d] ^ t3[e] ^ t2[f] ^ t1[g] ^ t0[h];
     }
     for byte in rest {
         crc = (crc >> 8) ^ TABLES[0][usize::from(crc as u8 ^ byte)];

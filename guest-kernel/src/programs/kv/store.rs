@@ -226,10 +226,7 @@ impl Store {
                 (place, state.superblock)
             };
             let mut reader = Reader::exact(self.shared.disk.clone(), &superblock);
-            let value = match reader.record_at(place, key).await? {
-                Some(value) => Some(Rc::from(value)),
-                None => None,
-            };
+            let value = reader.record_at(place, key).await?.map(Rc::from);
             let mut state = self.shared.state.borrow_mut();
             match value {
                 Some(value) => {
