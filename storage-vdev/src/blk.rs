@@ -166,7 +166,8 @@ impl<S: Store> BlockDevice<S> {
             match result {
                 Ok(()) => entry.answer = buffer,
                 Err(error) => {
-                    tracing::warn!(%error, "block request failed");
+                    // Not louder: the guest decides how often it asks.
+                    tracing::debug!(%error, "block request failed");
                     self.held_bytes -= buffer.len().min(self.held_bytes);
                     entry.status = VIRTIO_BLK_S_IOERR as u8;
                 }

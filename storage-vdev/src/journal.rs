@@ -11,7 +11,7 @@
 //! cost one record and one fdatasync per copy. A record never wraps; where it would, a record that
 //! says so fills the end of the file.
 //!
-//! **The pending record always fits.** [`Journal::has_room`] is asked before each block is added.
+//! **The pending record always fits.** The ring is asked for room before each block is added.
 
 mod record;
 pub(crate) mod replay;

@@ -237,7 +237,8 @@ impl<S: Store> Volume<S> {
     /// Remembers that shards lack (or have a damaged) unit of a stripe.
     pub(super) fn mark_missing(&mut self, stripe: u64, shards: u32) {
         let Some(mapping) = self.map.get(stripe) else { return };
-        tracing::warn!(stripe, shards, "unit missing or damaged");
+        // Not louder: a damaged store would fill the log. The status has the count.
+        tracing::debug!(stripe, shards, "unit missing or damaged");
         self.map.set_present(stripe, mapping.present & !shards);
         self.degraded.insert(stripe);
         self.rebuild_wanted = true;

@@ -2,15 +2,15 @@
 use crate::harness::{Change, flush, geometry, open, read, read_all, repair, seeds};
 use storage_vdev::sim::{Rng, SimDisk};
 
-fn run_against_the_model(seed: u64) {
+const SHAPES: [(u8, u8); 5] = [(1, 0), (1, 1), (2, 1), (4, 2), (3, 3)];
+
+fn run_against_the_model(seed: u64, (data, parity): (u8, u8), operations: u32) {
     let mut rng = Rng::new(seed);
-    let shapes = [(1, 0), (1, 1), (2, 1), (4, 2), (3, 3)];
-    let (data, parity) = shapes[usize::try_from(rng.below(5)).unwrap()];
     let geometry = geometry(data, parity, 20 + rng.below(60));
     let disk = SimDisk::new(geometry.shards());
     let mut volume = open(&disk, geometry, &mut rng).expect("a new volume is made");
     let mut model = vec![0; usize::try_from(geometry.size_bytes()).unwrap()];
-    for operation in 0..120 {
+    for operation in 0..operations {
         match rng.below(20) {
             0 => flush(&mut volume).unwrap(),
             1 => repair(&mut volume),
@@ -53,6 +53,13 @@ fn run_against_the_model(seed: u64) {
 #[test]
 fn a_volume_behaves_like_plain_memory() {
     for seed in seeds(30) {
-        run_against_the_model(seed);
+        run_against_the_model(seed, SHAPES[usize::try_from(seed % 5).unwrap()], 120);
+    }
+}
+
+#[test]
+fn the_widest_shapes_work_too() {
+    for (seed, shape) in [(1, (28, 4)), (2, (32, 0)), (3, (1, 31))] {
+        run_against_the_model(seed, shape, 25);
     }
 }
