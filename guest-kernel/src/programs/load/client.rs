@@ -9,10 +9,12 @@ use crate::net::{Net, NetError};
 use crate::task::Executor;
 
 const BUFFERS: BufferSizes = BufferSizes { receive_bytes: 64 << 10, transmit_bytes: 64 << 10 };
-/// A server that was killed sends neither FIN nor RST: only silence tells. A new connection is
-/// tried every second, as each begins with a fresh SYN.
-const CONNECT_NS: u64 = 1_000_000_000;
-/// How long an answer may take at first; doubled after each failure, in case the server is slow.
+/// How long a connection may take at first; doubled after each failure. The stack repeats a lost
+/// SYN only after a second, and the first is often lost while the mesh makes its session.
+const CONNECT_NS_MIN: u64 = 250_000_000;
+const CONNECT_NS_MAX: u64 = 2_000_000_000;
+/// How long an answer may take at first; doubled after each failure, in case the server is slow. A
+/// server that was killed sends neither FIN nor RST: only silence tells.
 const ANSWER_NS_MIN: u64 = 1_000_000_000;
 const ANSWER_NS_MAX: u64 = 8_000_000_000;
 const BACK_OFF_NS_MIN: u64 = 20_000_000;
@@ -44,6 +46,7 @@ pub struct Client {
     patience_ns: u64,
     stream: Option<TcpStream>,
     input: Vec<u8>,
+    connect_ns: u64,
     answer_ns: u64,
     /// How many connections were opened.
     pub connects: u64,
@@ -60,6 +63,7 @@ impl Client {
             patience_ns,
             stream: None,
             input: Vec::new(),
+            connect_ns: CONNECT_NS_MIN,
             answer_ns: ANSWER_NS_MIN,
             connects: 0,
         }
@@ -91,9 +95,9 @@ impl Client {
     }
 
     fn disconnect(&mut self) {
-        self.answer_ns = (self.answer_ns * 2).min(ANSWER_NS_MAX);
         self.input.clear();
         if let Some(stream) = self.stream.take() {
+            self.answer_ns = (self.answer_ns * 2).min(ANSWER_NS_MAX);
             stream.abort();
         }
     }
@@ -101,35 +105,32 @@ impl Client {
     async fn attempt(&mut self, request: &[u8]) -> Result<Response, NetError> {
         if self.stream.is_none() {
             let connect = TcpStream::connect(&self.net, self.target, BUFFERS);
-            let connected = self.executor.timeout(CONNECT_NS, connect).await;
+            let connected = self.executor.timeout(self.connect_ns, connect).await;
+            self.connect_ns = (self.connect_ns * 2).min(CONNECT_NS_MAX);
             self.stream = Some(connected.unwrap_or(Err(NetError::Reset))?);
+            self.connect_ns = CONNECT_NS_MIN;
             self.connects += 1;
         }
-        let executor = self.executor.clone();
-        let exchange = self.exchange(request);
-        let answer_ns = exchange.1;
-        executor.timeout(answer_ns, exchange.0).await.unwrap_or(Err(NetError::Reset))
+        let Some(stream) = &mut self.stream else { return Err(NetError::Closed) };
+        let exchange = exchange(stream, &mut self.input, request);
+        self.executor.timeout(self.answer_ns, exchange).await.unwrap_or(Err(NetError::Reset))
     }
+}
 
-    fn exchange(
-        &mut self,
-        request: &[u8],
-    ) -> (impl Future<Output = Result<Response, NetError>>, u64) {
-        let answer_ns = self.answer_ns;
-        let exchange = async move {
-            let Some(stream) = &mut self.stream else { return Err(NetError::Closed) };
-            stream.write_all(request).await?;
-            loop {
-                if let Some((response, len)) = parse(&self.input).map_err(|()| NetError::Reset)? {
-                    self.input.drain(..len);
-                    return Ok(response);
-                }
-                if stream.read(&mut self.input, 64 << 10).await? == 0 {
-                    return Err(NetError::Reset);
-                }
-            }
-        };
-        (exchange, answer_ns)
+async fn exchange(
+    stream: &mut TcpStream,
+    input: &mut Vec<u8>,
+    request: &[u8],
+) -> Result<Response, NetError> {
+    stream.write_all(request).await?;
+    loop {
+        if let Some((response, len)) = parse(input).map_err(|()| NetError::Reset)? {
+            input.drain(..len);
+            return Ok(response);
+        }
+        if stream.read(input, 64 << 10).await? == 0 {
+            return Err(NetError::Reset);
+        }
     }
 }
 
