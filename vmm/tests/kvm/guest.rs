@@ -153,3 +153,16 @@ fn wrong_use_is_refused_with_one_line_and_code_2() {
         assert_eq!(String::from_utf8(output.stderr).unwrap(), message, "{args:?}");
     }
 }
+
+#[test]
+fn a_reader_that_stalls_does_not_keep_the_guest_from_being_stopped() {
+    if !have_kvm() {
+        return;
+    }
+    // Nobody reads: the pipe is full after 64 KiB, and the VMM is blocked in a write.
+    let mut child = vmm("hostile", &["flood"]).stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(0));
+}
