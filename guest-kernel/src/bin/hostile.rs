@@ -105,7 +105,7 @@ fn forbidden(instruction: &str) {
             "lgdt" => asm!("lgdt [{}]", in(reg) layout::BOOT_PAGE),
             "sgdt" => asm!("sgdt [{}]", in(reg) layout::UPCALL_AREA),
             "syscall" => {
-                asm!("syscall", in("eax") 39, lateout("rax") _, out("rcx") _, out("r11") _)
+                asm!("syscall", in("eax") 39, lateout("rax") _, out("rcx") _, out("r11") _);
             }
             "int3" => asm!("int3"),
             "int80" => asm!("int 0x80"),
@@ -117,7 +117,7 @@ fn forbidden(instruction: &str) {
             "kernel-segment" => asm!("mov ss, {:x}", in(reg) 0x18u16),
             // A far return to CPL 0.
             "ring0" => {
-                asm!("push 0x10", "lea rax, [rip + 2f]", "push rax", "retfq", "2:", out("rax") _)
+                asm!("push 0x10", "lea rax, [rip + 2f]", "push rax", "retfq", "2:", out("rax") _);
             }
             // A stack pointer that nothing is behind, then a gate: the gate has its own stack.
             "bad-stack" => asm!("xor esp, esp", "ud2"),
