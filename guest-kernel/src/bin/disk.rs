@@ -5,6 +5,7 @@
 
 extern crate alloc;
 
+use alloc::vec;
 use alloc::vec::Vec;
 
 use guest_kernel::block::{Block, BlockError};
@@ -131,9 +132,7 @@ async fn once(
         Operation::Read => disk.read(offset, case.bytes as usize).await,
         Operation::Write => disk.write(offset, buffer).await,
         Operation::WriteDurable => {
-            let mut writes = Vec::with_capacity(1);
-            writes.push((offset, buffer));
-            disk.write_durable(writes).await?;
+            disk.write_durable(vec![(offset, buffer)]).await?;
             Ok(DmaBuffer::zeroed(case.bytes as usize))
         }
     }
