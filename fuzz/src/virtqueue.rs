@@ -1,7 +1,7 @@
 //! The device side of a virtqueue against any driver at all.
 //!
 //! The input is a list of actions of driver and device (see [`check`]). Each runs on the real
-//! [`vdev::DeviceQueue`] and on a plain [`reference`] over a copy of the memory. After each, both
+//! [`vdev::DeviceQueue`] and on a plain [reference](mod@reference) over a copy of the memory. After each, both
 //! must agree: on the chain or the kind of error, and on every byte of guest memory, so that a
 //! read or write at a wrong place is seen.
 

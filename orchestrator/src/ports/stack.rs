@@ -8,7 +8,7 @@ use net_vdev::wire::{DATAGRAM_BYTES_MAX, MTU};
 use net_vdev::{Config, ConfigError, Endpoint};
 use smoltcp::iface::{Config as InterfaceConfig, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
-use smoltcp::socket::tcp;
+use smoltcp::socket::{AnySocket, tcp};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
 use super::BUFFER_BYTES;
@@ -84,11 +84,10 @@ impl Stack {
     /// may remember its last use.
     fn local_port(&mut self) -> Option<u16> {
         let used = |port: u16, sockets: &SocketSet<'_>| {
-            sockets.iter().any(|(_, socket)| match socket {
-                smoltcp::socket::Socket::Tcp(socket) => {
-                    socket.local_endpoint().is_some_and(|local| local.port == port)
-                }
-            })
+            // Other kinds of sockets exist where another crate of the build asks for them.
+            let mut connections =
+                sockets.iter().filter_map(|(_, socket)| <tcp::Socket<'_>>::downcast(socket));
+            connections.any(|socket| socket.local_endpoint().is_some_and(|it| it.port == port))
         };
         for _ in LOCAL_PORTS {
             let port = self.next_port;
