@@ -48,7 +48,7 @@ impl Run {
         println!("\n{:<22} {:<8} {:>8}  ", "step", "result", "seconds");
         for (name, outcome, seconds) in &self.steps {
             let (word, detail) = outcome.words();
-            let detail = detail.lines().next().unwrap_or_default();
+            let detail = if word == "FAILED" { "see below" } else { &detail };
             println!("{name:<22} {word:<8} {seconds:>8.1}  {detail}");
             total.add(outcome.tally());
             if let Outcome::Failed(_, repeat) = outcome {
