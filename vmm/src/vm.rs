@@ -147,41 +147,41 @@ impl Vm {
         if let Err(outcome) = self.drain_log() {
             return Some(outcome);
         }
-        let timeout_ns = match call {
-            Call::Ring => 0,
-            Call::Wait => self.doorbell(offset_of!(DoorbellPage, timeout_ns)),
-            _ => 0,
+        let counter = match call {
+            Call::Ring => &mut self.exits.ring,
+            Call::Wait => &mut self.exits.wait,
+            _ => &mut self.exits.other,
         };
-        match call {
-            Call::Ring => self.exits.ring += 1,
-            Call::Wait => self.exits.wait += 1,
-            _ => self.exits.other += 1,
-        }
-        match call {
-            Call::Ring | Call::Wait => self.serve_devices(timeout_ns),
+        *counter += 1;
+        let end = match call {
+            Call::Ring => self.serve_devices(0),
+            Call::Wait => self.serve_devices(self.doorbell(offset_of!(DoorbellPage, timeout_ns))),
             Call::Log => None,
-            Call::Exit => {
-                let status: u32 = self.doorbell(offset_of!(DoorbellPage, status));
-                if status > exit_code::WORKLOAD_MAX.unsigned_abs() {
-                    output::message(&format!(
-                        "exit status {status} is out of range 0 to {}: reported as the highest",
-                        exit_code::WORKLOAD_MAX
-                    ));
-                }
-                Some(Outcome::Exited(status))
-            }
+            Call::Exit => Some(self.guest_exit()),
             Call::Panic => {
-                Some(Outcome::Crashed(self.report("panic (its message is in the log)", None, true)))
+                let reason = "panic (its message is in the log)";
+                Some(Outcome::Crashed(self.report(reason, None, true)))
             }
             Call::ArmUpcall => {
                 UpcallTimer::arm(self.upcall(offset_of!(UpcallArea, timer_ns)));
                 None
             }
-        }
-        .or_else(|| {
+        };
+        if end.is_none() {
             self.set_doorbell(offset_of!(DoorbellPage, exits), self.exit_count());
-            None
-        })
+        }
+        end
+    }
+
+    fn guest_exit(&self) -> Outcome {
+        let status: u32 = self.doorbell(offset_of!(DoorbellPage, status));
+        let highest = exit_code::WORKLOAD_MAX;
+        if status > highest.unsigned_abs() {
+            output::message(&format!(
+                "exit status {status} is out of range 0 to {highest}: reported as the highest"
+            ));
+        }
+        Outcome::Exited(status)
     }
 
     /// The exits of the guest's making so far.
