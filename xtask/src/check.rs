@@ -97,7 +97,8 @@ impl Outcome {
 
 /// Runs every check, also after one has failed, and ends with the table.
 pub(crate) fn run(repository: &Repository, quick: bool) -> Result<(), Failure> {
-    packages::install(repository, &[packages::GCC, packages::LIBC])?;
+    let needed = [packages::GCC, packages::LIBC, packages::STRACE];
+    packages::install(repository, &needed)?;
     let mut run = Run { steps: Vec::new() };
     let cargo = |arguments: &[&str]| Task::cargo(repository, arguments);
     run.step("format", || Outcome::of_one(cargo(&["fmt", "--all", "--check"]).run()));

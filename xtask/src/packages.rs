@@ -24,6 +24,8 @@ pub(crate) const LIBC: Package = Package {
 pub(crate) const GPP: Package = Package { name: "g++", present: |_| in_path("g++") };
 /// `strip`, for the test programs that go into the emulated machine.
 pub(crate) const BINUTILS: Package = Package { name: "binutils", present: |_| in_path("strip") };
+/// The tracer of system calls, with which tests see that the sandbox allows what is used.
+pub(crate) const STRACE: Package = Package { name: "strace", present: |_| in_path("strace") };
 /// The machine emulator.
 pub(crate) const QEMU: Package =
     Package { name: "qemu-system-x86", present: |_| in_path("qemu-system-x86_64") };

@@ -27,7 +27,7 @@ use crate::failure::Failure;
 use crate::packages;
 use crate::repository::Repository;
 use crate::tally::{self, Tally};
-use crate::task::Task;
+use crate::task::{self, Task};
 
 /// The packages whose tests need KVM.
 const PACKAGES: [&str; 2] = ["vmm", "orchestrator"];
@@ -75,7 +75,7 @@ pub(crate) fn run_with(
     dist: &Dist,
     filter: Option<&str>,
 ) -> Result<Report, Failure> {
-    packages::install(repository, &[packages::QEMU, packages::BINUTILS])?;
+    packages::install(repository, &[packages::QEMU, packages::BINUTILS, packages::STRACE])?;
     let kernel = Kernel::fetch(repository)?;
     // The whole workspace, although two packages are wanted: so they are the same files, with the
     // same features, as the ones that the tests outside ran.
@@ -133,6 +133,10 @@ fn pack(
     }
     let mut list = String::new();
     let mut libraries = BTreeSet::new();
+    if let Some(tool) = &task::find_in_path("strace") {
+        libraries.extend(needed_libraries(repository, tool)?);
+        archive.copy("/usr/bin/strace", tool)?;
+    }
     for program in built {
         libraries.extend(needed_libraries(repository, &program.path)?);
         let stripped = strip(repository, &program.path)?;
@@ -160,7 +164,7 @@ fn environment(filter: Option<&str>) -> String {
     let safe = |c: &char| c.is_ascii_alphanumeric() || "_:".contains(*c);
     let filter: String = filter.unwrap_or_default().chars().filter(safe).collect();
     format!(
-        "export HOME=/root RUST_BACKTRACE=1 HYPHA_REQUIRE_KVM=1\n\
+        "export HOME=/root PATH=/bin:/usr/bin RUST_BACKTRACE=1 HYPHA_REQUIRE_KVM=1\n\
          export HYPHA_DIST=/dist HYPHA_VMM=/dist/vmm HYPHA_IMAGES=/dist/images\n\
          FILTER={filter}\n"
     )

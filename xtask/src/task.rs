@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::failure::Failure;
@@ -111,14 +111,15 @@ impl Task {
     }
 }
 
-/// The first folder of `PATH` that holds `program`.
-pub(crate) fn in_path(program: &str) -> bool {
+/// The first file of this name in a folder of `PATH`.
+pub(crate) fn find_in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder: std::path::PathBuf| is_file(&folder.join(program)))
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
-fn is_file(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+/// Whether a folder of `PATH` holds `program`.
+pub(crate) fn in_path(program: &str) -> bool {
+    find_in_path(program).is_some()
 }
 
 /// An argument as a shell takes it.
