@@ -76,6 +76,8 @@ struct SimFile {
 /// One operation on a store that changed something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
+    /// Its number among the operations ([`SimDisk::crash_at`]).
+    pub operation: u64,
     /// The store's index.
     pub store: usize,
     /// The file.
@@ -264,8 +266,9 @@ impl Store for SimStore {
             let after = sector_of(&file_.current, sector);
             file_.unsynced.entry(sector).or_default().push(after);
         }
+        let operation = state.operations - 1;
         if let Some(trace) = &mut state.trace {
-            trace.push(Written { store, file, offset, bytes: bytes.to_vec() });
+            trace.push(Written { operation, store, file, offset, bytes: bytes.to_vec() });
         }
         Ok(())
     }

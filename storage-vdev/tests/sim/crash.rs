@@ -5,11 +5,11 @@
 //! `HYPHA_SEEDS=n` runs a longer campaign.
 
 use crate::harness::{
-    Change, Oracle, SimVolume, choose, damage, flush, geometry, open, random, read_all, repair,
-    seeds, write,
+    Change, Oracle, SimVolume, choose, damage, flush, geometry, open, random, read, read_all,
+    repair, seeds, write,
 };
 use storage_vdev::sim::{Image, Rng, SimDisk};
-use storage_vdev::{BLOCK_BYTES, Geometry, Volume};
+use storage_vdev::{BLOCK_BYTES, Geometry, Step, StoreFile, Volume};
 
 /// Runs changes until they are done or the disk stops.
 fn work(volume: &mut SimVolume, oracle: &mut Oracle, rng: &mut Rng, changes: usize) -> bool {
@@ -52,7 +52,9 @@ impl Run {
         let mut rng = Rng::new(seed);
         let shapes = [(2, 1), (1, 1), (4, 2), (1, 2), (3, 0)];
         let (data, parity) = shapes[rng.below(5) as usize];
-        let geometry = geometry(data, parity, 12 + rng.below(40));
+        // Some with so many stripes that writes come between the steps of a checkpoint.
+        let blocks = if rng.below(2) == 0 { 12 + rng.below(40) } else { 200 };
+        let geometry = geometry(data, parity, blocks);
         let disk = SimDisk::new(geometry.shards());
         // The workload follows the seed alone, what the crash leaves also the crash point.
         let rng = Rng::new(seed ^ salt.wrapping_mul(0x1_0000_0001));
@@ -148,7 +150,7 @@ fn a_crash_at_every_operation_loses_no_flushed_write() {
 
 #[test]
 fn a_crash_and_any_m_damaged_stores_lose_no_flushed_write() {
-    for seed in seeds(60) {
+    for seed in seeds(150) {
         let seed = seed + 1000;
         let mut whole = Run::new(seed, 0);
         whole.until_crash(None, 30);
@@ -213,5 +215,109 @@ fn a_volume_whose_creation_crashed_is_made_again() {
             return;
         }
         crash_at += 1;
+    }
+}
+
+#[test]
+fn a_crash_during_repair_leaves_no_header_without_its_unit() {
+    for seed in seeds(4) {
+        let mut crash_at = 0;
+        loop {
+            let mut rng = Rng::new(seed + 9000);
+            let geometry = geometry(2, 1, 48);
+            let disk = SimDisk::new(3);
+            let mut volume = open(&disk, geometry, &mut rng).unwrap();
+            let mut oracle = Oracle::new(vec![0; usize::try_from(geometry.size_bytes()).unwrap()]);
+            work(&mut volume, &mut oracle, &mut rng, 12);
+            volume.close().unwrap();
+            oracle.flush();
+            let lost = choose(&mut rng, 3, 1)[0];
+            disk.set_image(lost, Image::default());
+            let mut volume = open(&disk, geometry, &mut rng).unwrap();
+            disk.crash_at(Some(disk.operations() + crash_at));
+            repair(&mut volume);
+            let whole = volume.status().redundancy == Some(1);
+            disk.crash(&mut Rng::new(seed ^ crash_at));
+            let mut volume = open(&disk, geometry, &mut rng).unwrap();
+            let context = format!("seed {seed}, crash at operation {crash_at} of repair");
+            assert!(read_all(&mut volume).unwrap() == oracle.newest(), "{context}");
+            repair(&mut volume);
+            assert_eq!(volume.status().redundancy, Some(1), "{context}");
+            // Repair believed the headers that the crash left: were their units there?
+            volume.start_scrub();
+            while volume.repair_step() == Step::More {
+                assert!(!volume.needs_repair(), "{context}: a header without its unit");
+            }
+            if whole {
+                break;
+            }
+            crash_at += 1;
+        }
+    }
+}
+
+/// Single blocks all over a volume of many stripes: writes come between the steps of checkpoints.
+#[test]
+fn a_crash_between_the_steps_of_a_checkpoint_loses_no_flushed_write() {
+    for seed in seeds(60) {
+        let mut crash_at = None;
+        for pass in 0..2 {
+            let mut rng = Rng::new(seed + 20_000);
+            let geometry = geometry(1, 1, 400).with_journal_bytes(320 << 10).unwrap();
+            let disk = SimDisk::new(2);
+            let mut volume = open(&disk, geometry, &mut rng).unwrap();
+            let mut oracle = Oracle::new(vec![0; 400 * BLOCK_BYTES]);
+            disk.crash_at(crash_at);
+            disk.start_trace();
+            for _ in 0..120 {
+                let (offset, data) = (rng.below(400) * 4096, vec![rng.below(256) as u8; 4096]);
+                let change = Change::Write { offset, data };
+                oracle.issue(change.clone());
+                let done = change.submit(&mut volume);
+                if done.is_err() || volume.is_stopped() {
+                    break;
+                }
+                if rng.below(5) == 0 && flush(&mut volume).is_ok() {
+                    oracle.flush();
+                }
+            }
+            if pass == 0 {
+                // Near a commit: behind the write of some superblock.
+                let commits = disk
+                    .trace()
+                    .into_iter()
+                    .filter(|written| written.file == StoreFile::Shard && written.offset < 8192);
+                let commits: Vec<u64> = commits.map(|written| written.operation).collect();
+                let mut rng = Rng::new(!seed);
+                crash_at = Some(commits[rng.below(commits.len() as u64) as usize] + rng.below(6));
+                continue;
+            }
+            disk.crash(&mut Rng::new(seed));
+            let mut volume = open(&disk, geometry, &mut rng).unwrap();
+            let state = read_all(&mut volume).unwrap();
+            assert!(oracle.allows(&state), "seed {seed}, crash at operation {crash_at:?}");
+        }
+    }
+}
+
+/// What is only in the journal has its m + 1 copies again as soon as the volume is open.
+#[test]
+fn opening_completes_the_journal_copies() {
+    for lost in 0..2 {
+        let mut rng = Rng::new(77);
+        let geometry = geometry(1, 1, 16);
+        let disk = SimDisk::new(2);
+        let mut volume = open(&disk, geometry, &mut rng).unwrap();
+        write(&mut volume, 4096, &[8; 8192]).unwrap();
+        flush(&mut volume).unwrap();
+        drop(volume);
+        disk.set_image(lost, Image::default());
+        let volume = open(&disk, geometry, &mut rng).unwrap();
+        assert_eq!(volume.status().redundancy, Some(1));
+        drop(volume);
+        disk.crash(&mut rng);
+        disk.set_image(1 - lost, Image::default());
+        let mut volume = open(&disk, geometry, &mut rng).unwrap();
+        assert_eq!(read(&mut volume, 4096, 8192), Ok(vec![8; 8192]));
     }
 }
