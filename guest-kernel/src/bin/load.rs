@@ -33,8 +33,11 @@ fn load() -> u32 {
         println!("load: a network card is needed");
         return BAD_USAGE;
     };
-    let Settings { target, count, .. } = settings;
-    println!("load: {count} values for {target}");
+    println!(
+        "load: {} values for {}",
+        settings.count,
+        core::net::SocketAddr::from(settings.target)
+    );
     let executor = machine.executor.clone();
     let report = machine.block_on(run(executor, net, settings, entry::exits, |line| {
         guest_kernel::log::print(line);
