@@ -4,7 +4,8 @@
 //! input damages the stores: it flips, wipes, copies and cuts, moves valid journal records about,
 //! repairs their checksums, and rolls stores back. While no more stores are damaged than may be
 //! lost, the volume must open and read as it was. Beyond that it may refuse; what it does return
-//! must be what was once written there.
+//! must be what was once written there. It may also refuse a store of a clone that the key's owner
+//! opened: nothing tells which of the two histories is the older one.
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -24,6 +25,8 @@ struct Base {
     /// Its stores now, and as they were before the last writes.
     newest: Vec<Image>,
     older: Vec<Image>,
+    /// Its stores after another continuation of `older`: a clone that somebody opened.
+    forked: Vec<Image>,
     /// Its content.
     content: Vec<u8>,
     /// Whatever was written, with the number of its block.
@@ -42,7 +45,8 @@ impl Base {
         let content = vec![0; BLOCKS * BLOCK_BYTES];
         let zero = vec![0; BLOCK_BYTES];
         let history = (0..BLOCKS).map(|block| (block, zero.clone())).collect();
-        let mut base = Self { newest: Vec::new(), older: Vec::new(), content, history };
+        let none = Vec::new;
+        let mut base = Self { newest: none(), older: none(), forked: none(), content, history };
         let mut volume = fresh_open(&disk, &mut rng);
         // Some of it reaches the stripes; the rest stays in the journal, as after a crash.
         base.write(&mut volume, &mut rng, 12);
@@ -52,6 +56,14 @@ impl Base {
         base.older = images(&disk);
         base.write(&mut volume, &mut rng, 4);
         base.newest = images(&disk);
+        let (content, clone) = (base.content.clone(), SimDisk::new(STORES));
+        for (store, image) in base.older.iter().enumerate() {
+            clone.set_image(store, image.clone());
+        }
+        let mut volume = fresh_open(&clone, &mut rng);
+        base.write(&mut volume, &mut rng, 4);
+        base.forked = images(&clone);
+        base.content = content;
         base
     }
 
@@ -113,6 +125,7 @@ fn fresh_open(disk: &SimDisk, rng: &mut Rng) -> Volume<SimStore> {
 /// 5. repair the checksum of the journal record at a block (1)
 /// 6. take the file of another store: which (1)
 /// 7. roll the store back to before the last writes
+/// 8. take the store of a clone that was opened and written to
 ///
 /// True if the volume opened and read as it was, in spite of a change.
 ///
@@ -122,11 +135,13 @@ pub fn check(data: &[u8]) -> bool {
     let base = base();
     let mut images = base.newest.clone();
     let mut input = Input(data);
+    let mut has_clone = false;
     for _ in 0..32 {
         if input.is_empty() {
             break;
         }
         change(base, &mut images, &mut input);
+        has_clone |= images.iter().zip(&base.forked).any(|(now, clone)| now == clone);
     }
     let damaged = images.iter().zip(&base.newest).filter(|(now, then)| now != then).count();
     let disk = SimDisk::new(STORES);
@@ -135,7 +150,7 @@ pub fn check(data: &[u8]) -> bool {
     }
     let options = Options { create: false, ..options() };
     let opened = Volume::open_or_create(disk.stores(), &options, &randomness(&mut Rng::new(2)));
-    let within_limit = damaged <= usize::from(PARITY_SHARDS);
+    let within_limit = damaged <= usize::from(PARITY_SHARDS) && !has_clone;
     let mut volume = match opened {
         Ok(volume) => volume,
         Err(error) => {
@@ -159,7 +174,7 @@ pub fn check(data: &[u8]) -> bool {
 }
 
 fn change(base: &Base, images: &mut [Image], input: &mut Input<'_>) {
-    let (kind, target) = (input.byte() % 8, usize::from(input.byte()));
+    let (kind, target) = (input.byte() % 9, usize::from(input.byte()));
     let store = target % STORES;
     let file =
         if (target / STORES).is_multiple_of(2) { StoreFile::Shard } else { StoreFile::Journal };
@@ -174,6 +189,7 @@ fn change(base: &Base, images: &mut [Image], input: &mut Input<'_>) {
             }
         }
         7 => *image = base.older.get(store).cloned().unwrap_or_default(),
+        8 => *image = base.forked.get(store).cloned().unwrap_or_default(),
         _ => {
             let Some(bytes) = image.file_mut(file) else { return };
             change_file(kind, bytes, input);

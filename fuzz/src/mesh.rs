@@ -3,13 +3,14 @@
 //! An honest peer and the member under test share a session over a network that the input
 //! controls: it delivers, changes, repeats, delays and invents datagrams, and moves the clock. The
 //! member's own guest sends any frames. Whatever happens, a packet that reaches the guest was sent
-//! by the honest peer, unchanged, and arrives no more often than it was sent.
+//! by the peer, unchanged, and arrives no more often than it was sent. The peer also tries what it
+//! may not: a source that is not its own, and a port that no rule opens.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use net_vdev::endpoint::{Config, Endpoint, Peer};
-use net_vdev::firewall::{Packet, Protocol, Rule};
+use net_vdev::firewall::{Packet, Protocol, Rule, Transport};
 use net_vdev::identity::PrivateKey;
 use net_vdev::nic::Link;
 use net_vdev::session::CipherSupport;
@@ -42,6 +43,11 @@ fn address(number: u8) -> SocketAddr {
 const MEMBER: u8 = 1;
 const PEER: u8 = 2;
 
+/// An address that the peer takes for its own, and the member's configuration does not.
+const FALSE_SOURCE: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 9);
+const OPEN_PORT: u16 = 7;
+const CLOSED_PORT: u16 = 9;
+
 struct World {
     now_ns: u64,
     member: Link,
@@ -52,6 +58,8 @@ struct World {
     owed: BTreeMap<Vec<u8>, u32>,
     sent: u8,
     arrived: bool,
+    /// Whether the guest may have opened a flow to the peer, which lets answers in.
+    guest_spoke: bool,
 }
 
 impl World {
@@ -59,31 +67,37 @@ impl World {
         let rule = Rule {
             from: PrivateKey::new([PEER; 32]).public(),
             protocol: Protocol::Udp,
-            port: Some(7),
+            port: Some(OPEN_PORT),
         };
         let make = |config, seed| match Endpoint::new(config, [seed; 32]) {
             Ok(endpoint) => endpoint,
             Err(error) => panic!("the configuration was chosen to be right: {error}"),
         };
+        let mut peer = config(PEER, MEMBER, Vec::new());
+        peer.addresses.push(FALSE_SOURCE.into());
         Self {
             now_ns: 1_000_000_000,
             member: Link::new(make(config(MEMBER, PEER, vec![rule]), 3)),
-            peer: make(config(PEER, MEMBER, Vec::new()), 4),
+            peer: make(peer, 4),
             wire: Vec::new(),
             owed: BTreeMap::new(),
             sent: 0,
             arrived: false,
+            guest_spoke: false,
         }
     }
 
-    /// The honest peer sends a UDP packet, each time another one.
-    fn peer_sends(&mut self, len: u8) {
+    /// The peer sends a UDP packet, each time another one; the member's guest is to get it only if
+    /// `source` and `port` are what the member's configuration says.
+    fn peer_sends(&mut self, source: Ipv6Addr, port: u16, len: u8) {
         self.sent = self.sent.wrapping_add(1);
-        let (from, to) = (self.peer.key().address(), self.member.endpoint.key().address());
+        let to = self.member.endpoint.key().address();
         let mut payload = vec![self.sent; 1 + usize::from(len)];
         payload.extend_from_slice(&self.now_ns.to_be_bytes());
-        let packet = udp_packet((from.octets(), to.octets()), (40_000, 7), &payload);
-        *self.owed.entry(packet.clone()).or_default() += 1;
+        let packet = udp_packet((source.octets(), to.octets()), (40_000, port), &payload);
+        if source == self.peer.key().address() && (port == OPEN_PORT || self.guest_spoke) {
+            *self.owed.entry(packet.clone()).or_default() += 1;
+        }
         self.peer.send_packet(self.now_ns, &packet);
     }
 
@@ -117,7 +131,8 @@ impl World {
     }
 
     fn is_from_peer(&self, packet: &Packet) -> bool {
-        packet.source == std::net::IpAddr::V6(self.peer.key().address())
+        let is_udp = matches!(packet.transport, Transport::Udp { .. });
+        is_udp && [self.peer.key().address(), FALSE_SOURCE].map(IpAddr::V6).contains(&packet.source)
     }
 
     fn deliver(&mut self, to_member: bool, from: SocketAddr, mut datagram: Vec<u8>) {
@@ -158,7 +173,7 @@ fn udp_packet(addresses: ([u8; 16], [u8; 16]), ports: (u16, u16), payload: &[u8]
     packet
 }
 
-/// Runs a list of actions: a byte that names one (modulo 8), then what it needs.
+/// Runs a list of actions: a byte that names one (modulo 10), then what it needs.
 ///
 /// 0. the peer sends a packet: length (1)
 /// 1. deliver a remembered datagram as it is: which (1)
@@ -168,6 +183,8 @@ fn udp_packet(addresses: ([u8; 16], [u8; 16]), ports: (u16, u16), payload: &[u8]
 /// 5. the clock goes on: seconds (1)
 /// 6. the member's guest sends a frame: length (1), the bytes
 /// 7. deliver all that is new, in order, as an honest network does
+/// 8. the peer sends from an address that is not its own: length (1)
+/// 9. the peer sends to a port that no rule opens: length (1)
 ///
 /// True if a packet of the peer arrived.
 ///
@@ -188,8 +205,11 @@ pub fn check(data: &[u8]) -> bool {
 }
 
 fn act(world: &mut World, input: &mut Input<'_>) {
-    match input.byte() % 8 {
-        0 => world.peer_sends(input.byte()),
+    let peer = world.peer.key().address();
+    match input.byte() % 10 {
+        0 => world.peer_sends(peer, OPEN_PORT, input.byte()),
+        8 => world.peer_sends(FALSE_SOURCE, OPEN_PORT, input.byte()),
+        9 => world.peer_sends(peer, CLOSED_PORT, input.byte()),
         1 => world.deliver_remembered(input.byte()),
         2 => {
             let picked = world.pick(input.byte());
@@ -222,6 +242,7 @@ fn act(world: &mut World, input: &mut Input<'_>) {
         6 => {
             let len = usize::from(input.byte());
             let frame = input.bytes(len).to_vec();
+            world.guest_spoke |= frame.windows(16).any(|bytes| *bytes == peer.octets());
             world.member.send(world.now_ns, &frame);
         }
         _ => {
