@@ -14,6 +14,7 @@ use crate::elf::ElfImage;
 const FRAMES_MAX: usize = 32;
 const SYMBOLS_MAX: u64 = 200_000;
 const NAME_MAX: usize = 512;
+const SHOWN_MAX: usize = 256;
 const SECTION_HEADER_LEN: usize = 64;
 const SYMBOL_LEN: usize = 24;
 const SHT_SYMTAB: u32 = 2;
@@ -127,13 +128,32 @@ pub fn symbolise(file: &File, addresses: &[u64]) -> Vec<String> {
         let len = file.read_at(&mut buffer, function.name_at).ok()?;
         let end = buffer.iter().take(len).position(|byte| *byte == 0)?;
         let name = std::str::from_utf8(buffer.get(..end)?).ok()?;
-        Some(format!("{:#}+{:#x}", demangle(name), address - function.start))
+        let mut text = ShortName(String::with_capacity(SHOWN_MAX));
+        // An error says that the name is longer than what is shown.
+        write!(text, "{:#}", demangle(name)).ok();
+        Some(format!("{}+{:#x}", text.0, address - function.start))
     };
     addresses
         .iter()
         .zip(&found)
         .map(|pair| named(pair).unwrap_or_else(|| format!("{:#x}", pair.0)))
         .collect()
+}
+
+/// A name as it is shown: printable, and no longer than [`SHOWN_MAX`]. Demangling can make a
+/// megabyte out of a hundred bytes, and a confined VMM has no megabyte.
+struct ShortName(String);
+
+impl std::fmt::Write for ShortName {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        for char in text.chars() {
+            if self.0.len() >= SHOWN_MAX {
+                return Err(std::fmt::Error);
+            }
+            self.0.push(if char.is_ascii_graphic() || char == ' ' { char } else { '?' });
+        }
+        Ok(())
+    }
 }
 
 fn scan_symbols(file: &File, addresses: &[u64], found: &mut [Option<Function>]) -> Option<()> {
@@ -195,4 +215,39 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A mangled name (v0) of nested pairs, each holding the one within it twice, the second time
+    /// as a back-reference: demangled, it doubles with every level.
+    fn growing_name(levels: usize) -> String {
+        const DIGITS: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+        let mut name = format!("_RIC0{}u", "T".repeat(levels));
+        for level in (0..levels).rev() {
+            // Position of the inner pair, in base 62 as the format has it; below 36 one digit.
+            let digit = char::from(DIGITS[level + 3]);
+            name += &format!("B{digit}_E");
+        }
+        name + "E"
+    }
+
+    #[test]
+    fn a_name_that_grows_when_demangled_is_cut() {
+        let name = growing_name(24);
+        assert!(name.len() < 160, "{name}");
+        assert!(format!("{:#}", demangle(&growing_name(12))).len() > 10_000, "it does grow");
+        let mut text = ShortName(String::new());
+        write!(text, "{:#}", demangle(&name)).unwrap_err();
+        assert_eq!(text.0.len(), SHOWN_MAX);
+    }
+
+    #[test]
+    fn a_name_cannot_steer_a_terminal() {
+        let mut text = ShortName(String::new());
+        text.write_str("\x1b[31mred\x07\u{202e}").unwrap();
+        assert_eq!(text.0, "?[31mred??");
+    }
 }

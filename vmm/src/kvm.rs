@@ -283,6 +283,18 @@ impl Machine {
         self.vcpu.get_sregs().map(|sregs| sregs.cr2).map_err(failed("KVM_GET_SREGS"))
     }
 
+    /// Whether the vCPU is at CPL 3 with no event half delivered, so that its registers are the
+    /// guest's own: neither in a gate, nor in the `syscall` stub, nor on the way into one.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn is_in_guest_code(&self) -> Result<bool, KvmError> {
+        let sregs = self.vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
+        let events = self.vcpu.get_vcpu_events().map_err(failed("KVM_GET_VCPU_EVENTS"))?;
+        let half_delivered = events.exception.injected | events.interrupt.injected;
+        Ok(sregs.cs.selector & 3 == 3 && half_delivered == 0)
+    }
+
     /// The vCPU and the VM, for a keeper that holds them until this process is gone.
     #[must_use]
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {

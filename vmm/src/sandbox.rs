@@ -19,6 +19,7 @@ const KVM_RUN: u64 = 0xae80;
 const KVM_GET_REGS: u64 = 0x8090_ae81;
 const KVM_SET_REGS: u64 = 0x4090_ae82;
 const KVM_GET_SREGS: u64 = 0x8138_ae83;
+const KVM_GET_VCPU_EVENTS: u64 = 0x8040_ae9f;
 
 /// What the VM has, and so what its thread will call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -90,7 +91,7 @@ pub fn restrict_files() -> Result<(), SandboxError> {
 #[must_use]
 pub fn allowed_calls(needs: Needs) -> Vec<(&'static str, i64)> {
     let mut calls = vec![
-        ("ioctl", libc::SYS_ioctl),               // four requests of KVM
+        ("ioctl", libc::SYS_ioctl),               // five requests of KVM
         ("write", libc::SYS_write),               // the guest's log, our messages
         ("ppoll", libc::SYS_ppoll),               // waiting
         ("pread64", libc::SYS_pread64),           // symbols after a crash; block devices
@@ -123,7 +124,7 @@ fn filter(needs: Needs) -> Result<BpfProgram, SandboxError> {
         allowed_calls(needs).into_iter().map(|(_, number)| (number, Vec::new())).collect();
     let argument =
         |index, op, value| SeccompCondition::new(index, SeccompCmpArgLen::Dword, op, value);
-    let ioctls = [KVM_RUN, KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS]
+    let ioctls = [KVM_RUN, KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_GET_VCPU_EVENTS]
         .into_iter()
         .map(|request| SeccompRule::new(vec![argument(1, SeccompCmpOp::Eq, request)?]))
         .collect::<Result<_, _>>()?;

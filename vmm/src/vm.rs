@@ -14,7 +14,7 @@
 use std::mem::offset_of;
 
 use abi::layout::{
-    BOOT_PAGE, DOORBELL_PAGE, GATES_PAGE, LOG_AREA, LOG_BYTES, PAGE_BYTES, UPCALL_AREA,
+    BOOT_PAGE, DOORBELL_PAGE, LOG_AREA, LOG_BYTES, PAGE_BYTES, SYSCALL_STUB, UPCALL_AREA,
 };
 use abi::{Call, DoorbellPage, SavedRegisters, UPCALL_TIMER, UpcallArea, WAIT_FOREVER, exit_code};
 use kvm_bindings::kvm_regs;
@@ -242,8 +242,9 @@ impl Vm {
             return Ok(());
         }
         let mut regs = self.machine.regs()?;
-        let in_gate = (GATES_PAGE..GATES_PAGE + PAGE_BYTES).contains(&regs.rip);
-        if in_gate || pending != 0 {
+        // On software KVM the `syscall` stub runs at CPL 3, so its page is looked at as well.
+        let in_stub = (SYSCALL_STUB..SYSCALL_STUB + PAGE_BYTES).contains(&regs.rip);
+        if pending != 0 || in_stub || !self.machine.is_in_guest_code()? {
             UpcallTimer::arm(UPCALL_RETRY_NS);
             return Ok(());
         }
@@ -261,8 +262,7 @@ impl Vm {
 
     fn fault(&mut self, vector: u16) -> Outcome {
         let frame = GateFrame::read(&self.memory.system, Some(vector));
-        let in_stub = (abi::layout::SYSCALL_STUB..abi::layout::SYSCALL_STUB + PAGE_BYTES)
-            .contains(&frame.rip);
+        let in_stub = (SYSCALL_STUB..SYSCALL_STUB + PAGE_BYTES).contains(&frame.rip);
         let text = if in_stub {
             "system call: this guest kernel serves none".to_owned()
         } else {
