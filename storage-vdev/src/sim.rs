@@ -141,6 +141,14 @@ impl SimDisk {
         self.lock().crash_at = operations;
     }
 
+    /// Whether an operation would fail because of [`SimDisk::crash_at`]. Whatever the volume says
+    /// from then on, a machine that had stopped would not have said it.
+    #[must_use]
+    pub fn has_crashed(&self) -> bool {
+        let state = self.lock();
+        state.crash_at.is_some_and(|at| state.operations >= at)
+    }
+
     /// Has every operation on the stores of `mask` fail.
     pub fn break_stores(&self, mask: u32) {
         self.lock().broken = mask;

@@ -312,7 +312,7 @@ fn make_journals<S: Store>(shards: &mut ShardSet<S>, geometry: &Geometry, copies
 }
 
 impl<S: Store> Volume<S> {
-    /// Brings all stores to the state that was found.
+    /// Brings all stores to the state that was found, and makes it durable.
     fn level(
         &mut self,
         selection: &Selection,
@@ -328,18 +328,16 @@ impl<S: Store> Volume<S> {
                 self.shards.write(shard, StoreFile::Journal, *offset, bytes);
             }
         }
-        if !repairs.is_empty() {
-            self.shards.sync(self.journal.copies(), StoreFile::Journal);
-        }
         let behind = |own: &Result<Superblock, Reason>| {
             own.is_ok_and(|own| own.generation < selection.newest.generation)
         };
         let laggards = selection.shards.iter().enumerate().filter(|(_, own)| behind(own));
         let laggards = laggards.fold(0, |mask, (shard, _)| mask | 1 << shard);
         self.write_superblocks(laggards);
-        if !uncommitted.is_empty() {
-            self.shards.sync(u32::MAX, StoreFile::Shard);
-        }
+        // Also what was found: a process that was killed leaves writes in the page cache that were
+        // never synced, and the next superblock builds on them.
+        self.shards.sync(self.journal.copies(), StoreFile::Journal);
+        self.shards.sync(u32::MAX, StoreFile::Shard);
     }
 
     fn find_degraded(&mut self) {

@@ -12,7 +12,13 @@ use storage_vdev::sim::{Image, Rng, SimDisk};
 use storage_vdev::{BLOCK_BYTES, Geometry, Step, StoreFile, Volume};
 
 /// Runs changes until they are done or the disk stops.
-fn work(volume: &mut SimVolume, oracle: &mut Oracle, rng: &mut Rng, changes: usize) -> bool {
+fn work(
+    disk: &SimDisk,
+    volume: &mut SimVolume,
+    oracle: &mut Oracle,
+    rng: &mut Rng,
+    changes: usize,
+) -> bool {
     for _ in 0..changes {
         let change = Change::random(rng, volume.geometry().size_bytes());
         oracle.issue(change.clone());
@@ -21,7 +27,7 @@ fn work(volume: &mut SimVolume, oracle: &mut Oracle, rng: &mut Rng, changes: usi
         }
         match rng.below(8) {
             0..3 => {
-                if flush(volume).is_err() {
+                if flush(volume).is_err() || disk.has_crashed() {
                     return false;
                 }
                 oracle.flush();
@@ -73,9 +79,9 @@ impl Run {
         self.disk.crash_at(crash_at);
         if let Ok(mut volume) = open(&self.disk, self.geometry, &mut rng) {
             self.older = self.images();
-            if work(&mut volume, &mut oracle, &mut rng, changes / 2) {
+            if work(&self.disk, &mut volume, &mut oracle, &mut rng, changes / 2) {
                 self.older = self.images();
-                work(&mut volume, &mut oracle, &mut rng, changes - changes / 2);
+                work(&self.disk, &mut volume, &mut oracle, &mut rng, changes - changes / 2);
             }
         }
         oracle
@@ -85,9 +91,16 @@ impl Run {
     fn check(mut self, oracle: &Oracle, with_damage: bool) {
         let seed = self.seed;
         let at = self.disk.operations();
-        self.disk.crash(&mut self.rng);
         let mut happened = format!("seed {seed}, crash at operation {at}");
-        if self.rng.below(3) == 0 {
+        let killed = self.rng.below(3) == 0;
+        if killed {
+            // Only the process died: what was not synced is there for now.
+            self.disk.crash_at(None);
+            happened = format!("seed {seed}, killed at operation {at}");
+        } else {
+            self.disk.crash(&mut self.rng);
+        }
+        if killed || self.rng.below(3) == 0 {
             let later = self.disk.operations() + self.rng.below(30);
             self.disk.crash_at(Some(later));
             drop(open(&self.disk, self.geometry, &mut self.rng));
@@ -116,7 +129,7 @@ impl Run {
         let parity = u32::from(self.geometry.parity_shards());
         assert_eq!(status.redundancy, Some(parity), "{happened}: {status:?}");
         let mut oracle = Oracle::new(state);
-        work(&mut volume, &mut oracle, &mut self.rng, 5);
+        work(&self.disk, &mut volume, &mut oracle, &mut self.rng, 5);
         flush(&mut volume).unwrap();
         oracle.flush();
         drop(volume);
@@ -169,10 +182,10 @@ fn stores_that_fail_while_the_volume_runs_cost_redundancy_and_no_data() {
         let disk = SimDisk::new(5);
         let mut volume = open(&disk, geometry, &mut rng).unwrap();
         let mut oracle = Oracle::new(vec![0; usize::try_from(geometry.size_bytes()).unwrap()]);
-        assert!(work(&mut volume, &mut oracle, &mut rng, 10), "seed {seed}");
+        assert!(work(&disk, &mut volume, &mut oracle, &mut rng, 10), "seed {seed}");
         let failing = choose(&mut rng, 5, 2);
         disk.break_stores(failing.iter().fold(0, |mask, store| mask | 1 << store));
-        assert!(work(&mut volume, &mut oracle, &mut rng, 20), "seed {seed}");
+        assert!(work(&disk, &mut volume, &mut oracle, &mut rng, 20), "seed {seed}");
         flush(&mut volume).unwrap();
         oracle.flush();
         repair(&mut volume);
@@ -228,7 +241,7 @@ fn a_crash_during_repair_leaves_no_header_without_its_unit() {
             let disk = SimDisk::new(3);
             let mut volume = open(&disk, geometry, &mut rng).unwrap();
             let mut oracle = Oracle::new(vec![0; usize::try_from(geometry.size_bytes()).unwrap()]);
-            work(&mut volume, &mut oracle, &mut rng, 12);
+            work(&disk, &mut volume, &mut oracle, &mut rng, 12);
             volume.close().unwrap();
             oracle.flush();
             let lost = choose(&mut rng, 3, 1)[0];
@@ -277,7 +290,7 @@ fn a_crash_between_the_steps_of_a_checkpoint_loses_no_flushed_write() {
                 if done.is_err() || volume.is_stopped() {
                     break;
                 }
-                if rng.below(5) == 0 && flush(&mut volume).is_ok() {
+                if rng.below(5) == 0 && flush(&mut volume).is_ok() && !disk.has_crashed() {
                     oracle.flush();
                 }
             }
