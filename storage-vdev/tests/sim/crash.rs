@@ -163,7 +163,7 @@ fn a_crash_at_every_operation_loses_no_flushed_write() {
 
 #[test]
 fn a_crash_and_any_m_damaged_stores_lose_no_flushed_write() {
-    for seed in seeds(150) {
+    for seed in seeds(100) {
         let seed = seed + 1000;
         let mut whole = Run::new(seed, 0);
         whole.until_crash(None, 30);
@@ -332,5 +332,38 @@ fn opening_completes_the_journal_copies() {
         disk.set_image(1 - lost, Image::default());
         let mut volume = open(&disk, geometry, &mut rng).unwrap();
         assert_eq!(read(&mut volume, 4096, 8192), Ok(vec![8; 8192]));
+    }
+}
+
+/// One crash at each operation of a checkpoint, then one at each operation of the opening.
+#[test]
+fn a_crash_in_a_checkpoint_and_one_while_opening_lose_nothing() {
+    let geometry = geometry(2, 1, 12);
+    for modes in seeds(2) {
+        let (mut first, mut last) = (0, u64::MAX);
+        while first < last {
+            for second in 0..24 {
+                let mut rng = Rng::new(5);
+                let disk = SimDisk::new(3);
+                let mut volume = open(&disk, geometry, &mut rng).unwrap();
+                write(&mut volume, 0, &[1; 8 * 4096]).unwrap();
+                flush(&mut volume).unwrap();
+                let start = disk.operations();
+                disk.crash_at(Some(start + first));
+                repair(&mut volume);
+                if !disk.has_crashed() {
+                    last = first;
+                }
+                let context = format!("modes {modes}, crashes at operations {first} and {second}");
+                disk.crash(&mut Rng::new(modes * 1000 + first));
+                disk.crash_at(Some(disk.operations() + second));
+                drop(open(&disk, geometry, &mut rng));
+                disk.crash(&mut Rng::new(modes * 1000 + second));
+                let mut volume = open(&disk, geometry, &mut rng)
+                    .unwrap_or_else(|error| panic!("{context}: {error}"));
+                assert!(read(&mut volume, 0, 8 * 4096) == Ok(vec![1; 8 * 4096]), "{context}");
+            }
+            first += 1;
+        }
     }
 }
