@@ -20,13 +20,13 @@ use crate::devices::{Devices, NamedDevice, describe};
 use crate::host::{Host, ProbeError};
 use crate::kvm::{self, KvmError, Machine, StopSignal};
 use crate::memory::{Memory, MemoryError};
-use crate::process::Inherited;
+use crate::process::{Inherited, allocate_by_brk_only};
 use crate::sandbox::{self, Needs, SandboxError};
 use crate::vm::{ExitCounts, START_ARGUMENT, Vm, now_ns};
 use crate::{paging, trampoline};
 
-/// The heap that a crash report is sure to find: below malloc's threshold for mmap, so that it
-/// stays with the process when it's freed.
+/// The heap that a crash report is sure to find: less than what `malloc` gives back when it is
+/// freed.
 const REPORT_BYTES: usize = 64 << 10;
 
 /// Why a VM can't be started.
@@ -180,6 +180,7 @@ pub fn launch(
     watch.lap("boot page");
     // Nothing may be closed behind the sandbox but by the end of the process.
     drop(kvm);
+    allocate_by_brk_only().map_err(|source| LaunchError::System { what: "malloc", source })?;
     // A VM without devices may not ask for memory any more; a crash report needs a little.
     drop(Vec::<u8>::with_capacity(std::hint::black_box(REPORT_BYTES)));
     sandbox::enter(needs)?;

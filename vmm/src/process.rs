@@ -62,6 +62,23 @@ impl Inherited {
     }
 }
 
+/// Makes `malloc` take memory by `brk` alone, so that the sandbox needs no `mmap`, `munmap` or
+/// `mremap`. Before the sandbox; for a process of one thread.
+///
+/// # Errors
+/// The C library doesn't know how.
+pub fn allocate_by_brk_only() -> io::Result<()> {
+    // SAFETY: sets two parameters of the allocator, which is allowed at any time.
+    let set = unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0) == 1
+            && libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_BYTES) == 1
+    };
+    if set { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
+}
+
+/// How much freed memory at the heap's end is kept: requests of that size come and go.
+const TRIM_BYTES: i32 = 1 << 20;
+
 /// Ends the process at once: no clean-up runs, which the sandbox would kill.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` has no preconditions and doesn't return.

@@ -100,11 +100,7 @@ pub fn allowed_calls(needs: Needs) -> Vec<(&'static str, i64)> {
         ("exit_group", libc::SYS_exit_group),
     ];
     if needs.block || needs.net {
-        calls.extend([
-            ("brk", libc::SYS_brk),   // memory for what is in flight
-            ("mmap", libc::SYS_mmap), // the same, large; anonymous, not executable
-            ("munmap", libc::SYS_munmap),
-        ]);
+        calls.push(("brk", libc::SYS_brk)); // memory for what is in flight
     }
     if needs.block {
         calls.extend([
@@ -129,16 +125,6 @@ fn filter(needs: Needs) -> Result<BpfProgram, SandboxError> {
         .map(|request| SeccompRule::new(vec![argument(1, SeccompCmpOp::Eq, request)?]))
         .collect::<Result<_, _>>()?;
     rules.insert(libc::SYS_ioctl, ioctls);
-    // Large buffers come from mmap: never executable, never a file.
-    let no_exec = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
-    let anonymous = SeccompCmpOp::MaskedEq(libc::MAP_ANONYMOUS as u64);
-    let mmap = SeccompRule::new(vec![
-        argument(2, no_exec, 0)?,
-        argument(3, anonymous, libc::MAP_ANONYMOUS as u64)?,
-    ])?;
-    if let Some(rule) = rules.get_mut(&libc::SYS_mmap) {
-        rule.push(mmap);
-    }
     let filter = SeccompFilter::new(
         rules,
         SeccompAction::KillProcess,
