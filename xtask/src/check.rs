@@ -1,8 +1,10 @@
 //! `cargo xtask test`: everything that the CI checks, and a table of it at the end.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Instant;
 
+use crate::demo;
 use crate::dist::{self, Dist};
 use crate::failure::Failure;
 use crate::fuzz;
@@ -104,7 +106,7 @@ pub(crate) fn run(repository: &Repository, quick: bool) -> Result<(), Failure> {
     run.step("format", || Outcome::of_one(cargo(&["fmt", "--all", "--check"]).run()));
     run.step("lints", || {
         let lints = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
-        Outcome::of_one(cargo(&lints).run())
+        Outcome::of_one(cargo(&lints).run().and_then(|()| dist::lint_images(repository)))
     });
     run.step("documentation", || {
         let doc = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
@@ -120,6 +122,13 @@ pub(crate) fn run(repository: &Repository, quick: bool) -> Result<(), Failure> {
         Err(failure) => Outcome::Failed(Tally::ONE_FAILED, failure.to_string()),
     });
     run.step("tests", || tests(repository, dist.as_ref()));
+    run.step("demo", || {
+        if Path::new("/dev/kvm").exists() {
+            Outcome::of_one(demo::run(repository))
+        } else {
+            Outcome::Skipped("no /dev/kvm".to_owned())
+        }
+    });
     if !quick {
         run.step("tests on emulated SVM", || match &dist {
             Some(dist) => emulated(repository, dist),

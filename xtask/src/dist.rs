@@ -71,13 +71,24 @@ pub(crate) fn build(repository: &Repository, out: Option<&Path>) -> Result<Dist,
     Ok(Dist { folder, images })
 }
 
-/// Builds the guest images. Their frame pointers, which a crash's backtrace follows, need flags
-/// for the whole build; a target folder of their own keeps these from rebuilding everything else.
+/// Builds the guest images.
 fn guest_images(repository: &Repository) -> Result<Vec<Executable>, Failure> {
+    executables(of_images(repository, "build", &[MESSAGES]))
+}
+
+/// The lints of the guest images, which `--all-targets` leaves out: they need their feature.
+pub(crate) fn lint_images(repository: &Repository) -> Result<(), Failure> {
+    of_images(repository, "clippy", &["--", "-D", "warnings"]).run()
+}
+
+/// A cargo command on the guest images. Their frame pointers, which a crash's backtrace follows,
+/// need flags for the whole build; a target folder of their own keeps these from rebuilding
+/// everything else.
+fn of_images(repository: &Repository, command: &str, more: &[&str]) -> Task {
     let target = repository.target().join("guest");
     let target = target.to_string_lossy();
     let arguments = [
-        "build",
+        command,
         "-p",
         "guest-kernel",
         "--features",
@@ -87,9 +98,9 @@ fn guest_images(repository: &Repository) -> Result<Vec<Executable>, Failure> {
         "guest",
         "--target-dir",
         &target,
-        MESSAGES,
     ];
-    executables(Task::cargo(repository, arguments).env("RUSTFLAGS", "-C force-frame-pointers=yes"))
+    Task::cargo(repository, arguments.iter().chain(more))
+        .env("RUSTFLAGS", "-C force-frame-pointers=yes")
 }
 
 /// Makes cargo say where it put things, and still show errors to people.
