@@ -247,10 +247,15 @@ pub(crate) fn keys_for(volume_key: &VolumeKey, uuid: Uuid, opening: Opening) -> 
 pub(crate) struct MapKey(hmac::Key);
 
 impl MapKey {
-    /// What one stripe adds to the sum.
-    pub(crate) fn term(&self, stripe: u64, sequence: u64) -> u128 {
-        let mut bytes = [0; 16];
-        Writer::new(&mut bytes).put(&stripe.to_le_bytes()).put(&sequence.to_le_bytes());
+    /// What one stripe adds to the sum. The opening is part of it: after a crash a sequence number
+    /// that was used and not committed comes again, under another opening.
+    pub(crate) fn term(&self, stripe: u64, sequence: u64, opening: Opening) -> u128 {
+        let mut bytes = [0; 56];
+        Writer::new(&mut bytes)
+            .put(&stripe.to_le_bytes())
+            .put(&sequence.to_le_bytes())
+            .put(&opening.epoch.to_le_bytes())
+            .put(&opening.salt);
         let tag = hmac::sign(&self.0, &bytes);
         tag.as_ref().first_chunk().map_or(0, |half| u128::from_le_bytes(*half))
     }

@@ -3,11 +3,13 @@
 //! The map is not stored: it is read from the slot headers at open (newest committed version of a
 //! stripe wins), and checked against the count and the keyed sum that the superblock holds. So a
 //! header that vanished, or an old one that came back, on more stores than may be lost is seen.
+//!
+//! A version is named by its opening and its sequence number, never by the number alone.
 
 use std::collections::BTreeMap;
 
 use crate::geometry::Geometry;
-use crate::keys::MapKey;
+use crate::keys::{KeyRing, MapKey};
 
 /// Where the newest version of a stripe lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,10 +56,16 @@ impl StripeMap {
     }
 
     /// Maps a stripe to a newer version, whose slot is taken; returns the older one, whose slot
-    /// stays taken until [`StripeMap::release`].
-    pub(crate) fn set(&mut self, stripe: u64, mapping: Mapping, lost: u128) -> Option<Mapping> {
+    /// stays taken until [`StripeMap::release`]. `keys` is the ring that mappings refer to.
+    pub(crate) fn set(
+        &mut self,
+        stripe: u64,
+        mapping: Mapping,
+        lost: u128,
+        keys: &KeyRing,
+    ) -> Option<Mapping> {
         self.free.take_exactly(mapping.slot);
-        self.sum = self.sum.wrapping_add(self.key.term(stripe, mapping.sequence));
+        self.sum = self.sum.wrapping_add(self.term(stripe, &mapping, keys));
         if lost == 0 {
             self.lost.remove(&stripe);
         } else {
@@ -65,9 +73,17 @@ impl StripeMap {
         }
         let old = self.stripes.insert(stripe, mapping);
         if let Some(old) = old {
-            self.sum = self.sum.wrapping_sub(self.key.term(stripe, old.sequence));
+            self.sum = self.sum.wrapping_sub(self.term(stripe, &old, keys));
         }
         old
+    }
+
+    /// What a version of a stripe adds to the sum.
+    pub(crate) fn term(&self, stripe: u64, mapping: &Mapping, keys: &KeyRing) -> u128 {
+        let Some(epoch) = keys.get(mapping.keys) else {
+            unreachable!("a mapping is made with keys of the ring, which forgets none");
+        };
+        self.key.term(stripe, mapping.sequence, epoch.opening)
     }
 
     /// Remembers which shards hold a unit of the stripe.
@@ -82,7 +98,7 @@ impl StripeMap {
         self.stripes.len() as u64
     }
 
-    /// The sum over all stripes of a keyed hash of (stripe, sequence).
+    /// The sum over all stripes of a keyed hash of (stripe, sequence, opening).
     pub(crate) fn sum(&self) -> u128 {
         self.sum
     }
@@ -151,25 +167,30 @@ impl FreeSlots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::{KeyRing, VolumeKey};
+    use crate::keys::{Opening, VolumeKey};
 
     fn mapping(sequence: u64, slot: u32) -> Mapping {
         Mapping { sequence, slot, keys: 0, present: 1, zero: false }
     }
 
     #[test]
-    fn the_sum_depends_on_the_newest_versions_only() {
-        let keys = KeyRing::new(&VolumeKey::new(&[1; 32]), [2; 16]);
+    fn the_sum_depends_on_the_newest_versions_and_on_who_wrote_them() {
+        let mut keys = KeyRing::new(&VolumeKey::new(&[1; 32]), [2; 16]);
+        for salt in [3, 4] {
+            keys.add(Opening { epoch: 1, salt: [salt; 32] });
+        }
         let geometry = Geometry::new(2, 1, 1 << 20).unwrap();
         let mut one = StripeMap::new(keys.map_key(), &geometry);
-        one.set(3, mapping(1, 0), 0);
-        one.set(4, mapping(2, 1), 0);
-        one.set(3, mapping(3, 2), 0);
+        one.set(3, mapping(1, 0), 0, &keys);
+        one.set(4, mapping(2, 1), 0, &keys);
+        one.set(3, mapping(3, 2), 0, &keys);
         let mut other = StripeMap::new(keys.map_key(), &geometry);
-        other.set(4, mapping(2, 1), 0);
-        other.set(3, mapping(3, 2), 0);
+        other.set(4, mapping(2, 1), 0, &keys);
+        other.set(3, mapping(3, 2), 0, &keys);
         assert_eq!(one.sum(), other.sum());
-        other.set(3, mapping(4, 5), 0);
+        other.set(3, Mapping { keys: 1, ..mapping(3, 2) }, 0, &keys);
+        assert_ne!(one.sum(), other.sum());
+        other.set(3, mapping(4, 5), 0, &keys);
         assert_ne!(one.sum(), other.sum());
     }
 

@@ -7,7 +7,9 @@
 //! * `generation`, `opening`, `parent`: a store that was rolled back (see [`Superblock::follows`]);
 //! * `committed`: slots that a crashed checkpoint wrote;
 //! * `mapped`, `map_sum`: slot headers that vanished or came back on more stores than may be lost;
-//! * `journal`, `journal_epoch_start`: journal records from before the checkpoint, or of a fork;
+//! * `journal`: journal records from before the checkpoint;
+//! * `journal_epoch_start`, `journal_epoch_tag`: journal records of a fork, from before the opening
+//!   or after it;
 //! * `members`: a store that was left behind while the volume went on without it.
 
 use crate::fields::{Reader, Writer, is_blank, u32_at};
@@ -55,6 +57,8 @@ pub(crate) struct Superblock {
     pub(crate) journal: JournalAnchor,
     /// The first journal record that is of `opening`.
     pub(crate) journal_epoch_start: u64,
+    /// The tag of the record before that one.
+    pub(crate) journal_epoch_tag: [u8; TAG_BYTES],
     /// The shards that took part when this was written.
     pub(crate) members: u32,
 }
@@ -97,6 +101,7 @@ impl Superblock {
             .put(&self.journal.sequence.to_le_bytes())
             .put(&self.journal.tag)
             .put(&self.journal_epoch_start.to_le_bytes())
+            .put(&self.journal_epoch_tag)
             .put(&self.members.to_le_bytes());
         let keys = keys_for(volume_key, self.uuid, self.opening);
         let (body, tail) = bytes.split_at_mut(MAC_OFFSET);
@@ -157,6 +162,7 @@ impl Superblock {
                 tag: fields.bytes()?,
             },
             journal_epoch_start: fields.u64()?,
+            journal_epoch_tag: fields.bytes()?,
             members: fields.u32()?,
         };
         let anchor = superblock.journal.offset;
@@ -210,6 +216,7 @@ mod tests {
             map_sum: 1 << 100,
             journal: JournalAnchor { offset: 8192, sequence: 44, tag: [4; 16] },
             journal_epoch_start: 40,
+            journal_epoch_tag: [5; 16],
             members: 0b11_1111,
         }
     }

@@ -1,4 +1,12 @@
 //! Walking a journal after a crash: what is in it, and which copies lack what.
+//!
+//! A copy may hold records of a fork: ones that were written and never acknowledged before the
+//! volume went on without them, and that a store hid or brought back. They are authentic and follow
+//! the same record as the ones that were acknowledged. Two things tell them apart:
+//!
+//! * Before `journal_epoch_start` of the newest superblock: it names the tag of the last record
+//!   there, and each tag vouches for the one before. Only one path arrives at it.
+//! * From there on: only records of that opening count, and it gave each sequence number once.
 
 use super::record::{HEADER_BYTES, record_bytes};
 use super::{Position, Record, parse_record};
@@ -12,6 +20,8 @@ use crate::superblock::Superblock;
 pub(crate) struct Replay {
     /// Behind the last record.
     pub(crate) head: Position,
+    /// The live records, oldest first.
+    pub(crate) records: Vec<Record>,
     /// The records that one of the wanted copies lacks, as ciphertext.
     pub(crate) repairs: Vec<CopyRepair>,
 }
@@ -24,51 +34,109 @@ pub(crate) struct CopyRepair {
     pub(crate) lacking: u32,
 }
 
-/// Walks the live part of the journal and hands each record to `apply`.
+/// A record that follows some place.
+struct Candidate {
+    record: Record,
+    bytes: Vec<u8>,
+    /// The copies that hold exactly these bytes.
+    holding: u32,
+}
+
+/// A record on the path, and the others that could have been taken instead.
+struct Branch {
+    place: Position,
+    taken: Candidate,
+    others: Vec<Candidate>,
+}
+
+/// Walks the live part of the journal. `None` if no path leads to the record that the superblock
+/// names: durable records are gone on more stores than may be lost.
 ///
-/// All copies hold the same records in the same places, so at each place any copy may supply the
-/// record: the journal is whole as long as each record survives somewhere. The walk ends where no
-/// copy has the next one. `wanted` are the shards that are to hold a copy from now on.
+/// All copies should hold the same records in the same places, so at each place any copy may supply
+/// the record: the journal is whole as long as each record survives somewhere. Where copies differ,
+/// each record that follows is tried. A record names the one before it, so none is on two paths and
+/// the search takes no longer than reading all copies. `wanted` are the shards that are to hold a
+/// copy from now on.
 pub(crate) fn walk<S: Store>(
     shards: &ShardSet<S>,
     superblock: &Superblock,
     wanted: u32,
     keys: &mut KeyRing,
-    mut apply: impl FnMut(&Record),
-) -> Replay {
+) -> Option<Replay> {
     let capacity = superblock.geometry.journal_bytes();
-    let mut head = Position::at(superblock.journal);
-    let mut repairs = Vec::new();
+    let mut place = Position::at(superblock.journal);
+    let mut path: Vec<Branch> = Vec::new();
     loop {
-        if head.offset == capacity {
-            head.wrap(0);
+        if place.offset == capacity {
+            place.wrap(0);
         }
-        let copies = read_copies(shards, head.offset, capacity);
-        let found = copies.iter().find_map(|(_, bytes)| {
-            let record = parse_record(bytes, keys).ok()?;
-            follows(&record, &head, superblock).then_some((record, bytes))
-        });
-        let Some((record, bytes)) = found else { break };
-        if head.total + bytes.len() as u64 > capacity {
+        let astray = place.sequence == superblock.journal_epoch_start
+            && place.tag != superblock.journal_epoch_tag;
+        let others = if astray { Vec::new() } else { follow(shards, &place, superblock, keys) };
+        if others.is_empty() && !astray && place.sequence >= superblock.journal_epoch_start {
             break;
         }
-        let holding =
-            copies.iter().filter(|copy| copy.1 == *bytes).fold(0u32, |mask, (i, _)| mask | 1 << i);
-        if wanted & !holding != 0 {
-            let lacking = wanted & !holding;
-            repairs.push(CopyRepair { offset: head.offset, bytes: bytes.clone(), lacking });
-        }
-        apply(&record);
-        head.advance(bytes.len() as u64, record.tag);
-        if record.wraps {
-            head.wrap(capacity.saturating_sub(head.offset));
-        }
+        let mut next = (place, others);
+        let branch = loop {
+            let (place, mut others) = next;
+            if let Some(taken) = others.pop() {
+                break Branch { place, taken, others };
+            }
+            let Branch { place, others, .. } = path.pop()?;
+            next = (place, others);
+        };
+        place = branch.behind(capacity);
+        path.push(branch);
     }
-    Replay { head, repairs }
+    let (mut records, mut repairs) = (Vec::new(), Vec::new());
+    for Branch { place, taken, .. } in path {
+        let Candidate { record, bytes, holding } = taken;
+        if wanted & !holding != 0 {
+            repairs.push(CopyRepair { offset: place.offset, bytes, lacking: wanted & !holding });
+        }
+        records.push(record);
+    }
+    Some(Replay { head: place, records, repairs })
 }
 
-/// Whether `record` is the one that belongs at `place`. Records from the newest opening on must be
-/// its own: a copy that missed that opening may end in records of a fork.
+impl Branch {
+    /// The place behind the record that was taken.
+    fn behind(&self, capacity: u64) -> Position {
+        let Candidate { record, bytes, .. } = &self.taken;
+        let mut place = self.place;
+        place.advance(bytes.len() as u64, record.tag);
+        if record.wraps {
+            place.wrap(capacity.saturating_sub(place.offset));
+        }
+        place
+    }
+}
+
+/// The different records that may come next at `place`, the likeliest last.
+fn follow<S: Store>(
+    shards: &ShardSet<S>,
+    place: &Position,
+    superblock: &Superblock,
+    keys: &mut KeyRing,
+) -> Vec<Candidate> {
+    let capacity = superblock.geometry.journal_bytes();
+    let mut candidates: Vec<Candidate> = Vec::new();
+    for (bytes, holding) in read_copies(shards, place.offset, capacity) {
+        let Ok(record) = parse_record(&bytes, keys) else { continue };
+        // Bytes that no MAC covers may differ between copies of one record.
+        let known = candidates.iter().any(|candidate| candidate.record.tag == record.tag);
+        let fits = place.total + bytes.len() as u64 <= capacity;
+        if fits && !known && follows(&record, place, superblock) {
+            candidates.push(Candidate { record, bytes, holding });
+        }
+    }
+    // Of two, a later opening wrote the one that was acknowledged, if any was.
+    candidates.sort_by_key(|candidate| candidate.record.opening.epoch);
+    candidates
+}
+
+/// Whether `record` may be the one that belongs at `place`. Records from the newest opening on must
+/// be its own.
 fn follows(record: &Record, place: &Position, superblock: &Superblock) -> bool {
     let of_its_time = if record.sequence >= superblock.journal_epoch_start {
         record.opening == superblock.opening
@@ -78,12 +146,9 @@ fn follows(record: &Record, place: &Position, superblock: &Superblock) -> bool {
     record.sequence == place.sequence && record.previous == place.tag && of_its_time
 }
 
-fn read_copies<S: Store>(
-    shards: &ShardSet<S>,
-    offset: u64,
-    capacity: u64,
-) -> Vec<(usize, Vec<u8>)> {
-    let mut copies = Vec::new();
+/// The whole records at `offset`, each once, with the mask of the copies that hold it.
+fn read_copies<S: Store>(shards: &ShardSet<S>, offset: u64, capacity: u64) -> Vec<(Vec<u8>, u32)> {
+    let mut copies: Vec<(Vec<u8>, u32)> = Vec::new();
     for shard in 0..shards.len() {
         let mut bytes = vec![0; HEADER_BYTES];
         if !shards.read(shard, StoreFile::Journal, offset, &mut bytes) {
@@ -94,8 +159,12 @@ fn read_copies<S: Store>(
             continue;
         }
         bytes.resize(len, 0);
-        if shards.read(shard, StoreFile::Journal, offset, &mut bytes) {
-            copies.push((shard, bytes));
+        if !shards.read(shard, StoreFile::Journal, offset, &mut bytes) {
+            continue;
+        }
+        match copies.iter_mut().find(|(other, _)| *other == bytes) {
+            Some((_, holding)) => *holding |= 1 << shard,
+            None => copies.push((bytes, 1 << shard)),
         }
     }
     copies

@@ -102,7 +102,7 @@ impl<S: Store> Volume<S> {
         mapping.present = self.write_units(stripe, mapping, lost, &units, usable);
         self.units = units;
         self.check_stores()?;
-        if let Some(old) = self.map.set(stripe, mapping, lost) {
+        if let Some(old) = self.map.set(stripe, mapping, lost, &self.keys) {
             self.retired.push(Retired { slot: old.slot, punch: zero });
         }
         self.overlay.remove(stripe);

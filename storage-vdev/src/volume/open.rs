@@ -18,9 +18,9 @@ use super::select::{Found, LostShard, Reason, Selection, select};
 use super::{RequestError, Volume};
 use crate::codec::Codec;
 use crate::dir::DirError;
-use crate::geometry::{Geometry, SLOT_HEADER_BYTES, SUPERBLOCK_BYTES};
+use crate::geometry::{Geometry, SLOT_HEADER_BYTES, SUPERBLOCK_BYTES, TAG_BYTES};
+use crate::journal::Journal;
 use crate::journal::replay::{CopyRepair, walk};
-use crate::journal::{Journal, Record};
 use crate::keys::{KeyRing, Opening, Uuid, VolumeKey};
 use crate::overlay::Overlay;
 use crate::shards::{Fault, Operation, ShardSet};
@@ -161,7 +161,7 @@ impl<S: Store> Volume<S> {
         };
         match found {
             Found::Nothing => Err(OpenError::NotFound),
-            Found::Volume(selection) => open(shards, &selection, options, random),
+            Found::Volume(selection) => open(shards, *selection, options, random),
         }
     }
 }
@@ -185,8 +185,9 @@ fn create<S: Store>(
         committed: 0,
         mapped: 0,
         map_sum: 0,
-        journal: JournalAnchor { offset: 0, sequence: 1, tag: [0; 16] },
+        journal: JournalAnchor { offset: 0, sequence: 1, tag: [0; TAG_BYTES] },
         journal_epoch_start: 1,
+        journal_epoch_tag: [0; TAG_BYTES],
         members: geometry.all_shards(),
     };
     for shard in 0..shards.len() {
@@ -202,28 +203,25 @@ fn create<S: Store>(
 
 fn open<S: Store>(
     mut shards: ShardSet<S>,
-    selection: &Selection,
+    mut selection: Selection,
     options: &Options,
     random: &Randomness,
 ) -> Result<Volume<S>, OpenError> {
     let newest = selection.newest;
     let geometry = newest.geometry;
     let mut keys = KeyRing::new(&options.key, newest.uuid);
-    let found = scan(&shards, selection, &mut keys)?;
+    let found = scan(&shards, &selection, &mut keys)?;
+    selection.leave_out(&shards, found.left_out);
     for (shard, own) in selection.shards.iter().enumerate() {
         if let Err(Reason::Unreadable(kind)) = own {
             shards.give_up(shard, Fault { operation: Operation::Open, kind: *kind });
         }
     }
     let copies = journal_copies(&shards, &geometry);
-    let mut records: Vec<Record> = Vec::new();
-    let replay = walk(&shards, &newest, copies, &mut keys, |record| records.push(record.clone()));
-    if replay.head.sequence < newest.journal_epoch_start {
-        return Err(OpenError::JournalLost);
-    }
+    let replay = walk(&shards, &newest, copies, &mut keys).ok_or(OpenError::JournalLost)?;
     let opening = Opening { epoch: newest.opening.epoch + 1, salt: random.salt };
     let own = keys.add(opening);
-    make_lost_stores(&mut shards, selection);
+    make_lost_stores(&mut shards, &selection);
     make_journals(&mut shards, &geometry, copies);
     let mut volume = Volume {
         geometry,
@@ -248,20 +246,21 @@ fn open<S: Store>(
         waiting_flushes: Vec::new(),
         stopped: false,
     };
-    volume.level(selection, &found.uncommitted, &replay.repairs);
+    volume.level(&selection, &found.uncommitted, &replay.repairs);
     volume.superblock = Superblock {
         generation: newest.generation + 1,
         opening,
         parent: newest.opening,
         parent_generation: newest.generation,
         journal_epoch_start: replay.head.sequence,
+        journal_epoch_tag: replay.head.tag,
         members: volume.shards.usable(),
         ..newest
     };
     volume.write_superblocks(u32::MAX);
     volume.check_stores().map_err(OpenError::Stopped)?;
     volume.find_degraded();
-    for record in &records {
+    for record in &replay.records {
         volume.replay(record);
     }
     Ok(volume)
@@ -279,7 +278,7 @@ fn make_lost_stores<S: Store>(shards: &mut ShardSet<S>, selection: &Selection) {
     for (shard, own) in selection.shards.iter().enumerate() {
         match own {
             Ok(_) | Err(Reason::Unreadable(_)) => continue,
-            Err(Reason::Foreign | Reason::Forged) => {
+            Err(Reason::Foreign | Reason::Forged | Reason::Version(_)) => {
                 shards.set_aside(shard);
             }
             Err(_) => {}

@@ -38,6 +38,10 @@ pub enum Reason {
     Foreign,
     /// It is older than the others: it was rolled back, or missed what they were given.
     Stale,
+    /// It says that it has another version of the format, and the others don't.
+    Version(u16),
+    /// It holds versions of stripes that the volume never had.
+    Contradictory,
 }
 
 impl fmt::Display for LostShard {
@@ -51,6 +55,8 @@ impl fmt::Display for LostShard {
             Reason::Forged => write!(f, "{name} is not signed with this key"),
             Reason::Foreign => write!(f, "{name} is of another volume or shard"),
             Reason::Stale => write!(f, "{name} is older than the others"),
+            Reason::Version(version) => write!(f, "{name} has format version {version}"),
+            Reason::Contradictory => write!(f, "{name} contradicts the others"),
         }
     }
 }
@@ -79,6 +85,18 @@ impl Selection {
         let believed = self.shards.iter().enumerate().filter(|(_, shard)| shard.is_ok());
         believed.fold(0, |mask, (index, _)| mask | 1 << index)
     }
+
+    /// Takes the shards of a mask as lost, because of what they hold.
+    pub(super) fn leave_out<S: Store>(&mut self, shards: &ShardSet<S>, mask: u32) {
+        for (shard, own) in self.shards.iter_mut().enumerate() {
+            if mask >> shard & 1 == 1 {
+                let lost =
+                    LostShard { shard, name: shards.name(shard), reason: Reason::Contradictory };
+                tracing::warn!(shard = %lost, "shard taken as lost; repair will bring it back");
+                *own = Err(lost.reason);
+            }
+        }
+    }
 }
 
 /// Looks at all stores and changes nothing.
@@ -87,11 +105,8 @@ pub(super) fn select<S: Store>(
     geometry: &Geometry,
     key: &VolumeKey,
 ) -> Result<Found, OpenError> {
-    let mut found = Vec::new();
-    for shard in 0..shards.len() {
-        found.push(inspect(shards, shard, key)?);
-    }
-    let Some(newest) = newest(&found)? else { return nothing(shards, &found) };
+    let found: Vec<_> = (0..shards.len()).map(|shard| inspect(shards, shard, key)).collect();
+    let Some(newest) = newest(&found)? else { return nothing(shards, &found, geometry) };
     let is_new = newest.generation == 1;
     let others_missing = found.iter().all(|shard| matches!(shard, Ok(_) | Err(Reason::Missing)));
     let all_there = found.iter().all(Result::is_ok);
@@ -131,14 +146,14 @@ fn inspect<S: Store>(
     shards: &ShardSet<S>,
     shard: usize,
     key: &VolumeKey,
-) -> Result<Result<Superblock, Reason>, OpenError> {
+) -> Result<Superblock, Reason> {
     if let Some(fault) = shards.fault(shard) {
-        return Ok(Err(Reason::Unreadable(fault.kind)));
+        return Err(Reason::Unreadable(fault.kind));
     }
     match shards.file_len(shard, StoreFile::Shard) {
         Ok(Some(_)) => {}
-        Ok(None) => return Ok(Err(Reason::Missing)),
-        Err(error) => return Ok(Err(Reason::Unreadable(error.kind()))),
+        Ok(None) => return Err(Reason::Missing),
+        Err(error) => return Err(Reason::Unreadable(error.kind())),
     }
     let mut best: Result<Superblock, Reason> = Err(Reason::Truncated);
     for generation in 0..2 {
@@ -147,23 +162,23 @@ fn inspect<S: Store>(
         if !shards.read(shard, StoreFile::Shard, offset, &mut bytes) {
             continue;
         }
-        let reason = match (Superblock::parse(&bytes, key), &best) {
-            (Ok(superblock), Ok(other)) if other.age() >= superblock.age() => continue,
-            (Ok(superblock), _) => {
-                best = Ok(superblock);
-                continue;
-            }
-            (Err(SuperblockError::Version(version)), _) => {
-                return Err(OpenError::Version { store: shards.name(shard), version });
-            }
-            (Err(SuperblockError::Forged), _) => Reason::Forged,
-            (Err(SuperblockError::Blank | SuperblockError::Corrupt), _) => Reason::Corrupt,
+        let found = Superblock::parse(&bytes, key).map_err(|error| match error {
+            SuperblockError::Version(version) => Reason::Version(version),
+            SuperblockError::Forged => Reason::Forged,
+            SuperblockError::Blank | SuperblockError::Corrupt => Reason::Corrupt,
+        });
+        let better = match (&found, &best) {
+            (Ok(superblock), Ok(other)) => superblock.age() > other.age(),
+            (Ok(_), Err(_)) => true,
+            (Err(_), Ok(_)) => false,
+            // What is whole says more than what isn't.
+            (Err(reason), Err(_)) => *reason != Reason::Corrupt || best == Err(Reason::Truncated),
         };
-        if best.is_err() && best != Err(Reason::Forged) {
-            best = Err(reason);
+        if better {
+            best = found;
         }
     }
-    Ok(best)
+    best
 }
 
 /// The newest superblock of the volume that most stores are of.
@@ -192,7 +207,9 @@ fn newest(found: &[Result<Superblock, Reason>]) -> Result<Option<Superblock>, Op
 fn nothing<S: Store>(
     shards: &ShardSet<S>,
     found: &[Result<Superblock, Reason>],
+    geometry: &Geometry,
 ) -> Result<Found, OpenError> {
+    other_version(shards, found, geometry)?;
     if found.contains(&Err(Reason::Forged)) {
         return Err(OpenError::WrongKey);
     }
@@ -200,6 +217,23 @@ fn nothing<S: Store>(
         return Ok(Found::Nothing);
     }
     Err(OpenError::TooManyLost { lost: lost_shards(shards, found), tolerated: 0 })
+}
+
+/// An error if more stores than may be lost say that they have another version of the format. One
+/// that says so needs no key for it, and stops nobody.
+fn other_version<S: Store>(
+    shards: &ShardSet<S>,
+    judged: &[Result<Superblock, Reason>],
+    geometry: &Geometry,
+) -> Result<(), OpenError> {
+    let mut others = judged.iter().enumerate().filter_map(|(shard, own)| match own {
+        Err(Reason::Version(version)) => Some((shard, *version)),
+        _ => None,
+    });
+    match others.nth(usize::from(geometry.parity_shards())) {
+        Some((shard, version)) => Err(OpenError::Version { store: shards.name(shard), version }),
+        None => Ok(()),
+    }
 }
 
 fn lost_shards<S: Store>(
@@ -218,6 +252,7 @@ fn too_many_lost<S: Store>(
     judged: &[Result<Superblock, Reason>],
     geometry: &Geometry,
 ) -> Result<(), OpenError> {
+    other_version(shards, judged, geometry)?;
     let lost = lost_shards(shards, judged);
     let tolerated = usize::from(geometry.parity_shards());
     if lost.len() > tolerated {

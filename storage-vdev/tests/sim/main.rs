@@ -7,6 +7,7 @@
 
 mod crash;
 mod harness;
+mod hostile;
 mod loss;
 mod model;
 mod nonces;
