@@ -241,6 +241,27 @@ impl<S: Store> Volume<S> {
         Ok(())
     }
 
+    /// Makes it durable that stores were given up, if any were since the last superblock.
+    ///
+    /// Before this, a store that comes back counts as whole, and what was written without it may be
+    /// lost with fewer than *m* others: no flush is acknowledged before.
+    pub(super) fn settle_members(&mut self) -> Result<(), RequestError> {
+        loop {
+            let usable = self.shards.usable();
+            if self.superblock.members & !usable == 0 {
+                return Ok(());
+            }
+            // The stripes of a checkpoint that is under way stay uncommitted.
+            self.superblock = Superblock {
+                generation: self.superblock.generation + 1,
+                members: usable,
+                ..self.superblock
+            };
+            self.write_superblocks(u32::MAX);
+            self.check_stores()?;
+        }
+    }
+
     /// Makes the superblock durable on the shards of `mask`.
     pub(super) fn write_superblocks(&mut self, mask: u32) {
         let offset = Geometry::superblock_offset(self.superblock.generation);

@@ -62,12 +62,12 @@ impl<S: Store> Volume<S> {
         if self.stopped {
             return Err(RequestError::Stopped);
         }
-        if self.journal.is_clean() {
-            return Ok(());
+        if !self.journal.is_clean() {
+            self.seal();
+            self.journal.sync(&mut self.shards);
+            self.check_stores()?;
         }
-        self.seal();
-        self.journal.sync(&mut self.shards);
-        self.check_stores()
+        self.settle_members()
     }
 
     /// Writes the pending record.

@@ -240,3 +240,74 @@ fn stores_that_claim_another_version_stop_the_volume_only_if_they_are_more_than_
     let error = open(&disk, geometry, rng).unwrap_err();
     assert!(matches!(error, OpenError::Version { version: 2, .. }), "{error}");
 }
+
+#[test]
+fn stores_that_were_given_up_and_came_back_are_not_believed() {
+    for lost in 2..6 {
+        let rng = &mut Rng::new(11);
+        let geometry = geometry(4, 2, 64);
+        let disk = SimDisk::new(6);
+        let mut volume = open(&disk, geometry, rng).unwrap();
+        put(&mut volume, 0, 1);
+        flush(&mut volume).unwrap();
+        repair(&mut volume);
+        // Two journal copies fail once each; the volume goes on without them.
+        disk.break_stores(0b011);
+        put(&mut volume, 0, 2);
+        flush(&mut volume).unwrap();
+        disk.break_stores(0);
+        put(&mut volume, 1, 3);
+        flush(&mut volume).unwrap();
+        drop(volume);
+        disk.crash(&mut dropper());
+        // All m that may be lost are lost already: without a third one nothing can be promised.
+        let kept = disk.image(lost);
+        disk.set_image(lost, Image::default());
+        let error = open(&disk, geometry, rng).unwrap_err();
+        assert!(matches!(error, OpenError::TooManyLost { .. }), "store {lost}: {error}");
+        disk.set_image(lost, kept);
+        let mut volume = open(&disk, geometry, rng).unwrap();
+        assert_eq!((get(&mut volume, 0), get(&mut volume, 1)), (2, 3));
+        assert_eq!(volume.status().redundancy, Some(0));
+    }
+}
+
+/// The machine stops at each operation of the first flush after a store was given up.
+#[test]
+fn a_flush_without_a_store_is_acknowledged_only_when_that_store_no_longer_counts() {
+    for given_up in [0, 1, 5] {
+        let (mut later, mut acknowledged) = (0, 0);
+        while acknowledged < 3 {
+            let context = format!("store {given_up} given up, crash after {later} operations");
+            let rng = &mut Rng::new(12);
+            let geometry = geometry(4, 2, 64);
+            let disk = SimDisk::new(6);
+            let mut volume = open(&disk, geometry, rng).unwrap();
+            put(&mut volume, 0, 1);
+            flush(&mut volume).unwrap();
+            repair(&mut volume);
+            put(&mut volume, 0, 2);
+            disk.break_stores(1 << given_up);
+            // A checkpoint notices it on any store.
+            volume.repair_step();
+            put(&mut volume, 0, 3);
+            disk.crash_at(Some(disk.operations() + later));
+            let promised = flush(&mut volume).is_ok() && !disk.has_crashed();
+            drop(volume);
+            disk.break_stores(0);
+            disk.crash(&mut dropper());
+            let others = (0..6).filter(|store| *store != given_up);
+            for lost in others {
+                let copy = SimDisk::new(6);
+                (0..6).filter(|s| *s != lost).for_each(|s| copy.set_image(s, disk.image(s)));
+                let mut volume = open(&copy, geometry, rng)
+                    .unwrap_or_else(|error| panic!("{context}, store {lost} lost: {error}"));
+                let found = get(&mut volume, 0);
+                let right = if promised { found == 3 } else { (1..=3).contains(&found) };
+                assert!(right, "{context}, store {lost} lost: {found}");
+            }
+            acknowledged += u32::from(promised);
+            later += 1;
+        }
+    }
+}
