@@ -2,6 +2,7 @@
 //!
 //! * [`identity`]: an X25519 key is a member's name; its IPv6 address follows from it.
 //! * [`wire`]: the bytes of a datagram (`docs/mesh-wire.md` draws them).
+//! * [`cookie`]: proof that an initiation's source address is no lie, asked for in a flood.
 //! * [`session`]: the Noise handshake, and the keys, counters and replay window of a session.
 //! * [`firewall`]: who may open flows to a member; everybody else is dropped.
 //! * [`endpoint`]: one member of the mesh, without sockets, clock or randomness of its own.
@@ -13,6 +14,7 @@
 //! the addresses of the very peer whose session opened the packet.
 #![forbid(unsafe_code)]
 
+pub mod cookie;
 pub mod endpoint;
 pub mod firewall;
 pub mod identity;

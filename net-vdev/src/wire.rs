@@ -21,15 +21,25 @@ pub const TAG_BYTES: usize = 16;
 pub const DATA_OVERHEAD_BYTES: usize = DATA_HEADER_BYTES + TAG_BYTES;
 /// The largest datagram of this version.
 pub const DATAGRAM_BYTES_MAX: usize = MTU + DATA_OVERHEAD_BYTES;
+/// The bytes of `mac1`, of `mac2`, and of a cookie.
+pub const MAC_BYTES: usize = 16;
 /// The bytes of `mac1` and `mac2` behind a handshake message.
-pub const TRAILER_BYTES: usize = 32;
+pub const TRAILER_BYTES: usize = 2 * MAC_BYTES;
 /// The smallest handshake datagram: header, ephemeral key, an empty sealed payload, trailer.
 pub const HANDSHAKE_BYTES_MIN: usize = HEADER_BYTES + 32 + TAG_BYTES + TRAILER_BYTES;
 /// The bytes of an unknown-session notice.
 pub const UNKNOWN_SESSION_BYTES: usize = 16;
+/// The bytes of the random nonce of a cookie reply.
+pub const COOKIE_NONCE_BYTES: usize = 24;
+/// The bytes of a cookie with its tag.
+pub const SEALED_COOKIE_BYTES: usize = MAC_BYTES + TAG_BYTES;
+/// The bytes of a cookie reply.
+pub const COOKIE_REPLY_BYTES: usize = HEADER_BYTES + COOKIE_NONCE_BYTES + SEALED_COOKIE_BYTES;
 
-/// The second byte of a datagram. 4 (cookie), 6 (relayed), 7 (fragment), 8 (post-quantum response)
-/// and 9 (probe) are reserved; this version drops them.
+const _: () = assert!(COOKIE_REPLY_BYTES < HANDSHAKE_BYTES_MIN, "no answer makes a flood larger");
+
+/// The second byte of a datagram. 6 (relayed), 7 (fragment), 8 (post-quantum response) and 9 (probe)
+/// are reserved; this version drops them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -39,6 +49,8 @@ pub enum Kind {
     Response = 2,
     /// A sealed IP packet, or an empty one that confirms a session.
     Data = 3,
+    /// "Too many initiations come from your address: show that it is yours."
+    Cookie = 4,
     /// "I hold no such session": asks for a new handshake and proves nothing.
     UnknownSession = 5,
 }
@@ -79,6 +91,8 @@ pub enum Datagram<'a> {
         /// The packet's number, which is its nonce.
         counter: u64,
     },
+    /// Asks the sender of an initiation to repeat it with a proof of its address.
+    Cookie(CookieReply),
     /// The sender of this notice does not hold the session that a data datagram named.
     UnknownSession {
         /// The index of that datagram.
@@ -96,7 +110,30 @@ pub struct Handshake<'a> {
     /// All bytes that `mac1` covers.
     pub covered: &'a [u8],
     /// The proof that the sender knows whom it writes to: see [`MacKey`].
-    pub mac1: [u8; 16],
+    pub mac1: [u8; MAC_BYTES],
+    /// All bytes that `mac2` covers.
+    pub covered_by_mac2: &'a [u8],
+    /// In an initiation, the proof that the sender is where it says it is, or zero: see
+    /// [`crate::cookie`].
+    pub mac2: [u8; MAC_BYTES],
+}
+
+/// A cookie on its way to the sender of an initiation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CookieReply {
+    /// The first four bytes of the initiation's `mac1`, as a number.
+    pub answers: u32,
+    /// Random.
+    pub nonce: [u8; COOKIE_NONCE_BYTES],
+    /// The cookie and its tag.
+    pub sealed: [u8; SEALED_COOKIE_BYTES],
+}
+
+/// The number by which a cookie reply names the initiation with this `mac1`.
+#[must_use]
+pub fn cookie_index(mac1: &[u8; MAC_BYTES]) -> u32 {
+    let [a, b, c, d, ..] = *mac1;
+    u32::from_be_bytes([a, b, c, d])
 }
 
 /// Takes a datagram apart.
@@ -135,6 +172,11 @@ pub fn parse(bytes: &[u8]) -> Result<Datagram<'_>, WireError> {
             }
             Ok(Datagram::Data { receiver: index, counter: u64::from_be_bytes(*counter) })
         }
+        kind if kind == Kind::Cookie as u8 => {
+            let (nonce, sealed) = body.split_first_chunk().ok_or(length)?;
+            let sealed = sealed.try_into().map_err(|_| length)?;
+            Ok(Datagram::Cookie(CookieReply { answers: index, nonce: *nonce, sealed }))
+        }
         kind if kind == Kind::UnknownSession as u8 => {
             let counter = <[u8; 8]>::try_from(body).map_err(|_| length)?;
             Ok(Datagram::UnknownSession { index, counter: u64::from_be_bytes(counter) })
@@ -147,9 +189,10 @@ fn parse_handshake(bytes: &[u8]) -> Option<Handshake<'_>> {
     if bytes.len() < HANDSHAKE_BYTES_MIN {
         return None;
     }
-    let (covered, trailer) = bytes.split_at_checked(bytes.len() - TRAILER_BYTES)?;
+    let (covered_by_mac2, mac2) = bytes.split_last_chunk()?;
+    let (covered, mac1) = covered_by_mac2.split_last_chunk()?;
     let noise = covered.get(HEADER_BYTES..)?;
-    Some(Handshake { noise, covered, mac1: *trailer.first_chunk()? })
+    Some(Handshake { noise, covered, mac1: *mac1, covered_by_mac2, mac2: *mac2 })
 }
 
 /// The first [`HEADER_BYTES`] of a datagram of `kind`.
@@ -168,9 +211,9 @@ pub fn data_header(receiver: u32, counter: u64) -> [u8; DATA_HEADER_BYTES] {
     bytes
 }
 
-/// Writes an initiation to the member whose key is in `mac` into `datagram`.
-pub fn write_initiation(datagram: &mut Vec<u8>, noise: &[u8], mac: &MacKey) {
-    write_handshake(datagram, header(Kind::Initiation, 0), noise, mac);
+/// Writes an initiation to the member whose key is in `mac` into `datagram`; returns its `mac1`.
+pub fn write_initiation(datagram: &mut Vec<u8>, noise: &[u8], mac: &MacKey) -> [u8; MAC_BYTES] {
+    write_handshake(datagram, header(Kind::Initiation, 0), noise, mac)
 }
 
 /// Writes a response to the handshake that the initiator calls `receiver` into `datagram`.
@@ -178,13 +221,27 @@ pub fn write_response(datagram: &mut Vec<u8>, receiver: u32, noise: &[u8], mac: 
     write_handshake(datagram, header(Kind::Response, receiver), noise, mac);
 }
 
-fn write_handshake(datagram: &mut Vec<u8>, header: [u8; HEADER_BYTES], noise: &[u8], mac: &MacKey) {
+fn write_handshake(
+    datagram: &mut Vec<u8>,
+    header: [u8; HEADER_BYTES],
+    noise: &[u8],
+    mac: &MacKey,
+) -> [u8; MAC_BYTES] {
     datagram.clear();
     datagram.extend_from_slice(&header);
     datagram.extend_from_slice(noise);
     let mac1 = mac.mac1(datagram);
     datagram.extend_from_slice(&mac1);
-    datagram.extend_from_slice(&[0; 16]);
+    datagram.extend_from_slice(&[0; MAC_BYTES]);
+    mac1
+}
+
+/// Writes a cookie reply into `datagram`.
+pub fn write_cookie(datagram: &mut Vec<u8>, reply: &CookieReply) {
+    datagram.clear();
+    datagram.extend_from_slice(&header(Kind::Cookie, reply.answers));
+    datagram.extend_from_slice(&reply.nonce);
+    datagram.extend_from_slice(&reply.sealed);
 }
 
 /// Writes an unknown-session notice into `datagram`.
@@ -209,9 +266,9 @@ impl MacKey {
 
     /// The first 16 bytes of BLAKE3 of `covered` under this key.
     #[must_use]
-    pub fn mac1(&self, covered: &[u8]) -> [u8; 16] {
+    pub fn mac1(&self, covered: &[u8]) -> [u8; MAC_BYTES] {
         let hash = blake3::keyed_hash(&self.0, covered);
-        let mut mac = [0; 16];
+        let mut mac = [0; MAC_BYTES];
         mac.iter_mut().zip(hash.as_bytes()).for_each(|(to, from)| *to = *from);
         mac
     }
@@ -267,10 +324,24 @@ mod tests {
     }
 
     #[test]
+    fn a_cookie_reply_lies_where_the_drawing_says() {
+        let mut bytes = vec![0xee; 3];
+        let answers = cookie_index(&[9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 0, 0, 0, 0, 0]);
+        let reply = CookieReply { answers, nonce: [0xaa; 24], sealed: [0xbb; 32] };
+        write_cookie(&mut bytes, &reply);
+        assert_eq!(bytes[..8], [1, 4, 0, 0, 9, 8, 7, 6]);
+        assert_eq!((&bytes[8..32], &bytes[32..]), (&[0xaa; 24][..], &[0xbb; 32][..]));
+        assert_eq!(parse(&bytes), Ok(Datagram::Cookie(reply)));
+        assert_eq!(parse(&bytes[..63]), Err(WireError::Length(63)));
+        bytes.push(0);
+        assert_eq!(parse(&bytes), Err(WireError::Length(65)));
+    }
+
+    #[test]
     fn another_version_type_length_or_a_reserved_bit_is_refused() {
         assert_eq!(parse(&[]), Err(WireError::Length(0)));
         assert_eq!(parse(&[2; 40]), Err(WireError::Version(2)));
-        assert_eq!(parse(&[1, 4, 0, 0, 0, 0, 0, 0]), Err(WireError::Kind(4)));
+        assert_eq!(parse(&[1, 6, 0, 0, 0, 0, 0, 0]), Err(WireError::Kind(6)));
         assert_eq!(parse(&[1, 3, 0, 1, 0, 0, 0, 0]), Err(WireError::Reserved));
         let mut long = data_header(7, 9).to_vec();
         long.resize(DATAGRAM_BYTES_MAX + 1, 0);

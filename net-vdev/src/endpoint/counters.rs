@@ -38,6 +38,8 @@ pub enum DropReason {
     HandshakeUnasked,
     /// An initiation that gave way to this side's own.
     HandshakeCrossed,
+    /// A cookie that answers no initiation of this side's.
+    HandshakeCookie,
     /// Data of no session.
     DataSession,
     /// Data seen before, or too late to tell.
@@ -60,7 +62,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::OutboundMalformed,
         Self::OutboundOversize,
         Self::OutboundSource,
@@ -78,6 +80,7 @@ impl DropReason {
         Self::HandshakeStranger,
         Self::HandshakeUnasked,
         Self::HandshakeCrossed,
+        Self::HandshakeCookie,
         Self::DataSession,
         Self::DataReplayed,
         Self::DataForged,
@@ -109,6 +112,8 @@ pub struct Counters {
     pub roamed: u64,
     /// Unknown-session notices sent.
     pub notices_sent: u64,
+    /// Cookies sent, to addresses that too many initiations came from.
+    pub cookies_sent: u64,
     /// Living flows that gave way because the firewall's table was full.
     pub flows_evicted: u64,
     pub(super) drops: [u64; DropReason::ALL.len()],

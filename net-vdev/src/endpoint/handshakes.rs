@@ -1,13 +1,14 @@
-//! How sessions come about: starting, answering, retrying, and telling a peer that its session is
-//! unknown here.
+//! How sessions come about: starting, answering, retrying, asking for a proof of an address, and
+//! telling a peer that its session is unknown here.
 
 use std::net::SocketAddr;
 
 use super::peer::{Attempt, Started};
 use super::{DropReason, Endpoint, TRANSMITS_MAX};
+use crate::cookie::{COOKIE_NS, Cookie};
 use crate::session::Session;
 use crate::session::handshake::{self, Keys, Offer, Received, Timestamp};
-use crate::wire::{self, DATA_HEADER_BYTES, Handshake};
+use crate::wire::{self, COOKIE_NONCE_BYTES, CookieReply, DATA_HEADER_BYTES, Handshake};
 
 /// The pause before the first retry; each further one is twice as long, up to
 /// [`RETRY_NS_MAX`], and up to a quarter longer at random.
@@ -27,7 +28,7 @@ impl Endpoint {
         let is_young = |next: &Session| now_ns.saturating_sub(next.created_ns) < RETRY_NS;
         let waits = peer.next.as_ref().is_some_and(is_young);
         let retry_at_ns = now_ns.saturating_add(RETRY_NS);
-        peer.attempt = Some(Attempt { pending: None, started_ns: now_ns, retry_at_ns, tries: 0 });
+        peer.attempt = Some(Attempt::new(now_ns, retry_at_ns));
         if waits {
             self.rearm(index);
         } else {
@@ -53,13 +54,21 @@ impl Endpoint {
             return;
         };
         let mut datagram = Vec::new();
-        wire::write_initiation(&mut datagram, &message, &peer.mac_key);
+        let mac1 = wire::write_initiation(&mut datagram, &message, &peer.mac_key);
+        let is_proven = peer.prove(now_ns, &mut datagram);
         let pause_ns = (RETRY_NS << tries.min(8)).min(RETRY_NS_MAX);
         if let Some(attempt) = peer.attempt.as_mut() {
             attempt.tries = tries.saturating_add(1);
             attempt.retry_at_ns = now_ns.saturating_add(pause_ns + jitter % (pause_ns / 4));
-            let datagram = Some(datagram.clone());
-            attempt.pending = Some(Started { noise, index: local, datagram });
+            attempt.pending = Some(Started {
+                noise,
+                index: local,
+                to,
+                datagram: datagram.clone(),
+                mac1,
+                is_proven,
+                was_repeated: false,
+            });
         }
         self.counters.initiations_sent += 1;
         self.transmit(to, datagram);
@@ -108,9 +117,7 @@ impl Endpoint {
         if !self.mac_key.matches(message) {
             return Err(DropReason::HandshakeMac);
         }
-        if !self.may_read_handshake(now_ns, from) {
-            return Err(DropReason::HandshakeRate);
-        }
+        self.admit_initiation(now_ns, from, message)?;
         let seed = self.random.seed();
         let received = handshake::receive(&self.identity, message.noise, seed)
             .map_err(|_| DropReason::HandshakeForged)?;
@@ -125,9 +132,11 @@ impl Endpoint {
             // Both sides started at once: the one with the smaller key goes on, and makes sure
             // that the other has its initiation; the other answers.
             Some(started) if self.key < peer.key => {
-                match started.datagram.take() {
-                    Some(datagram) => self.transmit(from, datagram),
-                    None => self.send_initiation(now_ns, index),
+                if std::mem::replace(&mut started.was_repeated, true) {
+                    self.send_initiation(now_ns, index);
+                } else {
+                    let datagram = started.datagram.clone();
+                    self.transmit(from, datagram);
                 }
                 Err(DropReason::HandshakeCrossed)
             }
@@ -176,10 +185,10 @@ impl Endpoint {
         }
         let index = *self.indices.get(&receiver).ok_or(DropReason::HandshakeUnasked)?;
         let peer = self.peers.get_mut(index).ok_or(DropReason::HandshakeUnasked)?;
-        let started = peer.attempt.as_mut().and_then(|attempt| attempt.pending.as_mut());
-        let started = started.filter(|started| started.index == receiver);
+        let attempt = peer.attempt.as_mut().ok_or(DropReason::HandshakeUnasked)?;
+        let started = attempt.pending.as_mut().filter(|started| started.index == receiver);
         let started = started.ok_or(DropReason::HandshakeUnasked)?;
-        if !peer.handshakes.take(now_ns) {
+        if !attempt.responses.take(now_ns) {
             return Err(DropReason::HandshakeRate);
         }
         let keys: Keys =
@@ -258,12 +267,75 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Whether a handshake message from this address may cost Diffie-Hellman operations now. Peers
-    /// have their own allowance at their endpoints, so that strangers can't use it up.
-    fn may_read_handshake(&mut self, now_ns: u64, from: SocketAddr) -> bool {
-        let peer = self.peers.iter_mut().find(|peer| peer.endpoint == Some(from));
-        let bucket = peer.map_or(&mut self.strangers, |peer| &mut peer.handshakes);
-        bucket.take(now_ns)
+    /// Whether an initiation from this address may cost Diffie-Hellman operations now; asks for a
+    /// proof of the address if not.
+    ///
+    /// Peers have their own allowances at their endpoints, so that strangers can't use those up.
+    /// But an address can be forged, so initiations that prove theirs are counted apart: whoever
+    /// forges a peer's address keeps that peer from nothing but a handshake without a cookie.
+    fn admit_initiation(
+        &mut self,
+        now_ns: u64,
+        from: SocketAddr,
+        message: &Handshake<'_>,
+    ) -> Result<(), DropReason> {
+        let is_proven = self.cookie_secrets.prove(now_ns, from, message, &mut self.random);
+        let peer = self.peers.iter_mut().find(|peer| peer.is_at(from));
+        let is_admitted = match (peer, is_proven) {
+            (Some(peer), true) => peer.proven.take(now_ns),
+            (Some(peer), false) => peer.handshakes.take(now_ns),
+            (None, true) => self.proven_strangers.take(now_ns, from.ip()),
+            (None, false) => self.strangers.take(now_ns),
+        };
+        if is_admitted {
+            return Ok(());
+        }
+        if !is_proven {
+            self.send_cookie(now_ns, from, message);
+        }
+        Err(DropReason::HandshakeRate)
+    }
+
+    /// Asks the sender of an initiation to prove its address. A flood must not fill the queue.
+    fn send_cookie(&mut self, now_ns: u64, to: SocketAddr, message: &Handshake<'_>) {
+        if self.transmits.len() >= TRANSMITS_MAX / 2 || !self.cookies.take(now_ns) {
+            return;
+        }
+        let cookie = self.cookie_secrets.cookie(now_ns, to, &mut self.random);
+        let mut nonce = [0; COOKIE_NONCE_BYTES];
+        self.random.fill(&mut nonce);
+        let Some(sealed) = cookie.seal(&self.key, &nonce, &message.mac1) else { return };
+        let answers = wire::cookie_index(&message.mac1);
+        let mut datagram = self.buffer();
+        wire::write_cookie(&mut datagram, &CookieReply { answers, nonce, sealed });
+        self.counters.cookies_sent += 1;
+        self.transmit(to, datagram);
+    }
+
+    /// Keeps a cookie that answers an initiation under way, and sends that initiation once more
+    /// with it. One that was sent with a cookie already is left to its retry: two members must not
+    /// get into an exchange of cookies.
+    pub(super) fn receive_cookie(
+        &mut self,
+        now_ns: u64,
+        reply: &CookieReply,
+    ) -> Result<(), DropReason> {
+        let named = self.peers.iter_mut().find_map(|peer| {
+            let key = peer.key;
+            let started = peer.initiation(reply.answers)?;
+            let cookie = Cookie::open(&key, &reply.nonce, &started.mac1, reply.sealed)?;
+            let mut again = None;
+            if !std::mem::replace(&mut started.is_proven, true) {
+                cookie.prove(&mut started.datagram);
+                again = Some((started.to, started.datagram.clone()));
+            }
+            peer.cookie = Some((cookie, now_ns.saturating_add(COOKIE_NS)));
+            Some(again)
+        });
+        if let Some((to, datagram)) = named.ok_or(DropReason::HandshakeCookie)? {
+            self.transmit(to, datagram);
+        }
+        Ok(())
     }
 
     fn next_timestamp(&mut self, now_ns: u64) -> Timestamp {

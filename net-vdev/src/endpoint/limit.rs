@@ -1,4 +1,6 @@
-//! A token bucket.
+//! Token buckets.
+
+use std::net::IpAddr;
 
 /// Lets `burst` events through at once and one more per `interval_ns`.
 #[derive(Debug, Clone)]
@@ -30,9 +32,51 @@ impl Bucket {
     }
 }
 
+/// How many buckets sources share.
+const SOURCE_BUCKETS: usize = 64;
+
+/// Buckets for sources of any number: each always has the same one of a few, and nobody outside
+/// knows who shares it. A source that floods takes one 64th of the others along, and the sum of all
+/// buckets bounds the work.
+pub(super) struct SourceBuckets {
+    key: [u8; 32],
+    buckets: Vec<Bucket>,
+}
+
+impl SourceBuckets {
+    /// `key` is random and secret.
+    pub(super) fn new(key: [u8; 32], bucket: Bucket) -> Self {
+        Self { key, buckets: vec![bucket; SOURCE_BUCKETS] }
+    }
+
+    /// Takes a token of `source` if there is one. All of an IPv6 /64 is one source.
+    pub(super) fn take(&mut self, now_ns: u64, source: IpAddr) -> bool {
+        let prefix = match source {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(ip) => ip.to_bits() >> 64 << 64,
+        };
+        let hash = blake3::keyed_hash(&self.key, &prefix.to_be_bytes());
+        let [first, ..] = *hash.as_bytes();
+        let bucket = self.buckets.get_mut(usize::from(first) % SOURCE_BUCKETS);
+        bucket.is_some_and(|bucket| bucket.take(now_ns))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_that_floods_uses_up_its_own_allowance() {
+        let mut sources = SourceBuckets::new([7; 32], Bucket::new(100, 3));
+        let site = |number: u128| IpAddr::V6((0x2001_0db8 << 96 | number).into());
+        let taken = (0..1000).filter(|number| sources.take(0, site(*number))).count();
+        assert_eq!(taken, 3, "one /64 is one source");
+        let others = (1..=20).filter(|number| sources.take(0, site(number << 64))).count();
+        assert!(others >= 18, "{others} of 20 others were let through");
+        let all = (0..10_000).filter(|number| sources.take(0, site(number << 64))).count();
+        assert_eq!(all, 3 * SOURCE_BUCKETS - taken - others, "all together are bounded");
+    }
 
     #[test]
     fn it_lets_a_burst_through_and_then_its_rate() {

@@ -55,9 +55,10 @@ use std::net::{IpAddr, SocketAddr};
 
 pub use config::{Config, ConfigError, Peer};
 pub use counters::{Counters, DropReason, Occupancy};
-use limit::Bucket;
+use limit::{Bucket, SourceBuckets};
 use peer::{PeerState, WAITING_MAX};
 
+use crate::cookie::Secrets;
 use crate::firewall::{Firewall, Packet, Verdict};
 use crate::identity::{PrivateKey, PublicKey};
 use crate::random::Generator;
@@ -74,6 +75,11 @@ const BUFFERS_MAX: usize = 16;
 /// If a peer was sent to for so long and nothing came back, a handshake finds out whether it still
 /// has the session: the notice that it would send may not come through.
 const SILENCE_NS: u64 = 15_000_000_000;
+/// How often a cookie may be sent, and how many at once. A cookie costs a few microseconds and is
+/// shorter than what it answers, and one that is not sent may be that of a true peer: this only
+/// keeps a flood from taking all of the processor.
+const COOKIE_INTERVAL_NS: u64 = 250_000;
+const COOKIE_BURST: u64 = 100;
 
 /// One member of the mesh.
 pub struct Endpoint {
@@ -93,8 +99,13 @@ pub struct Endpoint {
     timers: BTreeSet<(u64, usize)>,
     firewall: Firewall,
     random: Generator,
-    /// Limits the handshake messages that are read from addresses of no peer.
+    /// Limits the initiations that are read from addresses of no peer.
     strangers: Bucket,
+    /// Limits those of them that prove their address by a cookie, by address.
+    proven_strangers: SourceBuckets,
+    cookie_secrets: Secrets,
+    /// Limits the cookies that are sent.
+    cookies: Bucket,
     /// Limits the unknown-session notices that are sent.
     notices: Bucket,
     transmits: VecDeque<(SocketAddr, Vec<u8>)>,
@@ -126,8 +137,11 @@ impl Endpoint {
             indices: BTreeMap::new(),
             timers: BTreeSet::new(),
             firewall: Firewall::new(&config.rules, [random.u64(), random.u64()]),
-            random,
             strangers: Bucket::new(20_000_000, 50),
+            proven_strangers: SourceBuckets::new(random.seed(), Bucket::new(200_000_000, 10)),
+            cookie_secrets: Secrets::new(&mut random),
+            cookies: Bucket::new(COOKIE_INTERVAL_NS, COOKIE_BURST),
+            random,
             notices: Bucket::new(20_000_000, 20),
             transmits: VecDeque::new(),
             packets: VecDeque::new(),
@@ -306,6 +320,7 @@ impl Endpoint {
             Ok(Datagram::Response { receiver, handshake }) => {
                 self.receive_response(now_ns, from, receiver, &handshake)
             }
+            Ok(Datagram::Cookie(reply)) => self.receive_cookie(now_ns, &reply),
             Ok(Datagram::UnknownSession { index, counter }) => {
                 self.receive_notice(now_ns, from, (index, counter))
             }

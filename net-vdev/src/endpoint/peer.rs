@@ -14,10 +14,11 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use super::limit::Bucket;
+use crate::cookie::Cookie;
 use crate::identity::PublicKey;
 use crate::session::Session;
 use crate::session::handshake::{Pending, Timestamp};
-use crate::wire::MacKey;
+use crate::wire::{self, MAC_BYTES, MacKey};
 
 /// How many packets wait for a peer's handshake; beyond, the oldest goes.
 pub(super) const WAITING_MAX: usize = 8;
@@ -41,8 +42,12 @@ pub(super) struct PeerState {
     pub(super) newest_initiation: Option<Timestamp>,
     /// When this side first sent something since it last heard from the peer.
     pub(super) unanswered_since_ns: Option<u64>,
-    /// Limits the handshake messages that are read from the peer's endpoint.
+    /// Limits the initiations that are read from the peer's endpoint, true or forged.
     pub(super) handshakes: Bucket,
+    /// Limits the initiations from there that prove it by a cookie.
+    pub(super) proven: Bucket,
+    /// The peer's cookie for this side's address, and until when to use it.
+    pub(super) cookie: Option<(Cookie, u64)>,
     /// Limits the handshakes that unknown-session notices start.
     pub(super) notices: Bucket,
     /// Its entry among the endpoint's timers.
@@ -56,14 +61,33 @@ pub(super) struct Attempt {
     pub(super) started_ns: u64,
     pub(super) retry_at_ns: u64,
     pub(super) tries: u32,
+    /// Limits the responses that are read: whoever sends one has seen this side's random index.
+    pub(super) responses: Bucket,
+}
+
+impl Attempt {
+    pub(super) fn new(now_ns: u64, retry_at_ns: u64) -> Self {
+        Self {
+            pending: None,
+            started_ns: now_ns,
+            retry_at_ns,
+            tries: 0,
+            responses: Bucket::new(200_000_000, 10),
+        }
+    }
 }
 
 /// An initiation that was sent.
 pub(super) struct Started {
     pub(super) noise: Pending,
     pub(super) index: u32,
-    /// The datagram, to be sent once more if the peer's own initiation crossed it.
-    pub(super) datagram: Option<Vec<u8>>,
+    pub(super) to: SocketAddr,
+    pub(super) datagram: Vec<u8>,
+    pub(super) mac1: [u8; MAC_BYTES],
+    /// Whether the datagram carries a cookie.
+    pub(super) is_proven: bool,
+    /// Whether the datagram was sent once more because the peer's own initiation crossed it.
+    pub(super) was_repeated: bool,
 }
 
 impl PeerState {
@@ -81,6 +105,8 @@ impl PeerState {
             newest_initiation: None,
             unanswered_since_ns: None,
             handshakes: Bucket::new(200_000_000, 10),
+            proven: Bucket::new(200_000_000, 10),
+            cookie: None,
             notices: Bucket::new(1_000_000_000, 2),
             timer_ns: None,
         }
@@ -90,6 +116,26 @@ impl PeerState {
     /// every other time to where it was configured to be, in case it went home.
     pub(super) fn handshake_endpoint(&self, tries: u32) -> Option<SocketAddr> {
         if tries % 2 == 1 { self.configured.or(self.endpoint) } else { self.endpoint }
+    }
+
+    /// Whether the peer may well send from this address: it was last heard there or configured so.
+    pub(super) fn is_at(&self, from: SocketAddr) -> bool {
+        self.endpoint == Some(from) || self.configured == Some(from)
+    }
+
+    /// The initiation under way that a cookie reply names.
+    pub(super) fn initiation(&mut self, answers: u32) -> Option<&mut Started> {
+        let started = self.attempt.as_mut()?.pending.as_mut()?;
+        (wire::cookie_index(&started.mac1) == answers).then_some(started)
+    }
+
+    /// Adds the peer's cookie to an initiation if there is a fresh one; whether there is.
+    pub(super) fn prove(&self, now_ns: u64, initiation: &mut [u8]) -> bool {
+        let fresh = self.cookie.as_ref().filter(|(_, until_ns)| now_ns < *until_ns);
+        if let Some((cookie, _)) = fresh {
+            cookie.prove(initiation);
+        }
+        fresh.is_some()
     }
 
     /// The session that this side calls `index`.

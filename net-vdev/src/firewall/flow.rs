@@ -2,7 +2,10 @@
 //!
 //! The table is a list of sets of eight; a flow's set follows from a hash under a secret key, so
 //! that nobody outside can aim at a set. A set that is full of living flows makes the table double;
-//! at [`FLOWS_MAX`] the least worthy flow of the set gives way.
+//! at [`FLOWS_MAX`] a flow gives way: one of the peer that has most of the set's flows, the new one
+//! counted, and of those the least worthy. So a peer pushes out flows of others only until it has as
+//! many as they, whoever opened them: fewer than eight peers together can't take the last flow in a
+//! set from another.
 
 use std::net::IpAddr;
 
@@ -159,10 +162,7 @@ impl FlowTable {
             }
             self.double(now_ns);
         }
-        let worth = |slot: &&mut Option<Flow>| slot.as_ref().map(Flow::worth);
-        if let Some(slot) = self.set(key).iter_mut().min_by_key(worth) {
-            *slot = Some(flow);
-        }
+        give_way(self.set(key), flow);
         true
     }
 
@@ -192,6 +192,24 @@ impl FlowTable {
                 *slot = Some(flow);
             }
         }
+    }
+}
+
+/// Puts a flow in the place of another one of a full set: see the module.
+fn give_way(set: &mut [Option<Flow>], flow: Flow) {
+    let share = |of: &Flow| {
+        let others = set.iter().flatten().filter(|other| other.key.peer == of.key.peer).count();
+        others + usize::from(of.key.peer == flow.key.peer)
+    };
+    // Between peers with equally many, the new flow's own.
+    let rank = |of: &Flow| {
+        let is_another_s = of.key.peer != flow.key.peer;
+        (std::cmp::Reverse(share(of)), is_another_s, of.worth())
+    };
+    let ranks = set.iter().map(|slot| slot.as_ref().map(rank));
+    let loser = ranks.enumerate().min_by_key(|(_, rank)| *rank).map(|(place, _)| place);
+    if let Some(slot) = loser.and_then(|place| set.get_mut(place)) {
+        *slot = Some(flow);
     }
 }
 

@@ -33,7 +33,11 @@ fn comes_in(wall: &mut Firewall, now_ns: u64, from: &PublicKey, packet: &[u8]) -
 }
 
 fn goes_out(wall: &mut Firewall, now_ns: u64, packet: &[u8]) -> bool {
-    wall.outbound(now_ns, &PEER, &Packet::parse(packet).unwrap()) == Verdict::Pass
+    goes_out_to(wall, now_ns, &PEER, packet)
+}
+
+fn goes_out_to(wall: &mut Firewall, now_ns: u64, to: &PublicKey, packet: &[u8]) -> bool {
+    wall.outbound(now_ns, to, &Packet::parse(packet).unwrap()) == Verdict::Pass
 }
 
 #[test]
@@ -177,6 +181,36 @@ fn the_table_is_bounded_and_the_guest_s_own_connections_outlive_a_peer_s_flood()
         let answer = udp((OUTSIDE, 53), (us, port), b"!");
         assert!(comes_in(&mut wall, 2, &PEER, &answer), "port {port}");
     }
+}
+
+#[test]
+fn a_peer_s_flood_that_the_guest_answers_leaves_the_idle_flows_of_other_peers() {
+    let (us, them) = families()[1];
+    let mut wall = firewall(&[rule(Protocol::Udp, Some(9))]);
+    // The guest asked another member long ago, and each of these answers is still to come.
+    let asked: Vec<u16> = (1000..1100).collect();
+    for &port in &asked {
+        let question = udp((us, port), (OUTSIDE, 53), b"?");
+        assert!(goes_out_to(&mut wall, 0, &OTHER, &question));
+    }
+    let flows = 4 * u32::try_from(FLOWS_MAX).unwrap();
+    let from = |number: u32| IpAddr::V6((0x402 << 112 | u128::from(number)).into());
+    for number in 0..flows {
+        assert!(comes_in(&mut wall, 1, &PEER, &udp((from(number), 9), (us, 9), b"")));
+    }
+    // The answers come when most of these flows are forgotten, and open them anew from this side.
+    for number in 0..flows {
+        assert!(goes_out(&mut wall, 2, &udp((us, 9), (from(number), 9), b"")));
+    }
+    assert_eq!(wall.flow_capacity(), FLOWS_MAX);
+    assert!(wall.evictions() > 0);
+    for port in asked {
+        let answer = udp((OUTSIDE, 53), (us, port), b"!");
+        assert!(comes_in(&mut wall, 3, &OTHER, &answer), "port {port}");
+    }
+    // Nor is a newcomer kept out by a table that one peer fills.
+    assert!(goes_out_to(&mut wall, 4, &OTHER, &tcp((us, 1), (them, 80), SYN)));
+    assert!(comes_in(&mut wall, 4, &OTHER, &tcp((them, 80), (us, 1), SYN | ACK)));
 }
 
 #[test]
