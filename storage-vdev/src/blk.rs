@@ -4,6 +4,10 @@
 //! available and all flushes of one [`Device::process`] share one commit: a driver makes a write
 //! durable with one batch of write and flush, and one doorbell.
 //!
+//! One call is bounded: it takes no more requests than were there when it began (a read into the
+//! ring itself can bring the next request), and no more than so many bytes. What is left is for the
+//! next call, which is due at once.
+//!
 //! Background work (checkpoint, rebuild) is done a step at a time when the guest has been idle for
 //! a moment, or now and then when it is never idle; when nothing is left there is no deadline.
 
@@ -31,6 +35,10 @@ const QUEUE_SIZE: u16 = 128;
 /// Header and status take two descriptors of a chain.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 const CONFIG_BYTES: usize = 60;
+/// How many bytes of requests one call serves (and the rest of the last one).
+const CALL_BYTES_MAX: usize = 32 << 20;
+/// How many zeroed bytes cost as much as one that is read or written.
+const ZEROED_PER_BYTE: u64 = 8;
 /// How many bytes of finished reads may wait for a flush before them.
 const HELD_BYTES_MAX: usize = 4 << 20;
 /// The largest buffer that is kept between requests.
@@ -57,6 +65,13 @@ pub struct BlockDevice<S> {
     /// Whether the volume may have been opened with work left to do, which nobody asked for yet.
     fresh: bool,
     background_at_ns: Option<u64>,
+}
+
+/// What one call did with the queue.
+struct Taken {
+    any: bool,
+    /// The driver has made more available.
+    more: bool,
 }
 
 /// A request that has not been given back to the driver yet.
@@ -98,10 +113,16 @@ impl<S: Store> BlockDevice<S> {
         &mut self,
         queue: &mut DeviceQueue,
         ram: &GuestRam,
-    ) -> Result<bool, RingError> {
+    ) -> Result<Taken, RingError> {
+        let mut bytes_left = CALL_BYTES_MAX;
         let mut any = false;
-        while let Some(chain) = queue.pop(ram)? {
+        for _ in 0..queue.available(ram)? {
+            if bytes_left == 0 {
+                break;
+            }
+            let Some(chain) = queue.pop(ram)? else { break };
             let request = parse(&chain, ram)?;
+            bytes_left = bytes_left.saturating_sub(cost(&chain, &request));
             self.start(chain, request, ram);
             any = true;
             if self.held_bytes > HELD_BYTES_MAX {
@@ -109,7 +130,7 @@ impl<S: Store> BlockDevice<S> {
             }
         }
         self.finish(queue, ram)?;
-        Ok(any)
+        Ok(Taken { any, more: queue.available(ram)? > 0 })
     }
 
     fn start(&mut self, chain: Chain, request: Result<Request, Refusal>, ram: &GuestRam) {
@@ -292,15 +313,15 @@ impl<S: Store> Device for BlockDevice<S> {
         ram: &GuestRam,
         now_ns: u64,
     ) -> Result<Progress, DeviceError> {
-        let mut busy = false;
+        let mut taken = Taken { any: false, more: false };
         if let Some(queue) = queues.first_mut() {
-            busy = self
+            taken = self
                 .take_requests(queue, ram)
                 .map_err(|source| DeviceError::Ring { queue: 0, source })?;
         }
-        self.background(busy, now_ns);
-        let used_queues = u32::from(busy);
-        Ok(Progress { used_queues, deadline_ns: self.background_at_ns })
+        self.background(taken.any, now_ns);
+        let deadline_ns = if taken.more { Some(now_ns) } else { self.background_at_ns };
+        Ok(Progress { used_queues: u32::from(taken.any), deadline_ns })
     }
 
     fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -310,6 +331,16 @@ impl<S: Store> Device for BlockDevice<S> {
     fn close(&mut self) -> Result<(), DeviceError> {
         self.volume.close().map_err(|error| DeviceError::Backend(Box::new(error)))
     }
+}
+
+/// What serving a request costs, in bytes.
+fn cost(chain: &Chain, request: &Result<Request, Refusal>) -> usize {
+    let zeroed = match request {
+        Ok(Request::Zero { ranges }) => ranges.iter().map(|(_, len)| len / ZEROED_PER_BYTE).sum(),
+        _ => 0,
+    };
+    let zeroed = usize::try_from(zeroed).unwrap_or(usize::MAX);
+    zeroed.saturating_add(chain.readable_len()).saturating_add(chain.writable_len())
 }
 
 fn fill_zero(chain: &Chain, ram: &GuestRam, from: usize, to: usize) {

@@ -288,6 +288,65 @@ fn an_idle_device_finishes_its_work_and_then_asks_for_nothing() {
     assert_eq!(rig.device.volume().status().journal_bytes, 0);
 }
 
+/// A read over the ring's own index and over its own header makes the next request available while
+/// it is answered: each call serves what was there when it began, and comes back.
+#[test]
+fn a_request_that_brings_the_next_one_keeps_no_call_from_ending() {
+    let mut rig = Rig::new(false);
+    let avail_ring = QueueLayout::at(0x1000, 128).avail_ring;
+    let header = |sector: u64| [&IN.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat();
+    let first = rig.requests as u16 + 2;
+    let mut bytes = vec![0; 64 * 512];
+    for (number, sector) in bytes.chunks_mut(512).enumerate() {
+        sector[..2].copy_from_slice(&(first + number as u16 + 1).to_le_bytes());
+        sector[2..18].copy_from_slice(&header(number as u64 + 1));
+    }
+    let data = rig.put(&bytes);
+    assert_eq!(rig.run(OUT, 0, &[data]), (0, 1));
+    // All places of the ring name one chain.
+    let buffer = |address, len| Buffer { address, len, device_writes: true };
+    let chain = [
+        Buffer { address: HEADERS, len: 16, device_writes: false },
+        buffer(avail_ring + 2, 2),
+        buffer(HEADERS, 16),
+        buffer(DATA, 494),
+        buffer(STATUS, 1),
+    ];
+    rig.ram.write_slice(&header(0), GuestAddress(HEADERS)).unwrap();
+    let head = rig.driver.add(&rig.ram, &chain).unwrap();
+    for slot in 0..128 {
+        rig.ram.write_obj(head.to_le(), GuestAddress(avail_ring + 4 + 2 * slot)).unwrap();
+    }
+    for call in 0..60 {
+        let progress = rig.ring(call).unwrap();
+        assert_eq!(progress, vdev::Progress { used_queues: 1, deadline_ns: Some(call) });
+        assert_eq!(rig.driver.take_used(&rig.ram).unwrap(), Some((head, 513)), "call {call}");
+        assert_eq!(rig.driver.take_used(&rig.ram).unwrap(), None, "call {call}");
+    }
+}
+
+#[test]
+fn one_call_serves_a_bounded_number_of_bytes_and_the_next_one_goes_on() {
+    let mut rig = Rig::new(false);
+    let whole = Buffer { address: DATA, len: VOLUME_BYTES as u32, device_writes: true };
+    for _ in 0..40 {
+        rig.add(IN, 0, &[whole]);
+    }
+    let mut served = Vec::new();
+    loop {
+        let progress = rig.ring(7).unwrap();
+        let mut count = 0;
+        while rig.driver.take_used(&rig.ram).unwrap().is_some() {
+            count += 1;
+        }
+        served.push(count);
+        if progress.deadline_ns != Some(7) {
+            break;
+        }
+    }
+    assert_eq!(served, [32, 8]);
+}
+
 #[derive(Debug, Clone)]
 struct Wild {
     kind: u32,

@@ -232,22 +232,31 @@ impl DeviceQueue {
         self.queue.size()
     }
 
+    /// How many chains the driver made available that were not taken yet: at most the queue's size.
+    ///
+    /// A request may be answered into the ring itself and so bring the next one: a device that takes
+    /// no more than there were when it began always comes to an end.
+    ///
+    /// # Errors
+    /// [`RingError::AvailIndex`] if the driver's index is out of range.
+    pub fn available(&self, ram: &GuestRam) -> Result<u16, RingError> {
+        let size = self.queue.size();
+        let error = RingError::AvailIndex { size };
+        let avail = self.queue.avail_idx(ram, Ordering::Acquire).map_err(|_| error)?;
+        let pending = (avail - Wrapping(self.queue.next_avail())).0;
+        if pending > size { Err(error) } else { Ok(pending) }
+    }
+
     /// Takes the next chain that the driver made available, or `None` if there is none.
     ///
     /// # Errors
     /// A [`RingError`] if the ring or the chain breaks a rule.
     pub fn pop(&mut self, ram: &GuestRam) -> Result<Option<Chain>, RingError> {
-        let size = self.queue.size();
-        let layout_error = |_| RingError::AvailIndex { size };
-        let avail = self.queue.avail_idx(ram, Ordering::Acquire).map_err(layout_error)?;
-        let next = Wrapping(self.queue.next_avail());
-        let pending = (avail - next).0;
-        if pending > size {
-            return Err(RingError::AvailIndex { size });
-        }
-        if pending == 0 {
+        if self.available(ram)? == 0 {
             return Ok(None);
         }
+        let size = self.queue.size();
+        let next = Wrapping(self.queue.next_avail());
         let slot = u64::from(next.0 % size);
         let entry = GuestAddress(self.queue.avail_ring() + 4 + 2 * slot);
         let head =

@@ -11,8 +11,8 @@ use virtio_bindings::virtio_blk::{
 use crate::fields::Reader;
 use crate::geometry::SECTOR_BYTES;
 
-/// The most sectors of one discard or write-zeroes segment (1 GiB).
-pub(super) const ZERO_SECTORS_MAX: u32 = 1 << 21;
+/// The most sectors of one discard or write-zeroes segment (32 MiB): what one request may cost.
+pub(super) const ZERO_SECTORS_MAX: u32 = 1 << 16;
 /// The most segments of one discard or write-zeroes request.
 pub(super) const ZERO_SEGMENTS_MAX: u32 = 16;
 
