@@ -19,18 +19,15 @@ pub(crate) enum Dirty {
 }
 
 /// The changed blocks of one stripe.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct DirtyStripe {
     /// The whole stripe was zeroed first: what is not here is zero, whatever the stripe says.
     zeroed: bool,
+    /// Empty until one of them is changed by itself: a discard of much costs little.
     blocks: Vec<Dirty>,
 }
 
 impl DirtyStripe {
-    fn new(blocks: usize) -> Self {
-        Self { zeroed: false, blocks: vec![Dirty::Clean; blocks] }
-    }
-
     /// What is known of block `index`; never `Clean` if the whole stripe was zeroed.
     pub(crate) fn block(&self, index: usize) -> &Dirty {
         match self.blocks.get(index) {
@@ -43,6 +40,9 @@ impl DirtyStripe {
     /// Whether each block is zero, given that the stripe below is (or isn't) zero.
     pub(crate) fn is_zero(&self, stripe_is_zero: bool) -> bool {
         let clean_is_zero = self.zeroed || stripe_is_zero;
+        if self.blocks.is_empty() {
+            return clean_is_zero;
+        }
         self.blocks.iter().all(|block| match block {
             Dirty::Clean => clean_is_zero,
             Dirty::Zero => true,
@@ -85,8 +85,13 @@ impl Overlay {
         self.stripes.range(first..=last).map(|(stripe, _)| *stripe)
     }
 
+    /// How many stripes are changed.
+    pub(crate) fn len(&self) -> usize {
+        self.stripes.len()
+    }
+
     pub(crate) fn put(&mut self, stripe: u64, index: usize, content: Block) {
-        if let Some(block) = self.entry(stripe).blocks.get_mut(index) {
+        if let Some(block) = self.blocks(stripe).get_mut(index) {
             *block = Dirty::Data(content);
         }
     }
@@ -94,17 +99,16 @@ impl Overlay {
     /// Zeroes the blocks `first..last` of a stripe.
     pub(crate) fn zero(&mut self, stripe: u64, first: usize, last: usize) {
         let all = self.stripe_blocks;
-        let entry = self.entry(stripe);
         if first == 0 && last >= all {
-            entry.zeroed = true;
-            entry.blocks.fill(Dirty::Clean);
-        } else if let Some(blocks) = entry.blocks.get_mut(first..last.min(all)) {
+            self.stripes.insert(stripe, DirtyStripe { zeroed: true, blocks: Vec::new() });
+        } else if let Some(blocks) = self.blocks(stripe).get_mut(first..last.min(all)) {
             blocks.fill(Dirty::Zero);
         }
     }
 
-    fn entry(&mut self, stripe: u64) -> &mut DirtyStripe {
-        let blocks = self.stripe_blocks;
-        self.stripes.entry(stripe).or_insert_with(|| DirtyStripe::new(blocks))
+    fn blocks(&mut self, stripe: u64) -> &mut Vec<Dirty> {
+        let blocks = &mut self.stripes.entry(stripe).or_default().blocks;
+        blocks.resize(self.stripe_blocks, Dirty::Clean);
+        blocks
     }
 }

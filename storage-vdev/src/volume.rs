@@ -41,6 +41,9 @@ use crate::shards::{Fault, ShardSet};
 use crate::store::Store;
 use crate::superblock::Superblock;
 
+/// How many stripes closing a volume checkpoints at most.
+const CLOSE_STRIPES_MAX: usize = 4096;
+
 /// The caller's name for a request, unique among those not yet completed.
 pub type RequestId = u64;
 
@@ -240,8 +243,9 @@ impl<S: Store> Volume<S> {
         }
     }
 
-    /// Makes everything durable, empties the journal and stops the volume. Requests fail from then
-    /// on; dropping the volume releases its stores.
+    /// Makes everything durable and stops the volume. Requests fail from then on; dropping the
+    /// volume releases its stores. Empties the journal if that takes little; what is left in it is
+    /// in the overlay again after the next open.
     ///
     /// # Errors
     /// [`RequestError::Stopped`] if too many stores failed to make all of it durable.
@@ -249,7 +253,9 @@ impl<S: Store> Volume<S> {
         if self.stopped {
             return Err(RequestError::Stopped);
         }
-        let result = self.checkpoint_all();
+        let result = self.flush().and_then(|()| {
+            if self.overlay.len() <= CLOSE_STRIPES_MAX { self.checkpoint_all() } else { Ok(()) }
+        });
         self.stopped = true;
         result
     }

@@ -8,6 +8,9 @@ use crate::store::Store;
 /// How many stripes a write checkpoints once the journal is half full, so that it never has to
 /// stop for all of them.
 const PACE_STRIPES: usize = 4;
+/// How many stripes one journal entry zeroes at most, and how many are checkpointed at once when
+/// there are too many changed ones.
+const ZERO_STRIPES: usize = 256;
 
 impl<S: Store> Volume<S> {
     /// Writes whole sectors.
@@ -47,14 +50,27 @@ impl<S: Store> Volume<S> {
             self.write(from, ZEROES.get(..(to - from) as usize).unwrap_or_default())?;
         }
         let mut block = first / BLOCK;
+        let most = (ZERO_STRIPES * self.geometry.stripe_blocks()) as u64;
         while block < last / BLOCK {
-            let count = u32::try_from(last / BLOCK - block).unwrap_or(u32::MAX);
+            let count = (last / BLOCK - block).min(most);
             self.make_room()?;
-            self.journal.add_zero(block, count);
-            self.zero_blocks(block, u64::from(count));
-            block += u64::from(count);
+            self.journal.add_zero(block, count as u32);
+            self.zero_blocks(block, count);
+            self.limit_dirty()?;
+            block += count;
         }
         self.pace()
+    }
+
+    /// Keeps the changed stripes to about as many as the journal has blocks. Writes can't make more;
+    /// discards can, as one of a single block costs 16 bytes of journal, and one of a whole volume
+    /// no more. So memory, and the longest checkpoint, follow the journal's size.
+    fn limit_dirty(&mut self) -> Result<(), RequestError> {
+        let most = (self.journal.capacity() / BLOCK_BYTES as u64 / 2) as usize;
+        while self.overlay.len() > most {
+            self.checkpoint_step(ZERO_STRIPES)?;
+        }
+        Ok(())
     }
 
     /// Makes everything written so far durable on all journal copies that are left.

@@ -304,3 +304,55 @@ fn slots_never_run_out() {
     assert_eq!(read(&mut volume, 150 * 16384 + 4096, 4096), Ok(vec![4; 4096]));
     assert_eq!(read(&mut volume, 150 * 16384, 4096), Ok(vec![0; 4096]));
 }
+
+/// However much is discarded at once, little of it waits for a checkpoint afterwards.
+#[test]
+fn discarding_a_full_volume_leaves_no_long_checkpoint() {
+    const STRIPES: u64 = 1500;
+    let mut rng = Rng::new(19);
+    let shape = geometry(1, 1, 4 * STRIPES).with_journal_bytes(1 << 20).unwrap();
+    let disk = SimDisk::new(2);
+    let mut volume = open(&disk, shape, &mut rng).unwrap();
+    for stripe in 0..STRIPES {
+        write(&mut volume, stripe * 16384, &[7; 4096]).unwrap();
+    }
+    repair(&mut volume);
+    // Single blocks of many stripes, then all of it but the first and the last block.
+    for stripe in 0..STRIPES {
+        zero(&mut volume, stripe * 16384 + 4096, 4096).unwrap();
+    }
+    zero(&mut volume, 4096, shape.size_bytes() - 8192).unwrap();
+    flush(&mut volume).unwrap();
+    let before = disk.operations();
+    let found = read_all(&mut volume).unwrap();
+    repair(&mut volume);
+    // Half as many stripes as the journal has blocks, each with two headers and two holes, and what
+    // the commits cost.
+    let spent = disk.operations() - before;
+    assert!(spent < 128 * 4 + 40, "a checkpoint of {spent} operations");
+    assert!(read_all(&mut volume).unwrap() == found);
+    drop(volume);
+    let mut volume = open(&disk, shape, &mut rng).unwrap();
+    assert!(read_all(&mut volume).unwrap() == found);
+    let (first, rest) = found.split_at(4096);
+    assert!(first.iter().all(|byte| *byte == 7) && rest.iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn closing_leaves_a_long_checkpoint_to_the_next_opening() {
+    const STRIPES: u64 = 4200;
+    let mut rng = Rng::new(20);
+    let shape = geometry(1, 0, 4 * STRIPES).with_journal_bytes(64 << 20).unwrap();
+    let disk = SimDisk::new(1);
+    let mut volume = open(&disk, shape, &mut rng).unwrap();
+    for stripe in 0..STRIPES {
+        write(&mut volume, stripe * 16384, &[stripe as u8; 512]).unwrap();
+    }
+    volume.close().unwrap();
+    disk.crash(&mut rng);
+    let mut volume = open(&disk, shape, &mut rng).unwrap();
+    assert!(volume.status().journal_bytes > 0);
+    for stripe in 0..STRIPES {
+        assert_eq!(read(&mut volume, stripe * 16384, 512), Ok(vec![stripe as u8; 512]));
+    }
+}
