@@ -275,6 +275,7 @@ fn bind(who: &str, ip: IpAddr, port: u16) -> Result<(UdpSocket, SocketAddr), Lau
     let address = SocketAddr::new(ip, port);
     let bound = UdpSocket::bind(address).and_then(|socket| {
         socket.set_nonblocking(true)?;
+        make_room(&socket);
         let local = socket.local_addr()?;
         Ok((socket, local))
     });
@@ -289,6 +290,17 @@ fn bind(who: &str, ip: IpAddr, port: u16) -> Result<(UdpSocket, SocketAddr), Lau
         _ => {}
     }
     Ok((socket, endpoint))
+}
+
+/// Room in the kernel for bursts of datagrams: what a guest hands over at once is more than a
+/// socket's default holds. The host's limit (`net.core.rmem_max`, `wmem_max`) may allow less.
+fn make_room(socket: &UdpSocket) {
+    const SOCKET_BYTES: usize = 1 << 20;
+    let receive = rustix::net::sockopt::set_socket_recv_buffer_size(socket, SOCKET_BYTES);
+    let send = rustix::net::sockopt::set_socket_send_buffer_size(socket, SOCKET_BYTES);
+    if let Err(error) = receive.and(send) {
+        tracing::debug!(%error, "a socket keeps its default buffers");
+    }
 }
 
 fn gateway(

@@ -60,8 +60,9 @@ pub fn visible(bytes: &[u8]) -> String {
 
 /// Whether a character changes how its neighbours are shown without being seen itself.
 fn is_format(character: char) -> bool {
-    matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-        | '\u{feff}')
+    matches!(character, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -86,6 +87,19 @@ mod tests {
     fn escape_sequences_and_direction_marks_become_visible() {
         let shown = visible("\x1b[31mred\u{202e}\u{7}\tx".as_bytes());
         assert_eq!(shown, "\\u{1b}[31mred\\u{202e}\\u{7}\tx");
+    }
+
+    #[test]
+    fn every_character_that_only_changes_its_neighbours_becomes_visible() {
+        let hidden =
+            ['\u{ad}', '\u{61c}', '\u{200e}', '\u{2066}', '\u{fff9}', '\u{fffb}', '\u{e0000}'];
+        for character in hidden.into_iter().chain('\u{e0020}'..='\u{e007f}') {
+            let shown = visible(format!("a{character}b").as_bytes());
+            assert_eq!(shown, format!("a\\u{{{:x}}}b", u32::from(character)));
+        }
+        for character in ['\u{ac}', '\u{61b}', '\u{fffd}', '\u{e0100}'] {
+            assert_eq!(visible(character.to_string().as_bytes()), character.to_string());
+        }
     }
 
     #[test]

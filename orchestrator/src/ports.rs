@@ -8,10 +8,12 @@
 //! The thread is a mesh member like any machine, with its own key; the guest's firewall lets it in
 //! at the published ports and nowhere else. No root, no TAP: the host's side is plain sockets.
 //!
-//! **Bounds.** [`CONNECTIONS_MAX`] connections per network; further clients wait in the listeners'
-//! backlogs. A connection holds two buffers of [`BUFFER_BYTES`] and nothing else: what does not fit
-//! stays in the kernel's socket, and so slows its sender down. Half-closes are passed on in both
-//! directions; a reset of one side becomes a reset of the other.
+//! **Bounds.** [`CONNECTIONS_MAX`] connections per network, in equal shares for its ports, so that
+//! neither clients nor guests can use up another port's; further clients wait in the listener's
+//! backlog. A connection that moves nothing for ten minutes is reset, for one minute once one side
+//! has ended. It holds two buffers of [`BUFFER_BYTES`] and nothing else: what does not fit stays in
+//! the kernel's socket, and so slows its sender down. Half-closes are passed on in both directions;
+//! a reset of one side becomes a reset of the other.
 
 mod splice;
 mod stack;
@@ -31,7 +33,7 @@ use crate::launch::Gateway;
 use splice::Splice;
 use stack::Stack;
 
-/// How many connections one network's proxy holds at once.
+/// How many connections one network's proxy holds at once, or one per port if it has more ports.
 pub const CONNECTIONS_MAX: usize = 256;
 
 /// How much of each direction of a connection is under way at once.
@@ -113,10 +115,11 @@ impl Drop for Ports {
     }
 }
 
-/// A listener and where it leads.
+/// A listener, where it leads, and the connections that came through it.
 struct Door {
     listener: TcpListener,
     target: (IpAddr, u16),
+    splices: Vec<Splice>,
 }
 
 fn listen(gateway: &Gateway) -> Result<Vec<Door>, PortError> {
@@ -129,7 +132,11 @@ fn listen(gateway: &Gateway) -> Result<Vec<Door>, PortError> {
                 PortError::Listen { workload, listen, source }
             })?;
         let address = PublicKey(port.key.0).address();
-        doors.push(Door { listener, target: (IpAddr::V6(address), port.target) });
+        doors.push(Door {
+            listener,
+            target: (IpAddr::V6(address), port.target),
+            splices: Vec::new(),
+        });
     }
     Ok(doors)
 }
@@ -159,7 +166,8 @@ fn member(gateway: Gateway) -> Result<Stack, PortError> {
 struct Proxy {
     stack: Stack,
     doors: Vec<Door>,
-    splices: Vec<Splice>,
+    /// How many connections each door has room for.
+    share: usize,
     /// Readable (at its end) once the proxy is to stop.
     stopped: UnixStream,
 }
@@ -167,14 +175,15 @@ struct Proxy {
 impl Proxy {
     fn open(gateway: Gateway, stopped: UnixStream) -> Result<Self, PortError> {
         let doors = listen(&gateway)?;
-        Ok(Self { stack: member(gateway)?, doors, splices: Vec::new(), stopped })
+        let share = (CONNECTIONS_MAX / doors.len().max(1)).max(1);
+        Ok(Self { stack: member(gateway)?, doors, share, stopped })
     }
 
     fn run(mut self) {
         loop {
             // Each side's progress may be the other's. A guest that never lets us rest must not
             // keep us from seeing that we are to stop.
-            let is_busy = (0..TURNS_MAX).all(|_| self.turn());
+            let is_busy = (0..TURNS_MAX).all(|_| self.turn(self.stack.now_ns()));
             match self.wait(is_busy) {
                 Ok(true) => {}
                 Ok(false) => return,
@@ -187,27 +196,29 @@ impl Proxy {
     }
 
     /// Moves what can be moved; whether anything was.
-    fn turn(&mut self) -> bool {
-        let mut progress = self.accept();
+    fn turn(&mut self, now_ns: u64) -> bool {
+        let mut progress = self.accept(now_ns);
         progress |= self.stack.turn();
-        for splice in &mut self.splices {
-            progress |= splice.turn(self.stack.socket(splice.handle()));
-        }
         let stack = &mut self.stack;
-        self.splices.retain(|splice| {
-            let is_over = splice.is_over(stack.socket(splice.handle()));
-            if is_over {
-                stack.remove(splice.handle());
+        for door in &mut self.doors {
+            for splice in &mut door.splices {
+                progress |= splice.turn(now_ns, stack.socket(splice.handle()));
             }
-            !is_over
-        });
+            door.splices.retain(|splice| {
+                let is_over = splice.is_over(stack.socket(splice.handle()));
+                if is_over {
+                    stack.remove(splice.handle());
+                }
+                !is_over
+            });
+        }
         progress
     }
 
-    fn accept(&mut self) -> bool {
+    fn accept(&mut self, now_ns: u64) -> bool {
         let mut progress = false;
-        for door in &self.doors {
-            while self.splices.len() < CONNECTIONS_MAX {
+        for door in &mut self.doors {
+            while door.splices.len() < self.share {
                 let client = match door.listener.accept() {
                     Ok((client, _)) => client,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -219,7 +230,7 @@ impl Proxy {
                 };
                 let ready = client.set_nonblocking(true).and_then(|()| client.set_nodelay(true));
                 if let (Ok(()), Some(handle)) = (ready, self.stack.connect(door.target)) {
-                    self.splices.push(Splice::new(client, handle));
+                    door.splices.push(Splice::new(client, handle, now_ns));
                     progress = true;
                 }
             }
@@ -227,19 +238,30 @@ impl Proxy {
         progress
     }
 
+    fn splices(&self) -> impl Iterator<Item = &Splice> {
+        self.doors.iter().flat_map(|door| &door.splices)
+    }
+
+    /// How long nothing is due; `None` for as long as nothing comes.
+    fn timeout(&mut self) -> Option<Duration> {
+        let now_ns = self.stack.now_ns();
+        let idle_ns = self.splices().filter_map(Splice::deadline_ns).min();
+        let idle = idle_ns.map(|at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)));
+        self.stack.timeout().into_iter().chain(idle).min()
+    }
+
     /// Waits for something to do, unless there is; false once the proxy is to stop.
     fn wait(&mut self, is_busy: bool) -> io::Result<bool> {
-        let timeout = if is_busy { Some(Duration::ZERO) } else { self.stack.timeout() };
+        let timeout = if is_busy { Some(Duration::ZERO) } else { self.timeout() };
         let timeout = timeout
             .map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 }));
         let udp =
             if self.stack.is_blocked() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
         let mut fds =
             vec![PollFd::new(&self.stopped, PollFlags::IN), PollFd::new(self.stack.udp(), udp)];
-        if self.splices.len() < CONNECTIONS_MAX {
-            fds.extend(self.doors.iter().map(|door| PollFd::new(&door.listener, PollFlags::IN)));
-        }
-        for splice in &self.splices {
+        let open = self.doors.iter().filter(|door| door.splices.len() < self.share);
+        fds.extend(open.map(|door| PollFd::new(&door.listener, PollFlags::IN)));
+        for splice in self.splices() {
             let interest = splice.interest(self.stack.socket_ref(splice.handle()));
             fds.extend(interest.map(|(client, flags)| PollFd::new(client, flags)));
         }

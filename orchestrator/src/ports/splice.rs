@@ -10,6 +10,12 @@ use rustix::event::PollFlags;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{RecvError, Socket, State};
 
+/// How long a connection may move nothing.
+pub(super) const IDLE_NS: u64 = 600_000_000_000;
+
+/// How long it may move nothing once one side has said all that it will say.
+pub(super) const HALF_IDLE_NS: u64 = 60_000_000_000;
+
 /// See the module.
 pub(super) struct Splice {
     handle: SocketHandle,
@@ -21,6 +27,8 @@ pub(super) struct Splice {
     guest_ended: bool,
     /// The guest once accepted the connection.
     was_accepted: bool,
+    /// When a byte or an end last passed, either way.
+    moved_ns: u64,
 }
 
 /// What one direction did.
@@ -32,9 +40,15 @@ enum Moved {
 }
 
 impl Splice {
-    pub(super) fn new(client: TcpStream, handle: SocketHandle) -> Self {
-        let (client_ended, guest_ended, was_accepted) = (false, false, false);
-        Self { handle, client: Some(client), client_ended, guest_ended, was_accepted }
+    pub(super) fn new(client: TcpStream, handle: SocketHandle, now_ns: u64) -> Self {
+        Self {
+            handle,
+            client: Some(client),
+            client_ended: false,
+            guest_ended: false,
+            was_accepted: false,
+            moved_ns: now_ns,
+        }
     }
 
     pub(super) fn handle(&self) -> SocketHandle {
@@ -54,17 +68,34 @@ impl Splice {
         self.client.as_ref().filter(|_| is_watched).map(|client| (client, flags))
     }
 
+    /// When the connection has moved nothing for too long; `None` once the client is gone: what is
+    /// left then has the stack's own timeouts.
+    pub(super) fn deadline_ns(&self) -> Option<u64> {
+        let has_ended = self.client_ended || self.guest_ended;
+        let limit_ns = if has_ended { HALF_IDLE_NS } else { IDLE_NS };
+        self.client.is_some().then(|| self.moved_ns.saturating_add(limit_ns))
+    }
+
     /// Whether nothing is left to do for this connection.
     pub(super) fn is_over(&self, guest: &Socket<'_>) -> bool {
         // In TIME-WAIT the last acknowledgement is sent; a guest that missed it is told by a reset.
         self.client.is_none() && matches!(guest.state(), State::Closed | State::TimeWait)
     }
 
-    /// Moves what can be moved in both directions; whether anything was.
-    pub(super) fn turn(&mut self, guest: &mut Socket<'_>) -> bool {
+    /// Moves what can be moved in both directions; whether anything was. Both sides see a reset of a
+    /// connection that has been idle for too long.
+    pub(super) fn turn(&mut self, now_ns: u64, guest: &mut Socket<'_>) -> bool {
         self.was_accepted |= guest.may_send() || guest.may_recv();
+        let deadline_ns = self.deadline_ns();
         let Some(mut client) = self.client.take() else { return false };
         let moved = [self.feed_guest(&mut client, guest), self.feed_client(&mut client, guest)];
+        if moved.iter().any(|moved| matches!(moved, Moved::Something)) {
+            self.moved_ns = now_ns;
+        } else if deadline_ns.is_some_and(|deadline_ns| deadline_ns <= now_ns) {
+            reset(&client);
+            guest.abort();
+            return true;
+        }
         if moved.iter().any(|moved| matches!(moved, Moved::Broken)) {
             guest.abort();
             return true;

@@ -115,6 +115,11 @@ impl Stack {
         &self.udp
     }
 
+    /// The time that the stack goes by.
+    pub(super) fn now_ns(&self) -> u64 {
+        self.clock.now_ns()
+    }
+
     /// Whether a datagram waits for room in the kernel.
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked.is_some()

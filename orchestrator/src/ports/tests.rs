@@ -14,9 +14,11 @@ use crate::launch::GatewayPort;
 
 const HOST_KEY: [u8; 32] = [7; 32];
 const GUEST_KEY: [u8; 32] = [9; 32];
+const OTHER_GUEST_KEY: [u8; 32] = [11; 32];
 const GUEST_PORT: u16 = 80;
-/// How many connections the guest takes at once.
-const BACKLOG: usize = 8;
+/// How many connections the guest takes at once: more than any test has, those that are not quite
+/// over yet included.
+const BACKLOG: usize = 48;
 
 /// What the guest does with each connection.
 #[derive(Debug, Clone, Copy)]
@@ -41,9 +43,13 @@ struct Guest {
 
 impl Guest {
     fn start(socket: &UdpSocket, program: Program) -> Self {
+        Self::start_as(GUEST_KEY, socket, program)
+    }
+
+    fn start_as(key: [u8; 32], socket: &UdpSocket, program: Program) -> Self {
         let host = PrivateKey::new(HOST_KEY).public();
         let config = Config {
-            private_key: PrivateKey::new(GUEST_KEY),
+            private_key: PrivateKey::new(key),
             addresses: Vec::new(),
             peers: vec![Peer { key: host, endpoint: None, addresses: Vec::new() }],
             rules: vec![Rule { from: host, protocol: Protocol::Tcp, port: Some(GUEST_PORT) }],
@@ -167,19 +173,22 @@ fn free_port() -> SocketAddr {
 
 fn gateway(guest: &UdpSocket, listen: SocketAddr) -> Gateway {
     let socket = bound();
-    let port = GatewayPort {
-        workload: "web".to_owned(),
-        listen,
-        key: Public32(PrivateKey::new(GUEST_KEY).public().0),
-        endpoint: guest.local_addr().expect("bound"),
-        target: GUEST_PORT,
-    };
     Gateway {
         network: "net".to_owned(),
         key: Secret32::new(HOST_KEY),
         endpoint: socket.local_addr().expect("bound"),
         socket,
-        ports: vec![port],
+        ports: vec![gateway_port(guest, listen, GUEST_KEY)],
+    }
+}
+
+fn gateway_port(guest: &UdpSocket, listen: SocketAddr, key: [u8; 32]) -> GatewayPort {
+    GatewayPort {
+        workload: "web".to_owned(),
+        listen,
+        key: Public32(PrivateKey::new(key).public().0),
+        endpoint: guest.local_addr().expect("bound"),
+        target: GUEST_PORT,
     }
 }
 
@@ -280,7 +289,7 @@ fn many_connections_share_one_port() {
     let _guest = Guest::start(&socket, Program::Echo);
     let (_ports, listen) = published(&socket);
     for round in 0..10u8 {
-        let mut clients: Vec<_> = (0..BACKLOG / 2).map(|_| connect(listen)).collect();
+        let mut clients: Vec<_> = (0..4).map(|_| connect(listen)).collect();
         for client in &mut clients {
             client.write_all(&[round]).expect("sent");
         }
@@ -329,16 +338,51 @@ fn closing_the_ports_closes_their_connections() {
     assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
 }
 
-/// Drives a proxy on this thread until `done` or for ten seconds.
-fn drive(proxy: &mut Proxy, what: &str, done: impl Fn(&Proxy) -> bool) {
-    for _ in 0..1000 {
-        while proxy.turn() {}
-        if done(proxy) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
+/// A proxy that this thread drives.
+struct Driven {
+    proxy: Proxy,
+    /// How far the connections' time is ahead of the stack's.
+    ahead_ns: u64,
+    _stop: UnixStream,
+}
+
+impl Driven {
+    fn new(gateway: Gateway) -> Self {
+        let (_stop, stopped) = UnixStream::pair().expect("a pair");
+        Self { proxy: Proxy::open(gateway, stopped).expect("published"), ahead_ns: 0, _stop }
     }
-    panic!("never {what}");
+
+    fn turn(&mut self) -> bool {
+        let now_ns = self.proxy.stack.now_ns() + self.ahead_ns;
+        self.proxy.turn(now_ns)
+    }
+
+    fn count(&self) -> usize {
+        self.proxy.splices().count()
+    }
+
+    /// Turns until `done` or for ten seconds.
+    fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        for _ in 0..1000 {
+            while self.turn() {}
+            if done(self) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("never {what}");
+    }
+
+    /// Turns until the guest has accepted the one connection, and its client has ended or not.
+    fn until_connected(&mut self, half_closed: bool) {
+        self.until("connected", |driven| {
+            let handle = driven.proxy.splices().next().map(Splice::handle);
+            handle.is_some_and(|handle| {
+                let guest = driven.proxy.stack.socket_ref(handle);
+                guest.may_recv() && guest.may_send() != half_closed
+            })
+        });
+    }
 }
 
 #[test]
@@ -346,8 +390,7 @@ fn a_client_that_resets_frees_its_place() {
     let socket = bound();
     let _guest = Guest::start(&socket, Program::Idle);
     let listen = free_port();
-    let (_stop, stopped) = UnixStream::pair().expect("a pair");
-    let mut proxy = Proxy::open(gateway(&socket, listen), stopped).expect("published");
+    let mut driven = Driven::new(gateway(&socket, listen));
     // One resets in mid-stream, one after it had ended its own direction.
     for half_closed in [false, true] {
         let mut client = connect(listen);
@@ -355,16 +398,72 @@ fn a_client_that_resets_frees_its_place() {
         if half_closed {
             client.shutdown(Shutdown::Write).expect("half closed");
         }
-        drive(&mut proxy, "connected", |proxy| {
-            let handle = proxy.splices.first().map(Splice::handle);
-            handle.is_some_and(|handle| {
-                let guest = proxy.stack.socket_ref(handle);
-                guest.may_recv() && guest.may_send() != half_closed
-            })
-        });
+        driven.until_connected(half_closed);
         rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).expect("set");
         drop(client);
-        drive(&mut proxy, "freed", |proxy| proxy.splices.is_empty());
+        driven.until("freed", |driven| driven.count() == 0);
+    }
+}
+
+#[test]
+fn a_connection_that_moves_nothing_is_reset_and_sooner_once_one_side_has_ended() {
+    let socket = bound();
+    // A guest that never ends, whatever its client does.
+    let _guest = Guest::start(&socket, Program::Idle);
+    let listen = free_port();
+    let mut driven = Driven::new(gateway(&socket, listen));
+    for (half_closed, limit_ns) in [(false, splice::IDLE_NS), (true, splice::HALF_IDLE_NS)] {
+        let mut client = connect(listen);
+        client.write_all(b"x").expect("sent");
+        if half_closed {
+            client.shutdown(Shutdown::Write).expect("half closed");
+        }
+        driven.until_connected(half_closed);
+        // Half a minute is more than the test takes.
+        driven.ahead_ns += limit_ns - 30_000_000_000;
+        while driven.turn() {}
+        assert_eq!(driven.count(), 1, "not idle for long enough");
+        if !half_closed {
+            client.write_all(b"y").expect("sent");
+            driven.until("moved", |driven| {
+                let deadline_ns = driven.proxy.splices().find_map(Splice::deadline_ns);
+                deadline_ns.is_some_and(|at_ns| at_ns > driven.ahead_ns + limit_ns)
+            });
+            driven.ahead_ns += limit_ns - 30_000_000_000;
+            while driven.turn() {}
+            assert_eq!(driven.count(), 1, "a byte counts");
+        }
+        driven.ahead_ns += 30_000_000_000;
+        driven.until("freed", |driven| driven.count() == 0);
+        let reset = client.read(&mut [0]).expect_err("no clean end");
+        assert_eq!(reset.kind(), ErrorKind::ConnectionReset);
+    }
+}
+
+#[test]
+fn idle_clients_of_one_port_leave_the_others_reachable() {
+    let (idle, echo) = (bound(), bound());
+    let (listen_idle, listen_echo) = (free_port(), free_port());
+    // Nobody answers behind the first port; a guest does behind the second.
+    let mut gateway = gateway(&idle, listen_idle);
+    gateway.ports.push(gateway_port(&echo, listen_echo, OTHER_GUEST_KEY));
+    let _guest = Guest::start_as(OTHER_GUEST_KEY, &echo, Program::Echo);
+    let _ports = Ports::open(gateway).expect("published");
+    // As many as there are places in all: half of them wait in the kernel's backlog.
+    let _idle: Vec<_> = (0..CONNECTIONS_MAX).map(|_| connect(listen_idle)).collect();
+    let mut client = connect(listen_echo);
+    client.write_all(b"a").expect("sent");
+    client.read_exact(&mut [0]).expect("answered");
+}
+
+#[test]
+fn every_port_has_a_place_however_many_there_are() {
+    let socket = bound();
+    for (ports, share) in [(1, 256), (3, 85), (4, 64), (300, 1)] {
+        let mut gateway = gateway(&socket, ([127, 0, 0, 1], 0).into());
+        let port = gateway.ports.remove(0);
+        gateway.ports.extend(std::iter::repeat_n(port, ports));
+        assert_eq!(Driven::new(gateway).proxy.share, share, "{ports} ports");
     }
 }
 
@@ -372,20 +471,19 @@ fn a_client_that_resets_frees_its_place() {
 fn no_more_clients_are_taken_than_there_are_places() {
     let socket = bound();
     let listen = free_port();
-    let (_stop, stopped) = UnixStream::pair().expect("a pair");
-    let mut proxy = Proxy::open(gateway(&socket, listen), stopped).expect("published");
+    let mut driven = Driven::new(gateway(&socket, listen));
     // Nobody answers for the guest yet, so each of them stays. The kernel's backlog holds 128.
     let mut clients = Vec::new();
     for _ in 0..CONNECTIONS_MAX + 50 {
         clients.push(connect(listen));
-        proxy.turn();
+        driven.turn();
     }
-    drive(&mut proxy, "full", |proxy| proxy.splices.len() == CONNECTIONS_MAX);
-    while proxy.turn() {}
-    assert_eq!(proxy.splices.len(), CONNECTIONS_MAX);
+    driven.until("full", |driven| driven.count() == CONNECTIONS_MAX);
+    while driven.turn() {}
+    assert_eq!(driven.count(), CONNECTIONS_MAX);
     // Places become free when the guest refuses; the clients that waited are served then.
     let _guest = Guest::start(&socket, Program::Absent);
-    drive(&mut proxy, "served", |proxy| proxy.splices.is_empty());
+    driven.until("served", |driven| driven.count() == 0);
     for client in &mut clients {
         assert!(client.read(&mut [0]).is_err(), "each is refused in its turn");
     }
