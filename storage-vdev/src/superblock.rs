@@ -177,7 +177,9 @@ impl Superblock {
     /// that its slots are as `self` says. Anything else was rolled back or left behind.
     ///
     /// A superblock is written only after the one before is durable on each store that takes part,
-    /// so such a store is exactly one generation behind, of the same opening or of its parent.
+    /// so such a store is exactly one generation behind, of the same opening or of its parent. Or
+    /// it was given the first superblock of an opening that crashed before all stores had it, and
+    /// that the others never saw.
     pub(crate) fn follows(&self, older: &Self) -> bool {
         let same = older.generation == self.generation && older.opening == self.opening;
         let before = older.generation.checked_add(1) == Some(self.generation)
@@ -187,7 +189,14 @@ impl Superblock {
                 older.opening == self.opening
             };
         let member = self.members & 1u32.checked_shl(u32::from(older.shard)).unwrap_or(0) != 0;
-        older.uuid == self.uuid && member && (same || before)
+        older.uuid == self.uuid && member && (same || before || self.is_sibling(older))
+    }
+
+    /// Whether both are the first superblocks of their openings, and these found the same state.
+    pub(crate) fn is_sibling(&self, other: &Self) -> bool {
+        let found = |s: &Self| (s.uuid, s.generation, s.parent, s.parent_generation);
+        self.parent_generation.checked_add(1) == Some(self.generation)
+            && found(self) == found(other)
     }
 
     /// How new it is: later openings first, then later generations.
@@ -255,6 +264,10 @@ mod tests {
         assert!(first.follows(&older(8, newest.parent)));
         assert!(!first.follows(&older(8, newest.opening)));
         assert!(!Superblock { members: 0b1_1111, ..sample() }.follows(&sample()));
+        let fork = Opening { salt: [7; 32], ..newest.opening };
+        assert!(first.follows(&Superblock { opening: fork, ..first }));
+        assert!(!first.follows(&Superblock { opening: fork, parent: fork, ..first }));
+        assert!(!newest.follows(&older(9, fork)));
     }
 
     proptest! {

@@ -3,9 +3,10 @@
 //! 1. Read the superblocks; the newest one that enough stores follow says what the volume is.
 //! 2. Read the slot headers; the newest committed version of each stripe makes the map.
 //! 3. Walk the journal copies; replay what is in them into the overlay.
-//! 4. From here on write: make lost stores anew, bring every store to the newest superblock, erase
-//!    slots that a crashed checkpoint left, complete the journal copies.
+//! 4. From here on write: make lost stores anew, bring every store to the newest superblock,
+//!    complete the journal copies.
 //! 5. Write the superblock of this opening, with the next epoch and a fresh salt.
+//! 6. Erase the headers that a crashed checkpoint left.
 //!
 //! A crash anywhere in 4 and 5 leaves what step 1 found, or what step 5 made. All stores are at
 //! one generation before the next is written, so a store is never more than one behind.
@@ -246,7 +247,7 @@ fn open<S: Store>(
         waiting_flushes: Vec::new(),
         stopped: false,
     };
-    volume.level(&selection, &found.uncommitted, &replay.repairs);
+    volume.level(&selection, &replay.repairs);
     volume.superblock = Superblock {
         generation: newest.generation + 1,
         opening,
@@ -258,6 +259,8 @@ fn open<S: Store>(
         ..newest
     };
     volume.write_superblocks(u32::MAX);
+    volume.check_stores().map_err(OpenError::Stopped)?;
+    volume.erase(&found.uncommitted);
     volume.check_stores().map_err(OpenError::Stopped)?;
     volume.find_degraded();
     for record in &replay.records {
@@ -312,23 +315,15 @@ fn make_journals<S: Store>(shards: &mut ShardSet<S>, geometry: &Geometry, copies
 
 impl<S: Store> Volume<S> {
     /// Brings all stores to the state that was found, and makes it durable.
-    fn level(
-        &mut self,
-        selection: &Selection,
-        uncommitted: &[(usize, u32)],
-        repairs: &[CopyRepair],
-    ) {
-        for (shard, slot) in uncommitted {
-            let offset = self.geometry.header_offset(*slot);
-            self.shards.write(*shard, StoreFile::Shard, offset, &[0; SLOT_HEADER_BYTES]);
-        }
+    fn level(&mut self, selection: &Selection, repairs: &[CopyRepair]) {
         for CopyRepair { offset, bytes, lacking } in repairs {
             for shard in self.shards.usable_in(*lacking) {
                 self.shards.write(shard, StoreFile::Journal, *offset, bytes);
             }
         }
         let behind = |own: &Result<Superblock, Reason>| {
-            own.is_ok_and(|own| own.generation < selection.newest.generation)
+            let newest = (selection.newest.generation, selection.newest.opening);
+            own.is_ok_and(|own| (own.generation, own.opening) != newest)
         };
         let laggards = selection.shards.iter().enumerate().filter(|(_, own)| behind(own));
         let laggards = laggards.fold(0, |mask, (shard, _)| mask | 1 << shard);
@@ -337,6 +332,21 @@ impl<S: Store> Volume<S> {
         // never synced, and the next superblock builds on them.
         self.shards.sync(self.journal.copies(), StoreFile::Journal);
         self.shards.sync(u32::MAX, StoreFile::Shard);
+    }
+
+    /// Erases headers that a crashed checkpoint left, before a superblock could seem to commit them.
+    ///
+    /// Only now that a superblock of this opening is durable: the one that commits them may be on a
+    /// store that can't be reached, or hides it. If it came back with nothing newer around, the
+    /// volume would be what it says.
+    fn erase(&mut self, uncommitted: &[(usize, u32)]) {
+        for (shard, slot) in uncommitted {
+            let offset = self.geometry.header_offset(*slot);
+            self.shards.write(*shard, StoreFile::Shard, offset, &[0; SLOT_HEADER_BYTES]);
+        }
+        if !uncommitted.is_empty() {
+            self.shards.sync(u32::MAX, StoreFile::Shard);
+        }
     }
 
     fn find_degraded(&mut self) {

@@ -5,7 +5,8 @@ use std::io;
 
 use super::open::OpenError;
 use crate::geometry::{Geometry, SUPERBLOCK_BYTES};
-use crate::keys::VolumeKey;
+use crate::journal::replay::walk;
+use crate::keys::{KeyRing, VolumeKey};
 use crate::shards::ShardSet;
 use crate::store::{Store, StoreFile};
 use crate::superblock::{Superblock, SuperblockError};
@@ -106,7 +107,9 @@ pub(super) fn select<S: Store>(
     key: &VolumeKey,
 ) -> Result<Found, OpenError> {
     let found: Vec<_> = (0..shards.len()).map(|shard| inspect(shards, shard, key)).collect();
-    let Some(newest) = newest(&found)? else { return nothing(shards, &found, geometry) };
+    let Some(newest) = newest(shards, &found, key)? else {
+        return nothing(shards, &found, geometry);
+    };
     let is_new = newest.generation == 1;
     let others_missing = found.iter().all(|shard| matches!(shard, Ok(_) | Err(Reason::Missing)));
     let all_there = found.iter().all(Result::is_ok);
@@ -182,7 +185,11 @@ fn inspect<S: Store>(
 }
 
 /// The newest superblock of the volume that most stores are of.
-fn newest(found: &[Result<Superblock, Reason>]) -> Result<Option<Superblock>, OpenError> {
+fn newest<S: Store>(
+    shards: &ShardSet<S>,
+    found: &[Result<Superblock, Reason>],
+    key: &VolumeKey,
+) -> Result<Option<Superblock>, OpenError> {
     let authentic: Vec<&Superblock> = found.iter().flatten().collect();
     let votes = |like: &dyn Fn(&Superblock) -> bool| authentic.iter().filter(|s| like(s)).count();
     let weight = |candidate: &Superblock| {
@@ -194,6 +201,13 @@ fn newest(found: &[Result<Superblock, Reason>]) -> Result<Option<Superblock>, Op
     let Some(newest) = authentic.iter().max_by_key(|candidate| weight(candidate)) else {
         return Ok(None);
     };
+    let siblings = authentic.iter().filter(|other| other.is_sibling(newest));
+    let mut siblings: Vec<_> = siblings.map(|sibling| (weight(sibling).2, **sibling)).collect();
+    siblings.sort_by_key(|(holders, sibling)| (*holders, sibling.opening));
+    siblings.dedup_by_key(|(_, sibling)| sibling.opening);
+    if siblings.len() > 1 {
+        return served(shards, &siblings, key).map(Some);
+    }
     let rival = authentic.iter().find(|other| {
         weight(other) == weight(newest)
             && (other.uuid, other.opening) != (newest.uuid, newest.opening)
@@ -201,6 +215,33 @@ fn newest(found: &[Result<Superblock, Reason>]) -> Result<Option<Superblock>, Op
     match rival {
         Some(_) => Err(OpenError::Diverged),
         None => Ok(Some(**newest)),
+    }
+}
+
+/// Which of several openings that found the same state was served; the others crashed before all
+/// stores knew of them, and were hidden from it. `siblings` come with how many stores hold them,
+/// the fewest first.
+///
+/// Only an opening that reached all its stores writes to the journal, and what was acknowledged is
+/// still on a copy that tells the truth: the one with records is it. If none has any, all are alike.
+/// If several have, the volume was opened twice, and the one with more stores goes on.
+fn served<S: Store>(
+    shards: &ShardSet<S>,
+    siblings: &[(usize, Superblock)],
+    key: &VolumeKey,
+) -> Result<Superblock, OpenError> {
+    let has_records = |sibling: &Superblock| {
+        let mut keys = KeyRing::new(key, sibling.uuid);
+        let replay = walk(shards, sibling, 0, &mut keys);
+        replay.is_some_and(|replay| {
+            replay.records.iter().any(|record| record.opening == sibling.opening)
+        })
+    };
+    let mut written = siblings.iter().rev().filter(|(_, sibling)| has_records(sibling));
+    match (written.next(), written.next()) {
+        (Some((one, _)), Some((other, _))) if one == other => Err(OpenError::Diverged),
+        (Some((_, sibling)), _) => Ok(*sibling),
+        (None, _) => siblings.last().map(|(_, sibling)| *sibling).ok_or(OpenError::Diverged),
     }
 }
 

@@ -311,3 +311,52 @@ fn a_flush_without_a_store_is_acknowledged_only_when_that_store_no_longer_counts
         }
     }
 }
+
+/// Two openings crash, each with its superblock on one store that the other opening doesn't see.
+#[test]
+fn openings_that_crashed_on_different_stores_do_not_stop_the_volume() {
+    for (data, parity) in [(1, 1), (2, 1)] {
+        let rng = &mut Rng::new(13);
+        let geometry = geometry(data, parity, 64);
+        let stores = geometry.shards();
+        let disk = SimDisk::new(stores);
+        let mut volume = open(&disk, geometry, rng).unwrap();
+        put(&mut volume, 0, 1);
+        flush(&mut volume).unwrap();
+        repair(&mut volume);
+        put(&mut volume, 1, 2);
+        flush(&mut volume).unwrap();
+        drop(volume);
+        let mut crashed = |after: u64| {
+            let copy = SimDisk::new(stores);
+            (0..stores).for_each(|store| copy.set_image(store, disk.image(store)));
+            copy.crash_at(Some(after));
+            let whole = open(&copy, geometry, rng).is_ok() && !copy.has_crashed();
+            copy.crash(&mut dropper());
+            (copy, whole)
+        };
+        let (mut states, mut after) = (Vec::new(), 0);
+        loop {
+            let (copy, whole) = crashed(after);
+            let (other, _) = crashed(after);
+            if whole {
+                break;
+            }
+            states.push((copy, other));
+            after += 1;
+        }
+        for (first, (one, _)) in states.iter().enumerate() {
+            for (second, (_, other)) in states.iter().enumerate() {
+                let both = SimDisk::new(stores);
+                (0..stores).for_each(|store| both.set_image(store, disk.image(store)));
+                both.set_image(0, one.image(0));
+                both.set_image(stores - 1, other.image(stores - 1));
+                let context = format!("{data}+{parity}, crashes after {first} and {second}");
+                let mut volume =
+                    open(&both, geometry, rng).unwrap_or_else(|error| panic!("{context}: {error}"));
+                assert_eq!((get(&mut volume, 0), get(&mut volume, 1)), (1, 2), "{context}");
+                assert_eq!(volume.status().redundancy, Some(u32::from(parity)), "{context}");
+            }
+        }
+    }
+}
