@@ -36,7 +36,7 @@ fn main() {
             milliseconds(SPAWNS_PER_ROUND / 5, || run(&["--cache", "none"])),
         ];
         for (all, round) in samples.iter_mut().zip(rounds) {
-            all.extend((0..100).step_by(100 / SPAWNS_PER_ROUND).map(|p| round.percentile(p)));
+            all.extend(round.samples());
         }
     }
     let [truth, plain, kept, uncached] = samples.map(Distribution::new);

@@ -29,6 +29,12 @@ impl Distribution {
         Self(samples)
     }
 
+    /// The samples, ascending.
+    #[must_use]
+    pub fn samples(&self) -> &[f64] {
+        &self.0
+    }
+
     /// The value that `percent` of the samples do not exceed; 0 if there are none.
     #[must_use]
     pub fn percentile(&self, percent: usize) -> f64 {

@@ -15,7 +15,7 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 
-use abi::layout::{GATES_PAGE, GDT, IDT, PAGE_TABLES, SYSCALL_STUB, TSS};
+use abi::layout::{GDT, IDT, PAGE_TABLES, SYSCALL_STUB, TSS};
 
 use crate::host::KvmKind;
 use crate::memory::Memory;
@@ -444,5 +444,3 @@ extern "C" fn on_stop_signal(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut li
     // only fail with EAGAIN, when the descriptor is readable already.
     unsafe { libc::write(STOP_EVENT.load(Ordering::Acquire), (&raw const one).cast(), 8) };
 }
-
-const _: () = assert!(GATES_PAGE < u32::MAX as u64, "the IDT's 32 upper bits are 0");

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use abi::layout::BOOT_PAGE;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -22,7 +23,7 @@ use crate::kvm::{self, KvmError, Machine, StopSignal};
 use crate::memory::{Memory, MemoryError};
 use crate::process::{Inherited, allocate_by_brk_only};
 use crate::sandbox::{self, Needs, SandboxError};
-use crate::vm::{ExitCounts, START_ARGUMENT, Vm, now_ns};
+use crate::vm::{ExitCounts, Vm, now_ns};
 use crate::{paging, trampoline};
 
 /// The heap that a crash report is sure to find: less than what `malloc` gives back when it is
@@ -92,6 +93,11 @@ impl LaunchError {
     }
 }
 
+/// Names what the system refused.
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> LaunchError {
+    move |source| LaunchError::System { what, source }
+}
+
 /// Where the time of a start went: (phase, nanoseconds).
 pub type Phases = Vec<(&'static str, u64)>;
 
@@ -123,17 +129,14 @@ pub fn launch(
 ) -> Result<(Vm, Phases), LaunchError> {
     let mut watch = Stopwatch { phases: Vec::new(), last_ns: now_ns() };
     if config.die_with_parent {
-        set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| {
-            LaunchError::System { what: "die_with_parent", source: error.into() }
-        })?;
+        set_parent_process_death_signal(Some(Signal::KILL))
+            .map_err(|error| system("die_with_parent")(error.into()))?;
     }
     // Before anything is opened: a wrong number must not name a descriptor of our own.
     let sockets = take_sockets(config, inherited)?;
     let keeper = config.keeper_fd.map(|number| inherited.take(number)).transpose();
-    let keeper = keeper.map_err(|source| LaunchError::System { what: "keeper_fd", source })?;
-    inherited
-        .close_others()
-        .map_err(|source| LaunchError::System { what: "inherited descriptors", source })?;
+    let keeper = keeper.map_err(system("keeper_fd"))?;
+    inherited.close_others().map_err(system("inherited descriptors"))?;
     let path = config.image.display().to_string();
     let image_error = |source| LaunchError::Image { path: path.clone(), source };
     let file = File::open(&config.image).map_err(|error| image_error(error.into()))?;
@@ -162,17 +165,15 @@ pub fn launch(
     watch.lap("page tables");
     let mut machine = Machine::new(&kvm, &memory)?;
     if let Some(keeper) = keeper {
-        hand_over(&machine, &keeper)
-            .map_err(|source| LaunchError::System { what: "keeper_fd", source })?;
+        hand_over(&machine, &keeper).map_err(system("keeper_fd"))?;
     }
     watch.lap("create VM");
-    machine.set_up(&host.cpuid, host.kind, image.elf.entry, plan.stack_top, START_ARGUMENT)?;
+    machine.set_up(&host.cpuid, host.kind, image.elf.entry, plan.stack_top, BOOT_PAGE)?;
     watch.lap("set up vCPU");
     let devices = Devices::attach(devices, &plan.queues, &memory.ram).map_err(|error| {
         LaunchError::Config { field: "devices".to_owned(), reason: error.to_string() }
     })?;
-    let stop = StopSignal::install()
-        .map_err(|source| LaunchError::System { what: "signal handlers", source })?;
+    let stop = StopSignal::install().map_err(system("signal handlers"))?;
     let mut env = config.env.clone();
     env.extend(addresses_variable(&config.net));
     let info = boot_info(config, &env, &described, host.tsc_khz)?;
@@ -180,7 +181,7 @@ pub fn launch(
     watch.lap("boot page");
     // Nothing may be closed behind the sandbox but by the end of the process.
     drop(kvm);
-    allocate_by_brk_only().map_err(|source| LaunchError::System { what: "malloc", source })?;
+    allocate_by_brk_only().map_err(system("malloc"))?;
     // A VM without devices may not ask for memory any more; a crash report needs a little.
     drop(Vec::<u8>::with_capacity(std::hint::black_box(REPORT_BYTES)));
     sandbox::enter(needs)?;
@@ -223,11 +224,8 @@ fn random<const LEN: usize>() -> Result<[u8; LEN], LaunchError> {
     let mut bytes = [0; LEN];
     match getrandom(&mut bytes, GetRandomFlags::empty()) {
         Ok(len) if len == LEN => Ok(bytes),
-        Ok(_) => Err(LaunchError::System {
-            what: "random bytes",
-            source: std::io::ErrorKind::UnexpectedEof.into(),
-        }),
-        Err(error) => Err(LaunchError::System { what: "random bytes", source: error.into() }),
+        Ok(_) => Err(system("random bytes")(std::io::ErrorKind::UnexpectedEof.into())),
+        Err(error) => Err(system("random bytes")(error.into())),
     }
 }
 

@@ -121,8 +121,11 @@ fn config(run: &Run, inherited: &mut Inherited) -> Result<VmConfig, String> {
             let file = std::fs::File::from(
                 inherited.take(*number).map_err(|error| format!("--config-fd: {error}"))?,
             );
-            // It holds keys: one buffer of its final size, so that no copy stays behind.
-            let mut text = Zeroizing::new(Vec::with_capacity(CONFIG_BYTES_MAX as usize));
+            // It holds keys: one buffer, so that growing leaves no copy behind. A file says how large
+            // it is; a pipe doesn't. (Erasing a buffer touches all of it, so no larger than needed.)
+            let len = file.metadata().map_or(0, |metadata| metadata.len());
+            let room = if len == 0 { CONFIG_BYTES_MAX } else { len.min(CONFIG_BYTES_MAX) + 1 };
+            let mut text = Zeroizing::new(Vec::with_capacity(room as usize));
             let read = file.take(CONFIG_BYTES_MAX).read_to_end(&mut text);
             read.map_err(|error| format!("--config-fd: {error}"))?;
             serde_json::from_slice(&text).map_err(|error| format!("--config-fd: {error}"))?

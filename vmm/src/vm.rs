@@ -13,9 +13,7 @@
 
 use std::mem::offset_of;
 
-use abi::layout::{
-    BOOT_PAGE, DOORBELL_PAGE, LOG_AREA, LOG_BYTES, PAGE_BYTES, SYSCALL_STUB, UPCALL_AREA,
-};
+use abi::layout::{DOORBELL_PAGE, LOG_AREA, LOG_BYTES, PAGE_BYTES, SYSCALL_STUB, UPCALL_AREA};
 use abi::{Call, DoorbellPage, SavedRegisters, UPCALL_TIMER, UpcallArea, WAIT_FOREVER, exit_code};
 use kvm_bindings::kvm_regs;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -32,6 +30,8 @@ use crate::trampoline::GateFrame;
 
 /// How long until an upcall is tried again that came while the guest was in a gate.
 const UPCALL_RETRY_NS: u64 = 100_000;
+/// The reason of a crash by `syscall`, whichever way the kind of KVM reports it.
+const NO_SYSTEM_CALLS: &str = "system call: this guest kernel serves none";
 /// Bytes below `rsp` that belong to the interrupted function (System V ABI).
 const RED_ZONE: u64 = 128;
 
@@ -124,10 +124,7 @@ impl Vm {
             Exit::Call(number) => self.serve(number),
             Exit::Interrupted => self.interrupted(),
             Exit::Exception(vector) => Some(self.fault(vector)),
-            Exit::Syscall => {
-                let text = "system call: this guest kernel serves none".to_owned();
-                Some(Outcome::Crashed(self.report(&text, None, false)))
-            }
+            Exit::Syscall => Some(Outcome::Crashed(self.report(NO_SYSTEM_CALLS, None, false))),
             Exit::Mmio { address } => Some(Outcome::Crashed(self.report(
                 &format!("access to guest-physical address {address:#x}, where nothing is"),
                 None,
@@ -264,7 +261,7 @@ impl Vm {
         let frame = GateFrame::read(&self.memory.system, Some(vector));
         let in_stub = (SYSCALL_STUB..SYSCALL_STUB + PAGE_BYTES).contains(&frame.rip);
         let text = if in_stub {
-            "system call: this guest kernel serves none".to_owned()
+            NO_SYSTEM_CALLS.to_owned()
         } else {
             let mut text = crash::exception_name(vector).to_owned();
             if let Some(code) = frame.error_code {
@@ -347,9 +344,6 @@ impl Vm {
         assert!(written.is_ok(), "shared pages lie within the system slot");
     }
 }
-
-/// The `rdi` of a guest's first instruction.
-pub const START_ARGUMENT: u64 = BOOT_PAGE;
 
 /// CLOCK_MONOTONIC in nanoseconds.
 #[must_use]
