@@ -27,11 +27,22 @@ fn main() {
         finish(&mut command);
     };
     run(&[]); // fills the cache of the host probe
-    let mut samples: [Vec<f64>; 4] = Default::default();
+    let config = std::env::temp_dir().join(format!("hypha-start-{}.json", std::process::id()));
+    let text = serde_json::json!({"version": 1, "name": "hello", "image": &hello,
+        "memory_bytes": 8 << 20});
+    std::fs::write(&config, text.to_string()).unwrap();
+    let configured = || {
+        let file = std::fs::File::open(&config).unwrap();
+        fcntl_setfd(&file, FdFlags::empty()).unwrap();
+        let number = file.as_raw_fd().to_string();
+        finish(Command::new(&vmm).args(["--config-fd", &number]));
+    };
+    let mut samples: [Vec<f64>; 5] = Default::default();
     for _ in 0..ROUNDS {
         let rounds = [
             milliseconds(SPAWNS_PER_ROUND, || finish(&mut Command::new("/bin/true"))),
             milliseconds(SPAWNS_PER_ROUND, || run(&[])),
+            milliseconds(SPAWNS_PER_ROUND, &configured),
             kept(&run),
             milliseconds(SPAWNS_PER_ROUND / 5, || run(&["--cache", "none"])),
         ];
@@ -39,7 +50,8 @@ fn main() {
             all.extend(round.samples());
         }
     }
-    let [truth, plain, kept, uncached] = samples.map(Distribution::new);
+    std::fs::remove_file(&config).unwrap();
+    let [truth, plain, configured, kept, uncached] = samples.map(Distribution::new);
     println!("## Cold start, spawn to exit, confined\n");
     let row = |name: &str, times: &Distribution| {
         let ratio = times.percentile(50) / truth.percentile(50);
@@ -50,6 +62,7 @@ fn main() {
         &[
             row("`/bin/true`", &truth),
             row("`vmm hello`", &plain),
+            row("`vmm hello`, configured by a descriptor as `hypha` does", &configured),
             row("`vmm hello`, descriptors kept by the parent", &kept),
             row("`vmm hello`, first start after a host boot", &uncached),
         ],
