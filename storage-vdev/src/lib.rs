@@ -18,6 +18,7 @@ mod geometry;
 pub mod journal;
 mod keys;
 mod map;
+pub mod node;
 mod overlay;
 mod shards;
 pub mod sim;

@@ -1,0 +1,4 @@
+//! What serves volumes and shards outside a VMM: shard servers with their back ends, healing of
+//! volumes that nobody has open, and the faces for programs that are no guest of ours.
+//!
+//! The volume itself, the codec, the formats and the shard protocol are in `storage-vdev`.
