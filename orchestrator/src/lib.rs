@@ -18,6 +18,7 @@ pub mod ports;
 pub mod run;
 pub mod state;
 pub mod supervisor;
+pub mod volume;
 
 /// The exit codes of `hypha`; `hypha run` also ends with a workload's own, 0 to 123, with 126 (the
 /// guest crashed) and 127 (the guest broke the device contract).

@@ -7,6 +7,8 @@
 //!                              /networks/NET/key        the same for the host's mesh member
 //!                              /volumes/VOL/key         volume key, 32 bytes
 //!                              /volumes/VOL/shard-N/    one directory per shard
+//! $HYPHA_STATE/volumes/NAME/                           see `volume::manifest`
+//! $HYPHA_STATE/storage/                                see `storage`
 //! ```
 //!
 //! Directories are 0700, files 0600. A file appears whole or not at all: written beside its place,
@@ -82,7 +84,7 @@ pub enum StateError {
     },
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> StateError {
+pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> StateError {
     let path = path.to_owned();
     move |source| StateError::Io { path, source }
 }
@@ -115,21 +117,13 @@ impl DeploymentState {
     /// # Errors
     /// Another process has it, or it can't be used.
     pub fn open(directory: &Path, name: &str) -> Result<Self, StateError> {
-        create_directory(directory)?;
-        check_version(&directory.join("VERSION"))?;
+        prepare(directory)?;
         let root = directory.join("deployments").join(name);
         create_directory(&root)?;
         let path = root.join("lock");
-        let lock = private(OpenOptions::new().create(true).truncate(false).write(true))
-            .open(&path)
-            .map_err(at(&path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { root, _lock: lock }),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                Err(StateError::Busy { name: name.to_owned(), lock: path })
-            }
-            Err(error) => Err(at(&path)(error.into())),
-        }
+        let held = lock(&path)?;
+        let _lock = held.ok_or_else(|| StateError::Busy { name: name.to_owned(), lock: path })?;
+        Ok(Self { root, _lock })
     }
 
     /// The deployment's directory.
@@ -215,8 +209,32 @@ fn check_version(path: &Path) -> Result<(), StateError> {
     }
 }
 
+/// Locks a file, made if there is none, for as long as the value lives; `None` if another process
+/// has it.
+pub(crate) fn lock(path: &Path) -> Result<Option<File>, StateError> {
+    let lock = private(OpenOptions::new().create(true).truncate(false).write(true))
+        .open(path)
+        .map_err(at(path))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(lock)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(at(path)(error.into())),
+    }
+}
+
+/// The key in the file at `path`.
+pub(crate) fn read_key_at(path: &Path) -> Result<Secret32, StateError> {
+    read_key(path, File::open(path).map_err(at(path))?)
+}
+
+/// Makes sure that the state directory is there and of this layout.
+pub(crate) fn prepare(directory: &Path) -> Result<(), StateError> {
+    create_directory(directory)?;
+    check_version(&directory.join("VERSION"))
+}
+
 /// The key in `directory`, made if there is none.
-fn key(directory: &Path) -> Result<Secret32, StateError> {
+pub(crate) fn key(directory: &Path) -> Result<Secret32, StateError> {
     create_directory(directory)?;
     let path = directory.join("key");
     match File::open(&path) {
@@ -245,7 +263,7 @@ fn read_key(path: &Path, mut file: File) -> Result<Secret32, StateError> {
     Ok(Secret32::new(*bytes))
 }
 
-fn create_directory(path: &Path) -> Result<(), StateError> {
+pub(crate) fn create_directory(path: &Path) -> Result<(), StateError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at(path))
 }
 
@@ -254,7 +272,7 @@ fn private(options: &mut OpenOptions) -> &mut OpenOptions {
 }
 
 /// Writes a file so that after a crash it is there whole or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // The process ID keeps two deployments that both find no VERSION apart.
