@@ -1,103 +1,211 @@
-//! Reed-Solomon over the units of a stripe: any k of k + m bring back the others.
+//! Reed-Solomon over shards: any k of k + m bring back the others.
 //!
-//! The code is systematic over GF(2^8) mod 0x11D with the matrix `V * inv(V_top)`, as
-//! `reed-solomon-erasure` computes it; format code 1 means exactly this.
+//! The code is systematic over GF(2^8) mod 0x11D with the matrix `V * inv(V_top)`, V\[r\]\[c\] = r^c,
+//! as `reed-solomon-erasure` 6 computes it; code id 1 of the formats means exactly this, and the
+//! tests hold every kernel to that crate. Which kernel works is decided once, by what the CPU has.
 
-use reed_solomon_erasure::galois_8::ReedSolomon;
+mod field;
+mod plan;
+mod portable;
+pub(crate) mod stripe;
 
-use crate::geometry::{Geometry, UNIT_BYTES};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Encodes and decodes stripes that lie in one buffer, unit after unit.
-pub(crate) struct Codec {
+use field::Matrix;
+use plan::Plan;
+
+/// The most shards of a code, k + m.
+pub const CODE_SHARDS_MAX: usize = 32;
+
+/// The erasure sets whose matrices a codec keeps; the one used longest ago goes first.
+const PLANS_MAX: usize = 64;
+
+/// Why shards can't be brought back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// Fewer or more sources than data shards.
+    #[error("{found} shards to rebuild from: it takes exactly {needed}")]
+    Sources {
+        /// How many were given.
+        found: usize,
+        /// The code's k.
+        needed: usize,
+    },
+    /// An index behind the code's last shard, or one that is given twice.
+    #[error("shard {shard} is not one of the code's {shards}, or is named twice")]
+    Shard {
+        /// The index.
+        shard: u8,
+        /// The code's k + m.
+        shards: usize,
+    },
+    /// Buffers of different lengths.
+    #[error("shard {shard} has {found} bytes where the first one has {needed}")]
+    Length {
+        /// Whose buffer.
+        shard: u8,
+        /// Its length in bytes.
+        found: usize,
+        /// The first source's length in bytes.
+        needed: usize,
+    },
+}
+
+/// How products are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// On any CPU.
+    Portable,
+}
+
+/// Encodes data shards to parity shards, and brings back shards that are lost.
+///
+/// Shards may have any length and alignment. Clones of one shape share nothing; a codec may be used
+/// from several threads.
+pub struct Codec {
     data_shards: usize,
-    shards: usize,
-    /// `None` without parity shards.
-    code: Option<ReedSolomon>,
+    /// k + m rows of k.
+    matrix: Matrix,
+    kernel: Kernel,
+    encode: Plan,
+    decode: Mutex<Vec<Decode>>,
+}
+
+/// What brings back one set of shards from another.
+struct Decode {
+    /// A bit per shard.
+    sources: u32,
+    wanted: u32,
+    plan: Arc<Plan>,
 }
 
 impl std::fmt::Debug for Codec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Codec({}+{})", self.data_shards, self.shards - self.data_shards)
+        write!(f, "Codec({}+{}, {:?})", self.data_shards, self.parity_shards(), self.kernel)
     }
 }
 
 impl Codec {
-    pub(crate) fn new(geometry: &Geometry) -> Self {
-        let data_shards = usize::from(geometry.data_shards());
-        let parity_shards = usize::from(geometry.parity_shards());
-        let code = match ReedSolomon::new(data_shards, parity_shards) {
-            Ok(code) => Some(code),
-            Err(_) if parity_shards == 0 => None,
-            Err(_) => unreachable!("a geometry has 1 to 32 shards and the code takes 256"),
-        };
-        Self { data_shards, shards: geometry.shards(), code }
-    }
-
-    /// The bytes of a stripe's units.
-    pub(crate) fn stripe_bytes(&self) -> usize {
-        self.shards * UNIT_BYTES
-    }
-
-    /// Computes the parity units from the data units of `stripe`.
-    pub(crate) fn encode(&self, stripe: &mut [u8]) {
-        let Some(code) = &self.code else { return };
-        let mut units: Vec<&mut [u8]> = stripe.chunks_exact_mut(UNIT_BYTES).collect();
-        let encoded = code.encode(&mut units);
-        assert!(encoded.is_ok(), "a stripe buffer has k + m whole units");
-    }
-
-    /// Brings back the units that are not in the mask `good`; false if fewer than k are.
-    /// With `data_only` parity units are left as they are.
+    /// A code of k data and m parity shards.
+    ///
+    /// # Panics
+    /// Unless 1 <= k and k + m <= [`CODE_SHARDS_MAX`]; a shape from outside is checked where it is
+    /// read.
     #[must_use]
-    pub(crate) fn reconstruct(&self, stripe: &mut [u8], good: u32, data_only: bool) -> bool {
-        if (good.count_ones() as usize) < self.data_shards {
-            return false;
-        }
-        let Some(code) = &self.code else { return true };
-        let mut units: Vec<(&mut [u8], bool)> = stripe
-            .chunks_exact_mut(UNIT_BYTES)
-            .enumerate()
-            .map(|(shard, unit)| (unit, good >> shard & 1 == 1))
-            .collect();
-        if data_only { code.reconstruct_data(&mut units) } else { code.reconstruct(&mut units) }
-            .is_ok()
+    pub fn new(data_shards: u8, parity_shards: u8) -> Self {
+        Self::with_kernel(data_shards, parity_shards, Kernel::Portable)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+    /// As [`Codec::new`], with a kernel of one's choice.
+    ///
+    /// # Panics
+    /// As [`Codec::new`].
+    #[must_use]
+    pub fn with_kernel(data_shards: u8, parity_shards: u8, kernel: Kernel) -> Self {
+        let data_shards = usize::from(data_shards);
+        let shards = data_shards + usize::from(parity_shards);
+        assert!(data_shards > 0 && shards <= CODE_SHARDS_MAX, "1 to 32 shards, one of data");
+        let matrix = Matrix::of_code(data_shards, shards);
+        let parity: Vec<usize> = (data_shards..shards).collect();
+        let encode = Plan::new(&matrix.rows(&parity), kernel);
+        Self { data_shards, matrix, kernel, encode, decode: Mutex::default() }
+    }
 
-    use super::*;
+    /// k.
+    #[must_use]
+    pub fn data_shards(&self) -> usize {
+        self.data_shards
+    }
 
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
-        #[test]
-        fn any_k_units_bring_back_the_others(
-            data in 1u8..6, parity in 0u8..4, seed: u64, order in any::<u64>(),
-        ) {
-            let geometry = Geometry::new(data, parity, 1 << 20).unwrap();
-            let codec = Codec::new(&geometry);
-            let mut stripe: Vec<u8> = (0..codec.stripe_bytes() as u64)
-                .map(|i| (seed.wrapping_mul(i | 1) >> 32) as u8)
-                .collect();
-            codec.encode(&mut stripe);
-            let mut good = geometry.all_shards();
-            let mut order = order;
-            while good.count_ones() > u32::from(data) {
-                good &= !(1 << (order % geometry.shards() as u64));
-                order = order.rotate_right(7).wrapping_mul(5).wrapping_add(1);
-            }
-            let mut damaged = stripe.clone();
-            for (shard, unit) in damaged.chunks_exact_mut(UNIT_BYTES).enumerate() {
-                if good >> shard & 1 == 0 {
-                    unit.fill(0xee);
-                }
-            }
-            prop_assert!(codec.reconstruct(&mut damaged, good, false));
-            prop_assert_eq!(&damaged, &stripe);
-            let one_less = good & (good - 1);
-            prop_assert!(!codec.reconstruct(&mut damaged, one_less, false));
+    /// m.
+    #[must_use]
+    pub fn parity_shards(&self) -> usize {
+        self.shards() - self.data_shards
+    }
+
+    fn shards(&self) -> usize {
+        self.matrix.row_count()
+    }
+
+    /// Computes the parity shards from the data shards.
+    ///
+    /// # Panics
+    /// Unless there are k of `data` and m of `parity`, all of one length.
+    pub fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]) {
+        self.encode.run(data, parity);
+    }
+
+    /// Brings back the shards `wanted` from any k others; each with its index, 0 to k + m - 1.
+    ///
+    /// # Errors
+    /// Unless `sources` are k different shards of the code, `wanted` are different shards of it, and
+    /// all buffers have one length. Then nothing is written.
+    pub fn reconstruct(
+        &self,
+        sources: &[(u8, &[u8])],
+        wanted: &mut [(u8, &mut [u8])],
+    ) -> Result<(), CodecError> {
+        if sources.len() != self.data_shards {
+            return Err(CodecError::Sources { found: sources.len(), needed: self.data_shards });
         }
+        let needed = sources.first().map_or(0, |(_, bytes)| bytes.len());
+        let lengths = |(shard, bytes): (u8, usize)| {
+            let error = CodecError::Length { shard, found: bytes, needed };
+            if bytes == needed { Ok(()) } else { Err(error) }
+        };
+        sources.iter().map(|(shard, bytes)| (*shard, bytes.len())).try_for_each(lengths)?;
+        wanted.iter().map(|(shard, bytes)| (*shard, bytes.len())).try_for_each(lengths)?;
+        let source_set = self.set(sources.iter().map(|(shard, _)| *shard))?;
+        let wanted_set = self.set(wanted.iter().map(|(shard, _)| *shard))?;
+
+        // The plans are for shards in ascending order.
+        let mut sources: Vec<_> = sources.to_vec();
+        sources.sort_unstable_by_key(|(shard, _)| *shard);
+        let sources: Vec<&[u8]> = sources.into_iter().map(|(_, bytes)| bytes).collect();
+        let mut wanted: Vec<_> = wanted.iter_mut().collect();
+        wanted.sort_unstable_by_key(|(shard, _)| *shard);
+        let mut outputs: Vec<&mut [u8]> = wanted.into_iter().map(|(_, b)| &mut **b).collect();
+        self.decode_plan(source_set, wanted_set).run(&sources, &mut outputs);
+        Ok(())
+    }
+
+    /// A bit per shard; each is one of the code and comes once.
+    fn set(&self, mut shards: impl Iterator<Item = u8>) -> Result<u32, CodecError> {
+        shards.try_fold(0, |set: u32, shard| {
+            if usize::from(shard) < self.shards() && set >> shard & 1 == 0 {
+                Ok(set | 1 << shard)
+            } else {
+                Err(CodecError::Shard { shard, shards: self.shards() })
+            }
+        })
+    }
+
+    /// The plan for an erasure set, from the cache or new. `sources` has k bits.
+    fn decode_plan(&self, sources: u32, wanted: u32) -> Arc<Plan> {
+        let mut cache = self.decode.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = cache.iter().position(|d| (d.sources, d.wanted) == (sources, wanted));
+        let decode = match found {
+            Some(index) => cache.remove(index),
+            None => {
+                let plan = Arc::new(self.plan_decode(sources, wanted));
+                if cache.len() == PLANS_MAX {
+                    cache.remove(0);
+                }
+                Decode { sources, wanted, plan }
+            }
+        };
+        let plan = Arc::clone(&decode.plan);
+        cache.push(decode);
+        plan
+    }
+
+    fn plan_decode(&self, sources: u32, wanted: u32) -> Plan {
+        let members = |set: u32| -> Vec<usize> {
+            (0..self.shards()).filter(|shard| set >> shard & 1 == 1).collect()
+        };
+        let Some(inverse) = self.matrix.rows(&members(sources)).inverse() else {
+            unreachable!("any k rows of the code's matrix are invertible");
+        };
+        Plan::new(&self.matrix.rows(&members(wanted)).times(&inverse), self.kernel)
     }
 }

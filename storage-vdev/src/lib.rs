@@ -8,10 +8,10 @@
 //!
 //! After [`open_directories`] the only system calls are `pread64`, `pwrite64`, `fdatasync` and
 //! `fallocate`, on descriptors that are open by then (and what the allocator does).
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod blk;
-mod codec;
+pub mod codec;
 mod dir;
 mod fields;
 mod geometry;

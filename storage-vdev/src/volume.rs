@@ -31,7 +31,7 @@ pub use open::{OpenError, Options, Randomness};
 pub use repair::Step;
 pub use select::{LostShard, Reason};
 
-use crate::codec::Codec;
+use crate::codec::stripe::Codec;
 use crate::geometry::{Geometry, SECTOR_BYTES};
 use crate::journal::Journal;
 use crate::keys::{EpochKeys, KeyRing};

@@ -17,7 +17,7 @@ use super::read::Decoded;
 use super::scan::scan;
 use super::select::{Found, LostShard, Reason, Selection, select};
 use super::{RequestError, Volume};
-use crate::codec::Codec;
+use crate::codec::stripe::Codec;
 use crate::dir::DirError;
 use crate::geometry::{Geometry, SLOT_HEADER_BYTES, SUPERBLOCK_BYTES, TAG_BYTES};
 use crate::journal::Journal;
