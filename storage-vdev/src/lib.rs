@@ -10,6 +10,7 @@
 //! `fallocate`, on descriptors that are open by then (and what the allocator does).
 #![deny(unsafe_code)]
 
+pub mod audit;
 mod blk;
 pub mod codec;
 mod dir;
