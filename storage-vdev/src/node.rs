@@ -191,16 +191,25 @@ pub enum RegisterRequest {
     },
 }
 
+/// Who an acceptor is: the public half of its receipt key, or random bytes if it signs nothing. It is
+/// made with the acceptor's state and lost with it, so a node that lost what it promised answers
+/// under another name and no longer counts.
+pub type AcceptorId = [u8; 32];
+
 /// An acceptor's answer, given when its promise is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RegisterResponse {
     /// Promised. What was accepted last, if anything.
     Promised {
+        /// Who promises.
+        acceptor: AcceptorId,
         /// The ballot and the value.
         accepted: Option<(Ballot, Bytes)>,
     },
     /// Accepted, with the acceptor's receipt (empty from acceptors that sign nothing).
     Accepted {
+        /// Who accepted.
+        acceptor: AcceptorId,
         /// Evidence for a [`Request::Fence`].
         receipt: Bytes,
     },
