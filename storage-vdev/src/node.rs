@@ -64,9 +64,21 @@ pub struct Ballot {
 /// What a node is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Stores an object, durably. Storing the same bytes again is a success.
+    /// Stores an object, durably. Storing the same bytes again is a success. The key's epoch must
+    /// not be below the fence: an earlier opening's objects come back by [`Request::Restore`].
     /// Answer: [`Response::Done`].
     Put {
+        /// Its name.
+        key: ObjectKey,
+        /// Its bytes, in parts that follow each other.
+        parts: Vec<Bytes>,
+    },
+    /// Stores an object that an earlier opening had written (or was about to write): what recovery
+    /// and repair rebuild. Like [`Request::Put`], but the fence is asked about `epoch` instead of
+    /// the key's own, which may be older. Answer: [`Response::Done`].
+    Restore {
+        /// The epoch of who rebuilds: at least the key's.
+        epoch: u64,
         /// Its name.
         key: ObjectKey,
         /// Its bytes, in parts that follow each other.
