@@ -5,13 +5,21 @@
 //! tests hold every kernel to that crate. Which kernel works is decided once, by what the CPU has.
 
 mod field;
+#[cfg(target_arch = "x86_64")]
+mod gfni256;
+#[cfg(target_arch = "x86_64")]
+mod gfni512;
+mod kernel;
 mod plan;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod shuffle256;
 pub(crate) mod stripe;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use field::Matrix;
+pub use kernel::Kernel;
 use plan::Plan;
 
 /// The most shards of a code, k + m.
@@ -51,13 +59,6 @@ pub enum CodecError {
     },
 }
 
-/// How products are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kernel {
-    /// On any CPU.
-    Portable,
-}
-
 /// Encodes data shards to parity shards, and brings back shards that are lost.
 ///
 /// Shards may have any length and alignment. Clones of one shape share nothing; a codec may be used
@@ -93,7 +94,7 @@ impl Codec {
     /// read.
     #[must_use]
     pub fn new(data_shards: u8, parity_shards: u8) -> Self {
-        Self::with_kernel(data_shards, parity_shards, Kernel::Portable)
+        Self::with_kernel(data_shards, parity_shards, Kernel::best())
     }
 
     /// As [`Codec::new`], with a kernel of one's choice.
@@ -121,6 +122,12 @@ impl Codec {
     #[must_use]
     pub fn parity_shards(&self) -> usize {
         self.shards() - self.data_shards
+    }
+
+    /// What computes.
+    #[must_use]
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
     }
 
     fn shards(&self) -> usize {
@@ -209,3 +216,6 @@ impl Codec {
         Plan::new(&self.matrix.rows(&members(wanted)).times(&inverse), self.kernel)
     }
 }
+
+#[cfg(test)]
+mod tests;

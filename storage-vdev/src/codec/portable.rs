@@ -1,6 +1,8 @@
 //! The kernel for every CPU: 64 bytes at a time in machine words, no tables, so that what it does
 //! doesn't depend on the data. The compiler makes SSE2 of it.
 
+use std::ops::Range;
+
 use super::field::POLYNOMIAL;
 
 /// Bytes that are handled together.
@@ -8,13 +10,20 @@ const BLOCK: usize = 64;
 const WORDS: usize = BLOCK / 8;
 type Words = [u64; WORDS];
 
-/// Writes to `outputs` the sums of the products of `sources` with `constants`, which hold for each
-/// source one factor per output. All slices have the same length.
-pub(super) fn multiply(constants: &[u8], sources: &[&[u8]], outputs: &mut [&mut [u8]]) {
-    let len = sources.first().map_or(0, |source| source.len());
+/// Writes to `range` of `outputs` the sums of the products of `sources` with `constants`: for each
+/// source one factor per output.
+///
+/// # Panics
+/// If the range isn't within every slice.
+pub(super) fn multiply(
+    constants: &[u8],
+    sources: &[&[u8]],
+    outputs: &mut [&mut [u8]],
+    range: Range<usize>,
+) {
     let mut sums = vec![[0; WORDS]; outputs.len()];
-    for at in (0..len).step_by(BLOCK) {
-        let bytes = BLOCK.min(len - at);
+    for at in range.clone().step_by(BLOCK) {
+        let bytes = BLOCK.min(range.end - at);
         sums.fill([0; WORDS]);
         for (source, factors) in sources.iter().zip(constants.chunks_exact(outputs.len())) {
             let mut block = [0; BLOCK];
