@@ -9,6 +9,8 @@
 //! (the library offers no way), and live as long as the volume is open.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
 use ring::{hkdf, hmac};
@@ -57,6 +59,7 @@ pub(crate) struct EpochKeys {
     unit: LessSafeKey,
     header: hmac::Key,
     superblock: hmac::Key,
+    segment: Arc<SegmentKeys>,
 }
 
 /// What a block's ciphertext is bound to, so that a block moved elsewhere doesn't open.
@@ -68,8 +71,9 @@ pub(crate) struct BlockAddress {
 }
 
 /// A seal that didn't open: the bytes are not what was sealed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NotAuthentic;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the bytes are not what this volume's key sealed there")]
+pub struct NotAuthentic;
 
 impl EpochKeys {
     fn derive(volume_key: &VolumeKey, uuid: Uuid, opening: Opening) -> Self {
@@ -89,7 +93,13 @@ impl EpochKeys {
             unit: aead(b"stripe unit"),
             header: mac(b"slot header"),
             superblock: mac(b"superblock"),
+            segment: Arc::new(SegmentKeys::derive(volume_key, uuid, opening)),
         }
+    }
+
+    /// The keys of the segments of this opening.
+    pub(crate) fn segment(&self) -> &Arc<SegmentKeys> {
+        &self.segment
     }
 
     /// Encrypts a block of a stripe in place and returns its tag. Each address is sealed once.
@@ -162,6 +172,116 @@ impl EpochKeys {
             .put(&self.uuid)
             .put(&address.stripe.to_le_bytes())
             .put(&(address.index as u32).to_le_bytes());
+        aad
+    }
+}
+
+/// The keys that seal one opening's segments: one for blocks, one for entry tables.
+///
+/// No nonce recurs under them. A block's nonce is `sequence ‖ index`, a table's `sequence ‖ 0`, and
+/// [`SegmentKeys::claim`] hands each sequence out once, to one builder, which counts its blocks and
+/// seals one table. Another opening has drawn another salt, so it has other keys: that covers the
+/// crash, the roll-back of the host, of a snapshot or of the register, and two openers at once. A
+/// clone has another uuid. Repair copies ciphertext and seals nothing.
+#[derive(Debug)]
+pub struct SegmentKeys {
+    opening: Opening,
+    uuid: Uuid,
+    block: LessSafeKey,
+    table: LessSafeKey,
+    /// The highest sequence that was claimed.
+    claimed: AtomicU64,
+}
+
+/// The sequence, or a later one, has been used to seal with already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("segment {sequence} can't be sealed: this opening has used sequence {claimed} already")]
+pub struct SequenceUsed {
+    /// What was asked for.
+    pub sequence: u64,
+    /// The highest that was used.
+    pub claimed: u64,
+}
+
+impl SegmentKeys {
+    /// The keys of the opening `opening` of the volume `uuid`.
+    #[must_use]
+    pub fn derive(volume_key: &VolumeKey, uuid: Uuid, opening: Opening) -> Self {
+        let root = root(volume_key);
+        let aead = |purpose: &[u8]| -> LessSafeKey {
+            let key: UnboundKey = expand(&root, (purpose, uuid, opening), &AES_256_GCM);
+            LessSafeKey::new(key)
+        };
+        let (block, table) = (aead(b"segment block"), aead(b"segment table"));
+        Self { opening, uuid, block, table, claimed: AtomicU64::new(0) }
+    }
+
+    /// The opening.
+    #[must_use]
+    pub fn opening(&self) -> Opening {
+        self.opening
+    }
+
+    /// The volume.
+    #[must_use]
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// Takes `sequence` for sealing, once: it must be above all that were taken before.
+    pub(crate) fn claim(&self, sequence: u64) -> Result<(), SequenceUsed> {
+        match self.claimed.fetch_max(sequence, Ordering::Relaxed) {
+            claimed if claimed < sequence => Ok(()),
+            claimed => Err(SequenceUsed { sequence, claimed }),
+        }
+    }
+
+    /// Encrypts block `index` of segment `sequence` in place and returns its tag. `place` is what
+    /// the block is in the volume; it opens as nothing else.
+    pub(crate) fn seal_block(
+        &self,
+        (sequence, index): (u64, u16),
+        place: [u8; 9],
+        block: &mut [u8],
+    ) -> [u8; TAG_BYTES] {
+        seal(&self.block, nonce(sequence, index.into()), &self.block_aad(place), block)
+    }
+
+    /// Decrypts block `index` of segment `sequence` in place.
+    pub(crate) fn open_block(
+        &self,
+        (sequence, index): (u64, u16),
+        place: [u8; 9],
+        block: &mut [u8],
+        tag: [u8; TAG_BYTES],
+    ) -> Result<(), NotAuthentic> {
+        open(&self.block, nonce(sequence, index.into()), &self.block_aad(place), block, tag)
+    }
+
+    /// Encrypts the entry table of segment `sequence` in place; `header` is authenticated too.
+    pub(crate) fn seal_table(
+        &self,
+        sequence: u64,
+        header: &[u8],
+        table: &mut [u8],
+    ) -> [u8; TAG_BYTES] {
+        seal(&self.table, nonce(sequence, 0), header, table)
+    }
+
+    /// Decrypts the entry table of segment `sequence` in place.
+    pub(crate) fn open_table(
+        &self,
+        sequence: u64,
+        header: &[u8],
+        table: &mut [u8],
+        tag: [u8; TAG_BYTES],
+    ) -> Result<(), NotAuthentic> {
+        open(&self.table, nonce(sequence, 0), header, table, tag)
+    }
+
+    fn block_aad(&self, place: [u8; 9]) -> [u8; 25] {
+        let mut aad = [0; 25];
+        Writer::new(&mut aad).put(&self.uuid).put(&place);
         aad
     }
 }

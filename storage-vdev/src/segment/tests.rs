@@ -1,0 +1,3 @@
+//! Tests: see each module.
+
+mod format;

@@ -1,0 +1,1 @@
+//! What is sealed comes back, from any k shards.
