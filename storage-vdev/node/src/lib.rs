@@ -2,3 +2,6 @@
 //! volumes that nobody has open, and the faces for programs that are no guest of ours.
 //!
 //! The volume itself, the codec, the formats and the shard protocol are in `storage-vdev`.
+
+pub mod nbd;
+pub mod served;
