@@ -381,6 +381,13 @@ impl MapKey {
     }
 }
 
+/// The key that signs the records of a volume's register; the same for all openings, because a
+/// record is read before its opening is known.
+pub(crate) fn register_mac_key(volume_key: &VolumeKey, uuid: Uuid) -> hmac::Key {
+    let always = Opening { epoch: 0, salt: [0; 32] };
+    expand(&root(volume_key), (b"register record", uuid, always), hmac::HMAC_SHA256)
+}
+
 fn root(volume_key: &VolumeKey) -> hkdf::Prk {
     hkdf::Salt::new(hkdf::HKDF_SHA256, b"hypha volume 1").extract(&*volume_key.0)
 }

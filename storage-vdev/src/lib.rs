@@ -22,6 +22,7 @@ mod keys;
 mod map;
 pub mod node;
 mod overlay;
+pub mod register;
 pub mod segment;
 mod shards;
 pub mod sim;
