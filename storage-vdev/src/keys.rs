@@ -32,6 +32,18 @@ impl VolumeKey {
     pub fn new(bytes: &[u8; 32]) -> Self {
         Self(Zeroizing::new(*bytes))
     }
+
+    /// The seed of the volume's writer key (Ed25519); the same for all openings.
+    pub(crate) fn writer_seed(&self, uuid: Uuid) -> Zeroizing<[u8; 32]> {
+        let mut seed = Zeroizing::new([0; 32]);
+        let info: [&[u8]; 2] = [b"volume writer key", &uuid];
+        let root = root(self);
+        let filled = root.expand(&info, hkdf::HKDF_SHA256);
+        if filled.and_then(|okm| okm.fill(seed.as_mut_slice())).is_err() {
+            unreachable!("HKDF-SHA256 gives up to 8160 bytes and a seed has 32");
+        }
+        seed
+    }
 }
 
 impl std::fmt::Debug for VolumeKey {

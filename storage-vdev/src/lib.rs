@@ -24,12 +24,14 @@ pub mod node;
 mod overlay;
 pub mod register;
 pub mod segment;
+pub mod service;
 mod shards;
 pub mod sim;
 mod slot;
 mod store;
 mod superblock;
 mod volume;
+pub mod wire;
 
 pub use blk::BlockDevice;
 pub use dir::{DirError, DirStore, open_directories};
