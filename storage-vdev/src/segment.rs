@@ -26,6 +26,3 @@ pub use shape::{
 };
 pub use shard::{Fault, Shard};
 pub use table::{ADDRESS_MAX, Entry, Place, TABLE_BYTES_MAX, open_unit};
-
-#[cfg(test)]
-mod tests;

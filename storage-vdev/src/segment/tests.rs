@@ -1,3 +1,0 @@
-//! Tests: see each module.
-
-mod format;

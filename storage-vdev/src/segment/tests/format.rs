@@ -1,1 +1,0 @@
-//! What is sealed comes back, from any k shards.
