@@ -2,7 +2,7 @@
 //! `reed-solomon-erasure` has it; the tests compare the two.
 
 /// x^8 = x^4 + x^3 + x^2 + 1.
-pub(super) const POLYNOMIAL: u8 = 0x1d;
+const POLYNOMIAL: u8 = 0x1d;
 
 /// Powers of the generator 2, twice in a row so that a sum of two logarithms needs no reduction.
 const EXP: [u8; 510] = {

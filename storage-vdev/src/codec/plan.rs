@@ -31,10 +31,10 @@ struct Pass {
     constants: Constants,
 }
 
-/// Cells of the matrix in a kernel's form: for each column one per row.
+/// Cells of the matrix in a kernel's form, column after column.
 #[derive(Debug)]
 enum Constants {
-    Portable(Vec<u8>),
+    Portable(Vec<portable::Products>),
     #[cfg(target_arch = "x86_64")]
     Shuffle256(Vec<shuffle256::Nibbles>),
     #[cfg(target_arch = "x86_64")]
@@ -50,9 +50,12 @@ impl Plan {
         let passes = (0..count).map(|i| rows * i / count..rows * (i + 1) / count);
         let passes = passes.filter(|rows| !rows.is_empty()).map(|rows| {
             let columns = 0..matrix.column_count();
-            let cells = columns.flat_map(|c| rows.clone().map(move |r| matrix.cell(r, c)));
+            let column = |c| rows.clone().map(move |row| matrix.cell(row, c));
+            let cells = columns.clone().flat_map(column);
             let constants = match kernel.code() {
-                Code::Portable => Constants::Portable(cells.collect()),
+                Code::Portable => {
+                    Constants::Portable(columns.map(|c| portable::products(column(c))).collect())
+                }
                 #[cfg(target_arch = "x86_64")]
                 Code::Shuffle256 => Constants::Shuffle256(cells.map(nibbles).collect()),
                 #[cfg(target_arch = "x86_64")]
@@ -142,7 +145,7 @@ impl Constants {
 /// The most rows that a kernel computes in one pass.
 fn rows_max(kernel: Kernel) -> usize {
     match kernel.code() {
-        Code::Portable => CODE_SHARDS_MAX,
+        Code::Portable => portable::ROWS_MAX,
         #[cfg(target_arch = "x86_64")]
         Code::Shuffle256 => shuffle256::ROWS_MAX,
         #[cfg(target_arch = "x86_64")]
