@@ -15,6 +15,7 @@ mod blk;
 pub mod codec;
 mod dir;
 pub mod engine;
+pub mod extent_map;
 mod fields;
 mod geometry;
 pub mod journal;
