@@ -7,7 +7,8 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use storage_node::nbd::{Listener, Server, Stop, tls_config};
+use storage_node::Stop;
+use storage_node::nbd::{Listener, Server, tls_config};
 use storage_vdev::{Geometry, Options, Randomness, VolumeKey, open_directories};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

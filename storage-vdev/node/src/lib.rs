@@ -5,3 +5,10 @@
 
 pub mod nbd;
 pub mod served;
+pub mod server;
+mod socket_file;
+pub mod vhost_user;
+mod wait;
+
+pub use socket_file::SocketFileError;
+pub use wait::Stop;

@@ -3,26 +3,20 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::SocketFlags;
 use rustls::ServerConfig;
 
-/// How many clients may wait to be accepted.
-const BACKLOG: i32 = 16;
+use crate::socket_file::{SocketFile, SocketFileError};
 
 /// Why a server can't listen. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Something else listens there, or a file is in the way.
-    #[error("{} is in use", path.display())]
-    InUse {
-        /// The socket.
-        path: PathBuf,
-    },
+    /// There can't be a socket there.
+    #[error(transparent)]
+    SocketFile(#[from] SocketFileError),
     /// Plain TCP would give the volume to the network.
     #[error("{address} is not a loopback address: clients from elsewhere need TLS")]
     NotLoopback {
@@ -30,10 +24,10 @@ pub enum ListenError {
         address: SocketAddr,
     },
     /// The system refuses.
-    #[error("can't listen at {place}: {error}")]
+    #[error("can't listen at {address}: {error}")]
     Refused {
-        /// A path or an address.
-        place: String,
+        /// The address.
+        address: SocketAddr,
         /// Why.
         error: io::Error,
     },
@@ -41,8 +35,8 @@ pub enum ListenError {
 
 #[derive(Debug)]
 enum Place {
-    /// The path is removed in the end.
-    Unix(PathBuf),
+    #[expect(dead_code, reason = "kept to be dropped with the listener")]
+    Unix(SocketFile),
     Tcp,
 }
 
@@ -61,22 +55,8 @@ impl Listener {
     /// # Errors
     /// [`ListenError`].
     pub fn unix(path: &Path) -> Result<Self, ListenError> {
-        remove_stale(path)?;
-        let bind = || {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
-            let socket = rustix::net::socket_with(family, kind, flags, None)?;
-            // The file takes over the mode that the socket has when it is bound.
-            rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-            rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-            rustix::net::listen(&socket, BACKLOG)?;
-            Ok(socket)
-        };
-        let socket = bind().map_err(|error: rustix::io::Errno| ListenError::Refused {
-            place: path.display().to_string(),
-            error: error.into(),
-        })?;
-        Ok(Self { socket, place: Place::Unix(path.to_owned()), tls: None })
+        let (file, socket) = SocketFile::bind(path, SocketFlags::NONBLOCK)?;
+        Ok(Self { socket, place: Place::Unix(file), tls: None })
     }
 
     /// A TCP socket with TLS.
@@ -135,35 +115,11 @@ impl AsFd for Listener {
     }
 }
 
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Place::Unix(path) = &self.place {
-            // Somebody may have removed it; then there is nothing to do.
-            std::fs::remove_file(path).ok();
-        }
-    }
-}
-
-/// Removes a socket that no process listens at.
-pub(crate) fn remove_stale(path: &Path) -> Result<(), ListenError> {
-    let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
-    let in_use = || ListenError::InUse { path: path.to_owned() };
-    if !found.file_type().is_socket() {
-        return Err(in_use());
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(|_| in_use())
-        }
-        _ => Err(in_use()),
-    }
-}
-
 fn bind_tcp(address: SocketAddr) -> Result<OwnedFd, ListenError> {
     let bind = || {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         Ok(OwnedFd::from(listener))
     };
-    bind().map_err(|error| ListenError::Refused { place: address.to_string(), error })
+    bind().map_err(|error| ListenError::Refused { address, error })
 }

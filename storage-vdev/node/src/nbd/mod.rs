@@ -27,6 +27,6 @@ pub use listen::{ListenError, Listener};
 pub use negotiation::{Agreed, Negotiation, Next, TlsPolicy, Violation};
 pub use negotiation::{OPTION_BYTES_MAX, OPTION_SKIPPED_MAX, OPTIONS_MAX};
 pub use output::Output;
-pub use server::{ServeError, Server, Stop};
+pub use server::{ServeError, Server};
 pub use tls::{TlsError, tls_config};
 pub use transmission::{Parsed, Ticket, Transmission};

@@ -6,11 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
-use rustix::time::ClockId;
+use rustix::event::{PollFd, PollFlags};
 use storage_vdev::{Store, Volume};
 
 use super::connection::{Connection, Ending};
@@ -18,6 +15,7 @@ use super::export::{Export, NAME_BYTES_MAX};
 use super::listen::Listener;
 use super::transmission::Ticket;
 use crate::served::Served;
+use crate::wait::{Stop, now_ns, wait};
 
 /// The most clients at a time.
 const CONNECTIONS_MAX: usize = 64;
@@ -46,30 +44,6 @@ pub enum ServeError {
     /// A volume failed when it was closed.
     #[error("what was not flushed may be lost: {0}")]
     Close(#[from] crate::served::Failure),
-}
-
-/// Ends a server from another thread.
-#[derive(Debug, Clone)]
-pub struct Stop(Arc<OwnedFd>);
-
-impl Stop {
-    /// A new one.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn new() -> io::Result<Self> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        Ok(Self(Arc::new(rustix::event::eventfd(0, flags)?)))
-    }
-
-    /// Has the server answer what it was asked, close its volumes and return.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn stop(&self) -> io::Result<()> {
-        rustix::io::write(&*self.0, &1u64.to_ne_bytes())?;
-        Ok(())
-    }
 }
 
 /// Who waits for an answer of a volume.
@@ -163,7 +137,7 @@ impl<S: Store> Server<S> {
         let mut wake_ns: Option<u64> = None;
         let mut wake_at = |at: u64| wake_ns = Some(wake_ns.map_or(at, |before| before.min(at)));
         let mut ready = Ready::default();
-        let mut sources = vec![PollFd::new(&*stop.0, PollFlags::IN)];
+        let mut sources = vec![PollFd::new(&stop.0, PollFlags::IN)];
         for volume in &self.volumes {
             sources.extend(volume.ready_fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
             volume.deadline_ns().into_iter().for_each(&mut wake_at);
@@ -189,12 +163,7 @@ impl<S: Store> Server<S> {
                 polled.push(*id);
             }
         }
-        let timeout = wake_ns.map(|at| timespec(at.saturating_sub(now_ns)));
-        match rustix::event::poll(&mut sources, timeout.as_ref()) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => return Ok(ready),
-            Err(error) => return Err(io::Error::from(error).into()),
-        }
+        wait(&mut sources, wake_ns)?;
         ready.stop = sources.first().is_some_and(|source| !source.revents().is_empty());
         for (source, id) in sources.iter().skip(others).zip(polled) {
             if source.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
@@ -320,7 +289,7 @@ impl<S: Store> Server<S> {
     /// Answers what was asked and reads nothing more.
     fn farewell(&mut self, stop: &Stop) -> Result<(), ServeError> {
         // Taken, so that waiting waits again.
-        rustix::io::read(&*stop.0, &mut [0; 8]).map_err(io::Error::from)?;
+        stop.0.take();
         self.listeners.clear();
         self.connections.values_mut().for_each(|client| client.connection.end());
         while !self.connections.is_empty() {
@@ -350,15 +319,4 @@ impl From<Ending> for Departure {
     fn from(ending: Ending) -> Self {
         Self::Because(ending)
     }
-}
-
-fn timespec(ns: u64) -> Timespec {
-    let (seconds, rest) = (ns / 1_000_000_000, ns % 1_000_000_000);
-    Timespec { tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX), tv_nsec: rest as i64 }
-}
-
-/// CLOCK_BOOTTIME.
-fn now_ns() -> u64 {
-    let now = rustix::time::clock_gettime(ClockId::Boottime);
-    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
