@@ -18,13 +18,10 @@ mod proposer;
 mod receipt;
 mod record;
 
-#[cfg(test)]
-mod model;
-
 pub use acceptor::{AcceptorFormatError, AcceptorKey, AcceptorState, Transition};
 pub use edit::{Applicant, Decision, Edit, Refusal};
 pub use lease::{Lease, Watch};
-pub use proposer::{ChangeError, Committed, Proposer, Step, Timing};
+pub use proposer::{Busy, ChangeError, Committed, Proposer, Step, Timing};
 pub use receipt::{EvidenceError, Receipt, verify_evidence};
 pub use record::{
     ACCEPTORS_MAX, HOLDER_NAME_BYTES_MAX, Holder, Members, RecordError, RegisterKey, SuperblockRef,

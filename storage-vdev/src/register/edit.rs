@@ -85,7 +85,7 @@ pub enum Decision {
 }
 
 /// Why an edit was refused. Nothing was changed by it, with certainty.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
     /// There is a record already.
     #[error("the volume has a register already")]

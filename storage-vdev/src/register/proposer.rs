@@ -6,6 +6,9 @@
 //! majorities of the sets before and after. An attempt that meets a higher ballot or silence is
 //! followed by another one, later, with a higher ballot.
 
+#[cfg(test)]
+mod model;
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -39,7 +42,7 @@ impl Default for Timing {
 }
 
 /// A committed record: a majority has it, and everything that comes later builds on it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Committed {
     /// The record.
     pub record: VolumeRecord,
@@ -52,7 +55,7 @@ pub struct Committed {
 }
 
 /// Why an edit did not end in a commit.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ChangeError {
     /// The newest record doesn't allow it. Nothing was changed.
     #[error(transparent)]
@@ -136,7 +139,7 @@ pub struct Proposer {
 }
 
 /// One edit under way.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct Run {
     edit: Edit,
     change: Ballot,
@@ -145,7 +148,7 @@ struct Run {
     in_doubt: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 enum Phase {
     Pausing { until_ns: u64 },
     Asking(Box<Round>),
@@ -153,7 +156,7 @@ enum Phase {
 }
 
 /// One question to all nodes, and their answers so far.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct Round {
     number: u64,
     ballot: Ballot,
@@ -168,13 +171,13 @@ struct Round {
     goal: Goal,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 enum Goal {
     Promises { found: Option<Box<(Ballot, VolumeRecord)>> },
     Acceptance(Box<Proposal>),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct Proposal {
     record: VolumeRecord,
     value: Bytes,

@@ -91,7 +91,7 @@ pub struct VolumeRecord {
 }
 
 /// Why bytes are not a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum RecordError {
     /// Cut off, damaged, or something else.
     #[error("the register's value is damaged")]
