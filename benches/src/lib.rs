@@ -2,7 +2,7 @@
 //!
 //! A benchmark prints a table; `docs/performance.md` holds the tables with the command that made
 //! them. Nothing here asserts a time.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![expect(clippy::disallowed_methods, reason = "benchmarks read the clock")]
 
 use std::path::PathBuf;

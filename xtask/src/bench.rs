@@ -2,16 +2,26 @@
 
 use crate::dist;
 use crate::failure::Failure;
+use crate::packages;
 use crate::repository::Repository;
 use crate::task::Task;
 
+/// What `cargo xtask bench storage` runs.
+const STORAGE: [&str; 1] = ["storage_codec"];
+
 /// Runs all benchmarks, or the one with this name.
 pub(crate) fn run(repository: &Repository, name: Option<&str>) -> Result<(), Failure> {
-    let dist = dist::build(repository, None)?;
+    let storage = name.is_none_or(|name| name == "storage" || STORAGE.contains(&name));
     let mut arguments = vec!["bench", "--package", "benches"];
+    if storage {
+        packages::install(repository, &packages::ISAL)?;
+        arguments.extend(["--features", "isal"]);
+    }
     match name {
+        Some("storage") => arguments.extend(STORAGE.iter().flat_map(|name| ["--bench", *name])),
         Some(name) => arguments.extend(["--bench", name]),
         None => arguments.push("--benches"),
     }
+    let dist = dist::build(repository, None)?;
     Task::cargo(repository, arguments).env("HYPHA_DIST", dist.folder()).run()
 }

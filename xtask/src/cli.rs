@@ -32,7 +32,7 @@ pub(crate) fn command() -> Command {
         .subcommand(
             Command::new("bench")
                 .about("Measures against the limits of docs/performance.md")
-                .arg(Arg::new("name").help("Run only this benchmark")),
+                .arg(Arg::new("name").help("Run only this benchmark, or these: storage")),
         )
         .subcommand(
             Command::new("fuzz")

@@ -26,6 +26,14 @@ pub(crate) const GPP: Package = Package { name: "g++", present: |_| in_path("g++
 pub(crate) const BINUTILS: Package = Package { name: "binutils", present: |_| in_path("strip") };
 /// The tracer of system calls, with which tests see that the sandbox allows what is used.
 pub(crate) const STRACE: Package = Package { name: "strace", present: |_| in_path("strace") };
+/// What ISA-L is built with, a peer of the storage code: its assembler and its configuration.
+pub(crate) const ISAL: [Package; 5] = [
+    Package { name: "autoconf", present: |_| in_path("autoreconf") },
+    Package { name: "automake", present: |_| in_path("automake") },
+    Package { name: "libtool", present: |_| in_path("libtoolize") },
+    Package { name: "make", present: |_| in_path("make") },
+    Package { name: "nasm", present: |_| in_path("nasm") },
+];
 /// The machine emulator.
 pub(crate) const QEMU: Package =
     Package { name: "qemu-system-x86", present: |_| in_path("qemu-system-x86_64") };

@@ -15,12 +15,20 @@ const BLOCK: usize = 8;
 
 /// The table of one source from its factor for each row, at most [`ROWS_MAX`].
 pub(super) fn products(factors: impl Iterator<Item = u8> + Clone) -> Products {
-    Box::new(std::array::from_fn(|byte| {
-        let rows = factors.clone().enumerate();
-        rows.fold(0, |entry, (row, factor)| {
-            entry | u64::from(product(factor, byte as u8)) << (8 * row)
-        })
-    }))
+    let mut table = Box::new([0; 256]);
+    for byte in 1..256_usize {
+        // All but the lowest bit, whose products are there unless it is the only one.
+        let rest = byte & (byte - 1);
+        table[byte] = if rest == 0 {
+            let rows = factors.clone().enumerate();
+            rows.fold(0, |entry, (row, factor)| {
+                entry | u64::from(product(factor, byte as u8)) << (8 * row)
+            })
+        } else {
+            table[rest] ^ table[byte ^ rest]
+        };
+    }
+    table
 }
 
 /// Writes to `range` of `outputs` the sums of the products of `sources`, each by its table.
