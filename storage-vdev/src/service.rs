@@ -1,18 +1,562 @@
 //! What a node does with a request: who may, which epoch may, and where it is kept.
+//!
+//! [`NodeService`] is one failure domain: objects in a [`ShardStore`], journal heads and promises in
+//! two files. It has no thread, no clock and no randomness. [`NodeService::handle`] does what a
+//! request asks for; what must be durable before it is answered gets a [`Ticket`], and one
+//! [`NodeService::sync`] answers all tickets: group commit.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::audit::{AuditTree, LEAF_BYTES, LeafProof};
+use crate::disk::{DiskError, DiskOptions, DiskStore, Recovery};
+use crate::files::{NodeFile, NodeFiles};
+use crate::keys::Uuid;
+use crate::node::{
+    AcceptorId, NodeError, ObjectKey, RegisterRequest, Request, Response, TRANSFER_BYTES_MAX,
+};
+use crate::register::{
+    ACCEPTORS_MAX, AcceptorKey, AcceptorState, Members, Transition, verify_evidence,
+};
 
 mod grants;
+mod journal;
+mod meta;
+mod store;
 
 pub use grants::{Grant, Grants, Rights, WriterKey};
+pub use journal::{CAPACITY as JOURNAL_CAPACITY, JournalError};
+pub use meta::{MetaError, NodeIdentity, VOLUMES_MAX};
+pub use store::{Capabilities, Capacity, ShardStore};
 
-/// A node's name for a request that waits for the next sync.
+use journal::Journals;
+use meta::{Known, Meta, Record, RingPlace};
+
+/// The caller's receipt for an answer that comes with the next [`NodeService::sync`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
 /// What became of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Handled {
-    /// It is answered.
-    Done(Result<crate::node::Response, crate::node::NodeError>),
-    /// It will be answered by the next sync.
+    /// The answer.
+    Done(Result<Response, NodeError>),
+    /// The answer comes with the next sync.
     AfterSync(Ticket),
+}
+
+/// Why a node can't be opened. Nothing of what it held was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeOpenError {
+    /// Its objects.
+    #[error(transparent)]
+    Objects(#[from] DiskError),
+    /// Its journals.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// Its promises.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// The objects and the promises are of different nodes.
+    #[error("the files objects and meta are of different nodes")]
+    Mixed,
+    /// The library refuses the seed of the acceptor's key.
+    #[error("the key of the node's acceptor can't be used")]
+    AcceptorKey,
+}
+
+/// How a node is opened.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// The most bytes of objects. A node that is smaller grows; none shrinks.
+    pub capacity_bytes: u64,
+    /// Who the node is if it is to be made: random bytes.
+    pub create: Option<NodeIdentity>,
+}
+
+/// What has to be durable before an answer is true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    Objects,
+    Journal,
+    Meta,
+    /// Everything that was written so far, so that who was told of a fence sees nothing from
+    /// before it vanish.
+    All,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ticket: Ticket,
+    after: After,
+    response: Response,
+}
+
+/// What a request comes to: an answer, now or after a sync.
+enum Outcome {
+    Now(Response),
+    Later(After, Response),
+}
+
+/// A node: a failure domain with objects, journal heads and register acceptors.
+#[derive(Debug)]
+pub struct NodeService<S, F> {
+    objects: S,
+    journals: Journals<F>,
+    meta: Meta<F>,
+    acceptor: AcceptorKey,
+    waiting: Vec<Waiting>,
+    tickets: u64,
+    /// The most bytes of a tenant; who is not in it has `quota_bytes`.
+    quotas: BTreeMap<WriterKey, u64>,
+    quota_bytes: Option<u64>,
+}
+
+impl<F: NodeFile> NodeService<DiskStore<F>, F> {
+    /// Opens the node in `files`, or makes it there if they are blank and the options say so.
+    ///
+    /// # Errors
+    /// [`NodeOpenError`].
+    pub fn open(
+        mut files: NodeFiles<F>,
+        options: &NodeOptions,
+    ) -> Result<(Self, Recovery), NodeOpenError> {
+        let capacity_bytes = options.capacity_bytes;
+        let is_new = Meta::is_blank(&mut files.meta)?;
+        // Objects are made last. If they are there, promises have been, too.
+        let existing = DiskOptions { capacity_bytes, create: None };
+        let create = options.create.as_ref();
+        if !is_new {
+            let meta = Meta::open(files.meta, None)?;
+            let node = meta.identity().node;
+            let unused = meta.volumes().next().is_none() && meta.damaged() == 0;
+            let create = create.map(|_| node).filter(|_| unused);
+            let (objects, recovery) =
+                DiskStore::open(files.objects, &DiskOptions { capacity_bytes, create })?;
+            if *objects.node() != node {
+                return Err(NodeOpenError::Mixed);
+            }
+            return Ok((Self::assemble(objects, files.journal, meta)?, recovery));
+        }
+        if !DiskStore::is_blank(&mut files.objects).map_err(DiskError::from)? {
+            DiskStore::open(files.objects, &existing)?;
+            return Err(MetaError::Missing.into());
+        }
+        let identity = create.ok_or(MetaError::Missing)?;
+        let meta = Meta::open(files.meta, Some(identity))?;
+        let new = DiskOptions { capacity_bytes, create: Some(identity.node) };
+        let (objects, recovery) = DiskStore::open(files.objects, &new)?;
+        Ok((Self::assemble(objects, files.journal, meta)?, recovery))
+    }
+
+    /// The disk of objects, to be scrubbed.
+    pub fn disk(&mut self) -> &mut DiskStore<F> {
+        &mut self.objects
+    }
+}
+
+impl<S: ShardStore, F: NodeFile> NodeService<S, F> {
+    /// A node whose objects are somewhere else; its journals and promises are in `journal` and
+    /// `meta`, made if they are blank and `create` says who the node is.
+    ///
+    /// # Errors
+    /// [`NodeOpenError`].
+    pub fn with_store(
+        objects: S,
+        journal: F,
+        meta: F,
+        create: Option<&NodeIdentity>,
+    ) -> Result<Self, NodeOpenError> {
+        let meta = Meta::open(meta, create)?;
+        Self::assemble(objects, journal, meta)
+    }
+
+    fn assemble(objects: S, journal: F, meta: Meta<F>) -> Result<Self, NodeOpenError> {
+        let journals = Journals::open(journal, meta.identity().node)?;
+        let seed = &meta.identity().acceptor_seed;
+        let acceptor = AcceptorKey::signing(seed).ok_or(NodeOpenError::AcceptorKey)?;
+        Ok(Self {
+            objects,
+            journals,
+            meta,
+            acceptor,
+            waiting: Vec::new(),
+            tickets: 0,
+            quotas: BTreeMap::new(),
+            quota_bytes: None,
+        })
+    }
+
+    /// Limits the bytes of each tenant: `bytes` for those of `tenants`, `others` for all others
+    /// (`None`: no limit). The node's owner has no limit.
+    pub fn set_quotas(&mut self, tenants: BTreeMap<WriterKey, u64>, others: Option<u64>) {
+        self.quotas = tenants;
+        self.quota_bytes = others;
+    }
+
+    /// The node's name.
+    #[must_use]
+    pub fn node(&self) -> Uuid {
+        self.meta.identity().node
+    }
+
+    /// The identity of the node's acceptors: the public half of what they sign receipts with.
+    #[must_use]
+    pub fn acceptor_id(&self) -> AcceptorId {
+        self.acceptor.id()
+    }
+
+    /// What the store of its objects can do.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        self.objects.capabilities()
+    }
+
+    /// The store of its objects.
+    pub fn objects(&mut self) -> &mut S {
+        &mut self.objects
+    }
+
+    /// Whether somebody waits for a sync.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Pins a volume's writer key if none is pinned, and the acceptors of its register if none are:
+    /// what an owner's card said. Durable with the next sync.
+    ///
+    /// # Errors
+    /// [`NodeError::Denied`] if another writer key is pinned; [`NodeError::Unsupported`] if there
+    /// are more acceptors than a register has.
+    pub fn introduce(
+        &mut self,
+        volume: &Uuid,
+        writer: WriterKey,
+        acceptors: &[AcceptorId],
+    ) -> Result<(), NodeError> {
+        if acceptors.len() > ACCEPTORS_MAX {
+            return Err(NodeError::Unsupported);
+        }
+        let mut record = self.meta.load(volume)?;
+        if *record.writer.get_or_insert(writer) != writer {
+            return Err(NodeError::Denied);
+        }
+        if record.members.current.is_empty() {
+            record.members = Members { current: acceptors.to_vec(), next: Vec::new() };
+        }
+        self.meta.store(volume, &record)
+    }
+
+    /// Does what `request` asks for, as far as `grants` allow it.
+    pub fn handle(&mut self, grants: &Grants, request: Request) -> Handled {
+        match self.carry_out(grants, request) {
+            Ok(Outcome::Now(response)) => Handled::Done(Ok(response)),
+            Err(error) => Handled::Done(Err(error)),
+            Ok(Outcome::Later(after, response)) => {
+                let ticket = Ticket(self.tickets);
+                self.tickets += 1;
+                self.waiting.push(Waiting { ticket, after, response });
+                Handled::AfterSync(ticket)
+            }
+        }
+    }
+
+    /// Makes everything durable and answers whoever waits for that.
+    pub fn sync(&mut self) -> Vec<(Ticket, Result<Response, NodeError>)> {
+        let (objects, journal, meta) =
+            (self.objects.sync(), self.journals.sync(), self.meta.sync());
+        let answer = |waiting: Waiting| {
+            let result = match waiting.after {
+                // The volume's key may have been pinned with it.
+                After::Objects => objects.and(meta),
+                After::Journal => journal.and(meta),
+                After::Meta => meta,
+                After::All => objects.and(journal).and(meta),
+            };
+            (waiting.ticket, result.map(|()| waiting.response))
+        };
+        self.waiting.drain(..).map(answer).collect()
+    }
+
+    fn carry_out(&mut self, grants: &Grants, request: Request) -> Result<Outcome, NodeError> {
+        match request {
+            Request::Put { key, parts } => {
+                let known = self.admit(grants, &key.volume, |rights| rights.write)?;
+                self.put(&known, key.epoch, &key, &parts)
+            }
+            Request::Restore { epoch, key, parts } => {
+                let known =
+                    self.admit(grants, &key.volume, |rights| rights.write || rights.heal)?;
+                if key.epoch > epoch {
+                    return Err(NodeError::Unsupported);
+                }
+                self.put(&known, epoch, &key, &parts)
+            }
+            Request::Get { key, offset, len } => {
+                self.look(grants, &key.volume, |rights| rights.read || rights.heal)?;
+                if len != u32::MAX && len as usize > TRANSFER_BYTES_MAX {
+                    return Err(NodeError::Unsupported);
+                }
+                self.objects
+                    .get(&key, offset, len)
+                    .map(|bytes| Outcome::Now(Response::Bytes(bytes)))
+            }
+            Request::List { volume, after, limit } => {
+                self.look(grants, &volume, |rights| rights.read || rights.heal)?;
+                let keys = self.objects.list(&volume, after.as_ref(), limit)?;
+                Ok(Outcome::Now(Response::Keys(keys)))
+            }
+            Request::Delete { epoch, keys } => self.delete(grants, epoch, &keys),
+            Request::JournalOpen { volume, epoch, capacity } => {
+                let known = self.admit(grants, &volume, |rights| rights.write)?;
+                check_fence(&known, epoch)?;
+                self.journal_open(&volume, capacity)
+            }
+            Request::JournalAppend { volume, epoch, position, parts } => {
+                let known = self.admit(grants, &volume, |rights| rights.write)?;
+                check_fence(&known, epoch)?;
+                let place = known.ring.ok_or(NodeError::NotFound)?;
+                self.journals.append(&volume, place, epoch, position, &parts)?;
+                Ok(Outcome::Later(After::Journal, Response::Done))
+            }
+            Request::JournalRead { volume, position, len } => {
+                let known = self.look(grants, &volume, |rights| rights.read)?;
+                let place = known.ring.ok_or(NodeError::NotFound)?;
+                let len = len.min(TRANSFER_BYTES_MAX as u32);
+                let bytes = self.journals.read(&volume, place, position, len)?;
+                Ok(Outcome::Now(Response::Bytes(bytes)))
+            }
+            Request::JournalState { volume } => {
+                let known = self.look(grants, &volume, |rights| rights.read)?;
+                let place = known.ring.ok_or(NodeError::NotFound)?;
+                self.journals.state(&volume, place).map(Outcome::Now)
+            }
+            Request::JournalTrim { volume, epoch, start } => {
+                let known = self.admit(grants, &volume, |rights| rights.write)?;
+                check_fence(&known, epoch)?;
+                let place = known.ring.ok_or(NodeError::NotFound)?;
+                Ok(match self.journals.trim(&volume, place, epoch, start)? {
+                    true => Outcome::Later(After::Journal, Response::Done),
+                    false => Outcome::Now(Response::Done),
+                })
+            }
+            Request::Fence { volume, epoch, evidence } => {
+                self.admit(grants, &volume, |rights| rights.fence)?;
+                self.fence(grants, &volume, epoch, &evidence)
+            }
+            Request::Register { register, message } => {
+                self.admit(grants, &register, |rights| rights.fence)?;
+                self.register(&register, &message)
+            }
+            Request::Audit { key, leaf, .. } => {
+                self.look(grants, &key.volume, |rights| rights.audit)?;
+                self.audit(&key, leaf)
+            }
+            Request::Capacity => {
+                let Capacity { total_bytes, free_bytes } = self.objects.capacity()?;
+                Ok(Outcome::Now(Response::Capacity { total_bytes, free_bytes }))
+            }
+        }
+    }
+
+    /// What is known of a volume, if the session has the right that `wanted` picks under the key
+    /// that is pinned.
+    fn look(
+        &self,
+        grants: &Grants,
+        volume: &Uuid,
+        wanted: impl FnOnce(&Rights) -> bool,
+    ) -> Result<Known, NodeError> {
+        let writer = grants.check(volume, wanted)?;
+        let known = self.meta.get(volume)?;
+        match (writer, known.writer) {
+            (Some(writer), Some(pinned)) if writer != pinned => Err(NodeError::Denied),
+            _ => Ok(known),
+        }
+    }
+
+    /// The same for a request that changes something: pins the writer's key if none is pinned.
+    fn admit(
+        &mut self,
+        grants: &Grants,
+        volume: &Uuid,
+        wanted: impl FnOnce(&Rights) -> bool + Copy,
+    ) -> Result<Known, NodeError> {
+        let known = self.look(grants, volume, wanted)?;
+        match grants.check(volume, wanted)? {
+            Some(writer) if known.writer.is_none() => {
+                let record = Record { writer: Some(writer), ..self.meta.load(volume)? };
+                self.meta.store(volume, &record)?;
+                self.meta.get(volume)
+            }
+            _ => Ok(known),
+        }
+    }
+
+    fn put(
+        &mut self,
+        known: &Known,
+        epoch: u64,
+        key: &ObjectKey,
+        parts: &[Bytes],
+    ) -> Result<Outcome, NodeError> {
+        check_fence(known, epoch)?;
+        let bytes = parts.iter().map(|part| part.len() as u64).sum();
+        self.check_quota(known, bytes)?;
+        self.objects.put(key, parts)?;
+        Ok(Outcome::Later(After::Objects, Response::Done))
+    }
+
+    /// Whether a tenant may store so many more bytes.
+    fn check_quota(&self, known: &Known, bytes: u64) -> Result<(), NodeError> {
+        let Some(writer) = known.writer else { return Ok(()) };
+        let Some(quota) = self.quotas.get(&writer).copied().or(self.quota_bytes) else {
+            return Ok(());
+        };
+        let of_tenant = self.meta.volumes().filter(|(_, known)| known.writer == Some(writer));
+        let used: u64 = of_tenant
+            .map(|(volume, known)| {
+                let journal = known.ring.map_or(0, |place| journal::ring_bytes(place.capacity));
+                self.objects.used_bytes(volume) + journal
+            })
+            .sum();
+        if used.saturating_add(bytes) > quota { Err(NodeError::Quota) } else { Ok(()) }
+    }
+
+    fn delete(
+        &mut self,
+        grants: &Grants,
+        epoch: u64,
+        keys: &[ObjectKey],
+    ) -> Result<Outcome, NodeError> {
+        let Some(first) = keys.first() else { return Ok(Outcome::Now(Response::Done)) };
+        if keys.iter().any(|key| key.volume != first.volume) {
+            return Err(NodeError::Unsupported);
+        }
+        let known = self.look(grants, &first.volume, |rights| rights.delete)?;
+        check_fence(&known, epoch)?;
+        for key in keys {
+            self.objects.delete(key)?;
+        }
+        Ok(Outcome::Later(After::Objects, Response::Done))
+    }
+
+    fn journal_open(&mut self, volume: &Uuid, capacity: u64) -> Result<Outcome, NodeError> {
+        if capacity > *JOURNAL_CAPACITY.end() {
+            return Err(NodeError::Unsupported);
+        }
+        let capacity = capacity.max(*JOURNAL_CAPACITY.start()).next_multiple_of(4096);
+        let mut record = self.meta.load(volume)?;
+        let place = match record.ring {
+            Some(place) if place.capacity >= capacity => place,
+            old => {
+                let known = self.meta.get(volume)?;
+                self.check_quota(&known, journal::ring_bytes(capacity))?;
+                let place = self.free_ring(capacity);
+                match old {
+                    Some(old) => self.journals.enlarge(volume, old, place)?,
+                    None => self.journals.create(volume, place)?,
+                }
+                record.ring = Some(place);
+                self.meta.store(volume, &record)?;
+                // From here on the old ring's place may be given to another volume.
+                self.meta.sync()?;
+                place
+            }
+        };
+        let response = self.journals.state(volume, place)?;
+        Ok(Outcome::Later(After::Meta, response))
+    }
+
+    /// A place in the journals' file that no volume's durable record names.
+    fn free_ring(&self, capacity: u64) -> RingPlace {
+        let wanted = journal::ring_bytes(capacity);
+        let mut taken: Vec<(u64, u64)> = self.meta.places().collect();
+        taken.sort_unstable();
+        let mut at = journal::RINGS_AT;
+        for (start, end) in taken {
+            if start >= at && start - at >= wanted {
+                break;
+            }
+            at = at.max(end);
+        }
+        RingPlace { at, capacity, id: self.meta.next_ring() }
+    }
+
+    fn fence(
+        &mut self,
+        grants: &Grants,
+        volume: &Uuid,
+        epoch: u64,
+        evidence: &[Bytes],
+    ) -> Result<Outcome, NodeError> {
+        let mut record = self.meta.load(volume)?;
+        let previous = record.fence;
+        if epoch < previous {
+            return Err(NodeError::EpochStale { current: previous });
+        }
+        if epoch > previous {
+            if !grants.is_owner() && !record.members.current.is_empty() {
+                record.members = verify_evidence(volume, epoch, &record.members, evidence)
+                    .map_err(|_| NodeError::Denied)?;
+            }
+            record.fence = epoch;
+            self.meta.store(volume, &record)?;
+        }
+        Ok(Outcome::Later(After::All, Response::Fenced { previous }))
+    }
+
+    /// Opens a leaf of the tree over an object as it is stored.
+    fn audit(&mut self, key: &ObjectKey, leaf: u32) -> Result<Outcome, NodeError> {
+        let object = self.objects.get(key, 0, u32::MAX)?;
+        let start = (leaf as usize).saturating_mul(LEAF_BYTES);
+        let end = start.saturating_add(LEAF_BYTES).min(object.len());
+        let bytes = object.get(start..end).ok_or(NodeError::NotFound)?;
+        let proof =
+            AuditTree::of(&object).open(u64::from(leaf), bytes).map_err(|_| NodeError::NotFound)?;
+        Ok(Outcome::Now(Response::Bytes(encode_proof(object.len() as u64, &proof))))
+    }
+
+    fn register(
+        &mut self,
+        register: &Uuid,
+        message: &RegisterRequest,
+    ) -> Result<Outcome, NodeError> {
+        let mut record = self.meta.load(register)?;
+        let state = if record.acceptor.is_empty() {
+            AcceptorState::default()
+        } else {
+            AcceptorState::decode(&record.acceptor).map_err(|_| NodeError::Corrupt)?
+        };
+        let Transition { next, response } = state.step(&self.acceptor, register, message)?;
+        if let Some(next) = next {
+            record.acceptor = next.encode();
+            self.meta.store(register, &record)?;
+        }
+        // What it repeats may be young, too.
+        let response = Response::Register(response);
+        let is_young = self.meta.is_dirty();
+        Ok(if is_young { Outcome::Later(After::Meta, response) } else { Outcome::Now(response) })
+    }
+}
+
+/// An opened leaf as bytes: length of the object (8), of the leaf (4), number of hashes (4), then the
+/// leaf and the hashes.
+fn encode_proof(object_len: u64, proof: &LeafProof) -> Bytes {
+    let mut bytes = Vec::with_capacity(16 + proof.bytes.len() + 32 * proof.path.len());
+    bytes.extend_from_slice(&object_len.to_le_bytes());
+    bytes.extend_from_slice(&(proof.bytes.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&(proof.path.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&proof.bytes);
+    bytes.extend_from_slice(proof.path.as_flattened());
+    Bytes::from(bytes)
+}
+
+fn check_fence(known: &Known, epoch: u64) -> Result<(), NodeError> {
+    if epoch < known.fence {
+        return Err(NodeError::EpochStale { current: known.fence });
+    }
+    Ok(())
 }

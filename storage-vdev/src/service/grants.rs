@@ -61,6 +61,11 @@ impl Grants {
         Self { owner: true, volumes: BTreeMap::new() }
     }
 
+    /// Whether this is the node's owner, who may do everything.
+    pub(crate) fn is_owner(&self) -> bool {
+        self.owner
+    }
+
     /// Adds the rights to one volume, or replaces them.
     pub fn set(&mut self, volume: Uuid, grant: Grant) {
         self.volumes.insert(volume, grant);

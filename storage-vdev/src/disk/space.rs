@@ -1,0 +1,172 @@
+//! Which blocks are free, and which slots.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ZONE_BLOCKS;
+
+/// The free blocks, best fit first. No extent crosses a zone's boundary.
+#[derive(Debug)]
+pub(super) struct Space {
+    /// First block to count.
+    holes: BTreeMap<u32, u32>,
+    /// (count, first block) of the same holes.
+    by_count: BTreeSet<(u32, u32)>,
+    /// Blocks in holes.
+    free: u64,
+    /// Blocks from here to the capacity were never reserved in the file.
+    reserved: u64,
+    capacity: u64,
+}
+
+impl Space {
+    /// The space beside `extents` (first block, count), which are sorted and don't overlap.
+    pub(super) fn beside(extents: &[(u32, u32)], capacity: u64) -> Self {
+        let mut space = Self {
+            holes: BTreeMap::new(),
+            by_count: BTreeSet::new(),
+            free: 0,
+            reserved: 0,
+            capacity,
+        };
+        for (first, count) in extents {
+            space.give_range(space.reserved, u64::from(*first));
+            space.reserved = u64::from(*first) + u64::from(*count);
+        }
+        space
+    }
+
+    /// Blocks that are free in all.
+    pub(super) fn free(&self) -> u64 {
+        self.free + (self.capacity - self.reserved)
+    }
+
+    /// The blocks in all.
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Takes `count` neighbouring blocks out of the reserved ones.
+    pub(super) fn take(&mut self, count: u32) -> Option<u32> {
+        let (size, first) = self.by_count.range((count, 0)..).next().copied()?;
+        self.remove(first, size);
+        if size > count {
+            self.insert(first + count, size - count);
+        }
+        Some(first)
+    }
+
+    /// The blocks that are reserved next: at most `step`, as far as the zone goes.
+    pub(super) fn next_reservation(&self, step: u32) -> Option<(u32, u32)> {
+        let zone_end = (self.reserved / u64::from(ZONE_BLOCKS) + 1) * u64::from(ZONE_BLOCKS);
+        let end = (self.reserved + u64::from(step)).min(zone_end).min(self.capacity);
+        let count = u32::try_from(end - self.reserved).ok().filter(|count| *count > 0)?;
+        Some((u32::try_from(self.reserved).ok()?, count))
+    }
+
+    /// `count` more blocks are reserved in the file.
+    pub(super) fn add_reserved(&mut self, count: u32) {
+        let first = self.reserved;
+        self.reserved = (first + u64::from(count)).min(self.capacity);
+        self.give_range(first, self.reserved);
+    }
+
+    /// Gives blocks back.
+    pub(super) fn give(&mut self, first: u32, count: u32) {
+        self.give_range(u64::from(first), u64::from(first) + u64::from(count));
+    }
+
+    /// Gives `first..end` back, which may span zones.
+    fn give_range(&mut self, mut first: u64, end: u64) {
+        while first < end {
+            let zone_end = (first / u64::from(ZONE_BLOCKS) + 1) * u64::from(ZONE_BLOCKS);
+            let piece_end = end.min(zone_end);
+            // Blocks are numbered with 32 bits: the capacity is bounded so.
+            if let (Ok(start), Ok(count)) = (u32::try_from(first), u32::try_from(piece_end - first))
+            {
+                self.join(start, count);
+            }
+            first = piece_end;
+        }
+    }
+
+    fn join(&mut self, first: u32, count: u32) {
+        let (mut first, mut count) = (first, count);
+        let before = self.holes.range(..first).next_back().map(|(start, size)| (*start, *size));
+        if let Some((start, size)) = before
+            && start + size == first
+            && !first.is_multiple_of(ZONE_BLOCKS)
+        {
+            self.remove(start, size);
+            (first, count) = (start, size + count);
+        }
+        let behind = u64::from(first) + u64::from(count);
+        if let Ok(next) = u32::try_from(behind)
+            && !next.is_multiple_of(ZONE_BLOCKS)
+            && let Some(size) = self.holes.get(&next).copied()
+        {
+            self.remove(next, size);
+            count += size;
+        }
+        self.insert(first, count);
+    }
+
+    fn insert(&mut self, first: u32, count: u32) {
+        self.holes.insert(first, count);
+        self.by_count.insert((count, first));
+        self.free += u64::from(count);
+    }
+
+    fn remove(&mut self, first: u32, count: u32) {
+        self.holes.remove(&first);
+        self.by_count.remove(&(count, first));
+        self.free -= u64::from(count);
+    }
+}
+
+/// Which slots are taken; the lowest free one is used first, so that the index stays short.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    /// A bit per slot, set if it is taken.
+    taken: Vec<u64>,
+    /// No slot before this word is free.
+    first_free: usize,
+}
+
+impl Slots {
+    /// How many slots the index has on the disk.
+    pub(super) fn len(&self) -> u32 {
+        // One slot per block at most, which 32 bits count.
+        (self.taken.len() * 64) as u32
+    }
+
+    /// `count` more slots, a multiple of 64, all free.
+    pub(super) fn extend(&mut self, count: u32) {
+        self.taken.resize(self.taken.len() + count as usize / 64, 0);
+    }
+
+    /// Marks one as taken.
+    pub(super) fn mark(&mut self, slot: u32) {
+        if let Some(word) = self.taken.get_mut(slot as usize / 64) {
+            *word |= 1 << (slot % 64);
+        }
+    }
+
+    /// Takes the lowest free one.
+    pub(super) fn take(&mut self) -> Option<u32> {
+        let words = self.taken.get_mut(self.first_free..)?;
+        let (index, word) = words.iter_mut().enumerate().find(|(_, word)| **word != u64::MAX)?;
+        let bit = word.trailing_ones();
+        *word |= 1 << bit;
+        self.first_free += index;
+        Some((self.first_free * 64) as u32 + bit)
+    }
+
+    /// Gives one back.
+    pub(super) fn give(&mut self, slot: u32) {
+        let index = slot as usize / 64;
+        if let Some(word) = self.taken.get_mut(index) {
+            *word &= !(1 << (slot % 64));
+            self.first_free = self.first_free.min(index);
+        }
+    }
+}
