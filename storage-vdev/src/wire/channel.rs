@@ -26,7 +26,7 @@ pub const FRAME_OVERHEAD: usize = LENGTH_BYTES + TAG_BYTES;
 /// The most bytes of a frame.
 pub const FRAME_BYTES_MAX: usize = MESSAGE_BYTES_MAX + FRAME_OVERHEAD;
 /// After so many frames a direction's key is replaced.
-pub const REKEY_FRAMES: u64 = 1 << 24;
+pub const REKEY_FRAMES: u64 = 1 << 20;
 /// After so many bytes a direction's key is replaced: 2^32 blocks of AES, which leaves an attacker
 /// an advantage of 2^-65.
 pub const REKEY_BYTES: u64 = 1 << 36;
