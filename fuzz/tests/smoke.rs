@@ -75,6 +75,11 @@ fn the_spec_parser_withstands_any_file() {
 }
 
 #[test]
+fn a_segment_withstands_whoever_keeps_its_shards() {
+    smoke("segment");
+}
+
+#[test]
 fn a_volume_withstands_any_stores() {
     smoke("journal");
 }
