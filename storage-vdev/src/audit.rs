@@ -3,6 +3,9 @@
 //!
 //! `docs/audit-tree.md` is the specification, for those who check proofs elsewhere.
 
+#[cfg(target_arch = "x86_64")]
+mod lanes;
+
 use ring::digest;
 
 /// The bytes of a leaf; the last one of an object may be shorter.
@@ -10,6 +13,9 @@ pub const LEAF_BYTES: usize = 1024;
 
 /// A SHA-256 hash.
 pub type Hash = [u8; 32];
+
+/// The bytes that are hashed together where the CPU can.
+const BATCH_BYTES: usize = 16 * LEAF_BYTES;
 
 const LEAF_PREFIX: u8 = 0;
 const NODE_PREFIX: u8 = 1;
@@ -88,9 +94,8 @@ pub struct AuditTree {
 /// Builds a tree over bytes that come in pieces.
 #[derive(Debug, Clone, Default)]
 pub struct AuditTreeBuilder {
-    len: u64,
     leaves: Vec<Hash>,
-    /// The start of a leaf.
+    /// The start of a batch.
     pending: Vec<u8>,
 }
 
@@ -103,40 +108,35 @@ impl AuditTreeBuilder {
 
     /// Adds the object's next bytes.
     pub fn update(&mut self, mut bytes: &[u8]) {
-        self.len += bytes.len() as u64;
         if !self.pending.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(LEAF_BYTES - self.pending.len()));
+            let (now, later) = bytes.split_at(bytes.len().min(BATCH_BYTES - self.pending.len()));
             self.pending.extend_from_slice(now);
             bytes = later;
-            if self.pending.len() == LEAF_BYTES {
-                self.leaves.push(leaf_hash(self.leaves.len() as u64, &self.pending));
-                self.pending.clear();
+            if self.pending.len() < BATCH_BYTES {
+                return;
             }
+            push_leaf_hashes(&mut self.leaves, &self.pending);
+            self.pending.clear();
         }
-        let whole = bytes.chunks_exact(LEAF_BYTES);
-        self.pending.extend_from_slice(whole.remainder());
-        for leaf in whole {
-            self.leaves.push(leaf_hash(self.leaves.len() as u64, leaf));
-        }
+        let (batches, rest) = bytes.split_at(bytes.len() / BATCH_BYTES * BATCH_BYTES);
+        push_leaf_hashes(&mut self.leaves, batches);
+        self.pending.extend_from_slice(rest);
     }
 
     /// The tree over all bytes so far.
     #[must_use]
     pub fn finish(mut self) -> AuditTree {
-        if !self.pending.is_empty() || self.leaves.is_empty() {
-            self.leaves.push(leaf_hash(self.leaves.len() as u64, &self.pending));
+        let len = (self.leaves.len() * LEAF_BYTES + self.pending.len()) as u64;
+        push_leaf_hashes(&mut self.leaves, &self.pending);
+        if self.leaves.is_empty() {
+            self.leaves.push(leaf_hash(0, &[]));
         }
         let mut levels = vec![self.leaves];
         while let Some(below) = levels.last().filter(|level| level.len() > 1) {
-            let parent = |pair: &[Hash]| match pair {
-                [left, right] => node_hash(left, right),
-                // The last of an odd count goes up as it is.
-                alone => alone.first().copied().unwrap_or_default(),
-            };
-            let level = below.chunks(2).map(parent).collect();
+            let level = level_above(below);
             levels.push(level);
         }
-        AuditTree { len: self.len, levels }
+        AuditTree { len, levels }
     }
 }
 
@@ -222,6 +222,104 @@ pub fn verify(root: &Hash, len: u64, leaf: u64, proof: &LeafProof) -> Result<(),
         if left { node_hash(sibling, &hash) } else { node_hash(&hash, sibling) }
     });
     if root_hash(len, &top) == *root { Ok(()) } else { Err(ProofError::Root) }
+}
+
+/// Adds the hashes of the leaves that follow those in `leaves`.
+fn push_leaf_hashes(leaves: &mut Vec<Hash>, bytes: &[u8]) {
+    let (batches, rest) = bytes.as_chunks::<BATCH_BYTES>();
+    for batch in batches {
+        match batch_of_leaves(leaves.len() as u64, batch) {
+            Some(hashes) => leaves.extend(hashes),
+            None => push_one_by_one(leaves, batch),
+        }
+    }
+    push_one_by_one(leaves, rest);
+}
+
+fn push_one_by_one(leaves: &mut Vec<Hash>, bytes: &[u8]) {
+    for leaf in bytes.chunks(LEAF_BYTES) {
+        leaves.push(leaf_hash(leaves.len() as u64, leaf));
+    }
+}
+
+/// The nodes above a level; the last one of an odd count goes up as it is.
+fn level_above(below: &[Hash]) -> Vec<Hash> {
+    let (pairs, odd) = below.as_chunks();
+    let (batches, rest) = pairs.as_chunks();
+    let mut above = Vec::with_capacity(below.len().div_ceil(2));
+    for batch in batches {
+        match batch_of_nodes(batch) {
+            Some(hashes) => above.extend(hashes),
+            None => above.extend(batch.iter().map(|[left, right]| node_hash(left, right))),
+        }
+    }
+    above.extend(rest.iter().map(|[left, right]| node_hash(left, right)));
+    above.extend(odd);
+    above
+}
+
+/// The hashes of sixteen leaves, the first of which has this number; `None` if the CPU hasn't the
+/// instructions.
+#[cfg(target_arch = "x86_64")]
+fn batch_of_leaves(first: u64, bytes: &[u8; BATCH_BYTES]) -> Option<[Hash; 16]> {
+    const BLOCKS: usize = (PREFIX_BYTES + LEAF_BYTES) / 64 + 1;
+    const PREFIX_BYTES: usize = 9;
+    let lanes = lanes::Lanes::detect()?;
+    let leaf = |lane: usize| &bytes[lane * LEAF_BYTES..][..LEAF_BYTES];
+    // The blocks that hold more than bytes of the leaf: the prefix, and the padding.
+    let heads: [lanes::Block; 16] = std::array::from_fn(|lane| {
+        let mut block = [LEAF_PREFIX; 64];
+        block[1..PREFIX_BYTES].copy_from_slice(&(first + lane as u64).to_be_bytes());
+        block[PREFIX_BYTES..].copy_from_slice(&leaf(lane)[..64 - PREFIX_BYTES]);
+        block
+    });
+    let tails: [lanes::Block; 16] = std::array::from_fn(|lane| {
+        let mut block = [0; 64];
+        block[..PREFIX_BYTES].copy_from_slice(&leaf(lane)[LEAF_BYTES - PREFIX_BYTES..]);
+        pad(&mut block, PREFIX_BYTES, PREFIX_BYTES + LEAF_BYTES);
+        block
+    });
+    Some(lanes.hash(BLOCKS, |number| {
+        std::array::from_fn(|lane| match number {
+            0 => &heads[lane],
+            _ => {
+                let rest = &leaf(lane)[number * 64 - PREFIX_BYTES..];
+                rest.first_chunk().unwrap_or(&tails[lane])
+            }
+        })
+    }))
+}
+
+/// The nodes above sixteen pairs; `None` if the CPU hasn't the instructions.
+#[cfg(target_arch = "x86_64")]
+fn batch_of_nodes(pairs: &[[Hash; 2]; 16]) -> Option<[Hash; 16]> {
+    let lanes = lanes::Lanes::detect()?;
+    let messages: [[lanes::Block; 2]; 16] = pairs.each_ref().map(|[left, right]| {
+        let (mut first, mut second) = ([NODE_PREFIX; 64], [0; 64]);
+        first[1..33].copy_from_slice(left);
+        first[33..].copy_from_slice(&right[..31]);
+        second[0] = right[31];
+        pad(&mut second, 1, 65);
+        [first, second]
+    });
+    Some(lanes.hash(2, |number| messages.each_ref().map(|message| &message[number])))
+}
+
+/// Ends a message of `len` bytes in its last block, of which it fills `used`.
+#[cfg(target_arch = "x86_64")]
+fn pad(block: &mut lanes::Block, used: usize, len: usize) {
+    block[used] = 0x80;
+    block[56..].copy_from_slice(&(8 * len as u64).to_be_bytes());
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn batch_of_leaves(_: u64, _: &[u8; BATCH_BYTES]) -> Option<[Hash; 16]> {
+    None
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn batch_of_nodes(_: &[[Hash; 2]; 16]) -> Option<[Hash; 16]> {
+    None
 }
 
 fn leaf_hash(leaf: u64, bytes: &[u8]) -> Hash {
