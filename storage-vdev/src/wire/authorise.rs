@@ -14,10 +14,9 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use super::handshake::NodePublicKey;
 use super::message::{Input, MessageError};
 use crate::keys::{Uuid, VolumeKey};
+use crate::node::AcceptorId;
+use crate::register::ACCEPTORS_MAX;
 use crate::service::{Rights, WriterKey};
-
-/// The most acceptors that a volume's card names.
-pub const ACCEPTORS_MAX: usize = 32;
 
 const CAPABILITY_CONTEXT: &[u8] = b"hypha shard capability 1";
 const DELEGATION_CONTEXT: &[u8] = b"hypha shard delegation 1";
@@ -107,11 +106,10 @@ impl VolumeSigner {
         }
     }
 
-    /// Signs who the acceptors of the volume's register are. `version` counts up with each change.
+    /// Signs who the first acceptors of the volume's register are.
     #[must_use]
-    pub fn card(&self, version: u64, quorum: u8, acceptors: &[[u8; 32]]) -> VolumeCard {
-        let mut card =
-            VolumeCard { version, quorum, acceptors: acceptors.to_vec(), signature: [0; 64] };
+    pub fn card(&self, acceptors: &[AcceptorId]) -> VolumeCard {
+        let mut card = VolumeCard { acceptors: acceptors.to_vec(), signature: [0; 64] };
         card.signature = self.sign(&card.text(&self.volume));
         card
     }
@@ -192,32 +190,26 @@ impl Delegation {
     }
 }
 
-/// Who the acceptors of a volume's register are, signed by its writer key: a node checks the
-/// evidence of a fence against it.
+/// Who the first acceptors of a volume's register are, signed by its writer key. A node that knows
+/// none for the volume yet keeps them, and asks for their receipts at each fence; later changes come
+/// with the receipts themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeCard {
-    /// Counts up with each change; a node keeps the highest.
-    pub version: u64,
-    /// How many receipts make an epoch.
-    pub quorum: u8,
-    /// The acceptors' receipt keys.
-    pub acceptors: Vec<[u8; 32]>,
-    /// Over all the above and the volume.
+    /// The acceptors, by their receipt keys.
+    pub acceptors: Vec<AcceptorId>,
+    /// Over the volume and the acceptors.
     pub signature: [u8; 64],
 }
 
 impl VolumeCard {
     fn text(&self, volume: &Uuid) -> Vec<u8> {
-        let numbers = [self.quorum, u8::try_from(self.acceptors.len()).unwrap_or(u8::MAX)];
-        let keys = self.acceptors.as_flattened();
-        [CARD_CONTEXT, volume, &self.version.to_le_bytes(), &numbers, keys].concat()
+        [CARD_CONTEXT, volume, self.acceptors.as_flattened()].concat()
     }
 
-    /// Whether `writer` signed it for `volume`, and its quorum is one of its acceptors.
+    /// Whether `writer` signed it for `volume`.
     #[must_use]
     pub fn is_genuine(&self, volume: &Uuid, writer: &WriterKey) -> bool {
-        (1..=self.acceptors.len()).contains(&usize::from(self.quorum))
-            && self.acceptors.len() <= ACCEPTORS_MAX
+        (1..=ACCEPTORS_MAX).contains(&self.acceptors.len())
             && verifies(writer, &self.text(volume), &self.signature)
     }
 }
@@ -332,8 +324,7 @@ impl Authorise {
         parts.iter().for_each(|part| out.extend_from_slice(part));
         if let Some(card) = &self.card {
             let count = u8::try_from(card.acceptors.len()).unwrap_or(u8::MAX);
-            out.extend_from_slice(&card.version.to_le_bytes());
-            out.extend_from_slice(&[card.quorum, count, 0, 0, 0, 0, 0, 0]);
+            out.extend_from_slice(&[count, 0, 0, 0, 0, 0, 0, 0]);
             out.extend_from_slice(card.acceptors.as_flattened());
             out.extend_from_slice(&card.signature);
         }
@@ -363,15 +354,14 @@ impl Authorise {
 }
 
 fn decode_card(input: &mut Input<'_>) -> Result<VolumeCard, MessageError> {
-    let version = input.u64()?;
-    let [quorum, count, 0, 0, 0, 0, 0, 0] = input.array()? else {
+    let [count, 0, 0, 0, 0, 0, 0, 0] = input.array()? else {
         return Err(MessageError::Excess);
     };
     if usize::from(count) > ACCEPTORS_MAX {
         return Err(MessageError::Range);
     }
     let acceptors = (0..count).map(|_| input.array()).collect::<Result<_, _>>()?;
-    Ok(VolumeCard { version, quorum, acceptors, signature: input.array()? })
+    Ok(VolumeCard { acceptors, signature: input.array()? })
 }
 
 fn capability_text(binding: &[u8; 32], volume: &Uuid, rights: Rights) -> Vec<u8> {

@@ -129,7 +129,7 @@ fn client_message() -> impl Strategy<Value = ClientMessage> {
             let rights = storage_vdev::wire::authorise::rights_from_bits(rights).unwrap();
             let signer = signer(VOLUME);
             let mut authorise = signer.capability(rights, &binding);
-            authorise.card = acceptors.map(|keys| signer.card(1, 1, &keys));
+            authorise.card = acceptors.map(|keys| signer.card(&keys));
             ClientMessage::Authorise(Box::new(authorise))
         },
     );

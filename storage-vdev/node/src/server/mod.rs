@@ -105,9 +105,9 @@ impl Server {
     ///
     /// # Errors
     /// [`StartError`]; nothing runs then.
-    pub fn start<S: Service>(
+    pub fn start(
         config: ServerConfig,
-        stores: Vec<(String, S)>,
+        stores: Vec<(String, Box<dyn Service>)>,
     ) -> Result<Self, StartError> {
         let shared = Arc::new(Shared {
             config,

@@ -10,8 +10,10 @@ use std::sync::mpsc::Receiver;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_gettime};
-use storage_vdev::node::{NodeError, Request, Response};
-use storage_vdev::service::{Grants, Handled, Ticket};
+use storage_vdev::Uuid;
+use storage_vdev::files::NodeFile;
+use storage_vdev::node::{AcceptorId, NodeError, Request, Response};
+use storage_vdev::service::{Grants, Handled, NodeService, ShardStore, Ticket, WriterKey};
 use storage_vdev::wire::ServerSession;
 use storage_vdev::wire::server::Event;
 
@@ -23,14 +25,43 @@ const WAKE_TOKEN: u64 = u64::MAX;
 /// How often connections that make no progress are looked for.
 const LOOK_NS: u64 = 1_000_000_000;
 
-/// What a store's loop serves: requests are handled one after the other, and those that are to be
-/// durable are answered by the next sync.
-pub trait Service: Send + 'static {
+/// A store as its loop sees it: a [`NodeService`] over any kind of objects.
+pub trait Service: Send {
     /// Handles a request under the session's rights.
     fn handle(&mut self, grants: &Grants, request: Request) -> Handled;
 
+    /// Pins the writer key of a volume, and its acceptors, if none are pinned.
+    ///
+    /// # Errors
+    /// As [`NodeService::introduce`].
+    fn introduce(
+        &mut self,
+        volume: &Uuid,
+        writer: WriterKey,
+        acceptors: &[AcceptorId],
+    ) -> Result<(), NodeError>;
+
     /// Makes all durable that waits for it, and answers it.
     fn sync(&mut self) -> Vec<(Ticket, Result<Response, NodeError>)>;
+}
+
+impl<S: ShardStore + Send, F: NodeFile + Send> Service for NodeService<S, F> {
+    fn handle(&mut self, grants: &Grants, request: Request) -> Handled {
+        Self::handle(self, grants, request)
+    }
+
+    fn introduce(
+        &mut self,
+        volume: &Uuid,
+        writer: WriterKey,
+        acceptors: &[AcceptorId],
+    ) -> Result<(), NodeError> {
+        Self::introduce(self, volume, writer, acceptors)
+    }
+
+    fn sync(&mut self) -> Vec<(Ticket, Result<Response, NodeError>)> {
+        Self::sync(self)
+    }
 }
 
 /// A session that the door hands over.
@@ -59,9 +90,9 @@ struct Waiter {
     since_ns: u64,
 }
 
-pub(crate) struct StoreLoop<S> {
+pub(crate) struct StoreLoop {
     shared: Arc<Shared>,
-    service: S,
+    service: Box<dyn Service>,
     inbox: Receiver<Arrival>,
     wake: Arc<Wake>,
     metrics: Arc<StoreMetrics>,
@@ -76,10 +107,10 @@ pub(crate) struct StoreLoop<S> {
     asked: Vec<Event>,
 }
 
-impl<S: Service> StoreLoop<S> {
+impl StoreLoop {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        service: S,
+        service: Box<dyn Service>,
         (inbox, wake): (Receiver<Arrival>, Arc<Wake>),
         metrics: Arc<StoreMetrics>,
     ) -> io::Result<Self> {
@@ -223,7 +254,16 @@ impl<S: Service> StoreLoop<S> {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         let (id, request) = match event {
             Event::Request { id, request } => (id, request),
-            Event::Authorised { .. } => return self.metrics.count_request(AUTHORISED.0),
+            Event::Authorised { volume, writer, card } => {
+                self.metrics.count_request(AUTHORISED.0);
+                // Durable with the next sync; a fence, which asks for it, waits for one.
+                let known =
+                    card.map(|card| self.service.introduce(&volume, writer, &card.acceptors));
+                if let Some(Err(error)) = known {
+                    tracing::warn!("a volume's card from {}: {error}", connection.session.peer());
+                }
+                return;
+            }
             Event::Refused(error) => {
                 tracing::debug!("{} was refused: {error}", connection.session.peer());
                 return self.metrics.count_request(AUTHORISED.1);
