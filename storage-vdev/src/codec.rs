@@ -61,8 +61,8 @@ pub enum CodecError {
 
 /// Encodes data shards to parity shards, and brings back shards that are lost.
 ///
-/// Shards may have any length and alignment. Clones of one shape share nothing; a codec may be used
-/// from several threads.
+/// Shards may have any length and alignment. Several threads may use one codec: they share the
+/// matrices of the losses that were met.
 pub struct Codec {
     data_shards: usize,
     /// k + m rows of k.
@@ -166,13 +166,18 @@ impl Codec {
         let wanted_set = self.set(wanted.iter().map(|(shard, _)| *shard))?;
 
         // The plans are for shards in ascending order.
-        let mut sources: Vec<_> = sources.to_vec();
-        sources.sort_unstable_by_key(|(shard, _)| *shard);
-        let sources: Vec<&[u8]> = sources.into_iter().map(|(_, bytes)| bytes).collect();
-        let mut wanted: Vec<_> = wanted.iter_mut().collect();
-        wanted.sort_unstable_by_key(|(shard, _)| *shard);
-        let mut outputs: Vec<&mut [u8]> = wanted.into_iter().map(|(_, b)| &mut **b).collect();
-        self.decode_plan(source_set, wanted_set).run(&sources, &mut outputs);
+        let rank = |set: u32, shard: u8| (set & ((1 << shard) - 1)).count_ones() as usize;
+        let mut ordered: [&[u8]; CODE_SHARDS_MAX] = [&[]; CODE_SHARDS_MAX];
+        for (shard, bytes) in sources {
+            ordered[rank(source_set, *shard)] = bytes;
+        }
+        let count = wanted.len();
+        let mut outputs: [&mut [u8]; CODE_SHARDS_MAX] = std::array::from_fn(|_| &mut [][..]);
+        for (shard, bytes) in wanted.iter_mut() {
+            outputs[rank(wanted_set, *shard)] = bytes;
+        }
+        let plan = self.decode_plan(source_set, wanted_set);
+        plan.run(&ordered[..sources.len()], &mut outputs[..count]);
         Ok(())
     }
 

@@ -54,7 +54,7 @@ impl Plan {
             let cells = columns.clone().flat_map(column);
             let constants = match kernel.code() {
                 Code::Portable => {
-                    Constants::Portable(columns.map(|c| portable::products(column(c))).collect())
+                    Constants::Portable(columns.map(|c| portable::products(&column(c))).collect())
                 }
                 #[cfg(target_arch = "x86_64")]
                 Code::Shuffle256 => Constants::Shuffle256(cells.map(nibbles).collect()),

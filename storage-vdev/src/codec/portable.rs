@@ -14,7 +14,7 @@ pub(super) type Products = Box<[u64; 256]>;
 const BLOCK: usize = 8;
 
 /// The table of one source from its factor for each row, at most [`ROWS_MAX`].
-pub(super) fn products(factors: impl Iterator<Item = u8> + Clone) -> Products {
+pub(super) fn products(factors: &(impl Iterator<Item = u8> + Clone)) -> Products {
     let mut table = Box::new([0; 256]);
     for byte in 1..256_usize {
         // All but the lowest bit, whose products are there unless it is the only one.

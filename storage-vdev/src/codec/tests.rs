@@ -120,6 +120,38 @@ fn every_shape_encodes_as_the_reference_does() {
 }
 
 #[test]
+fn the_parity_of_code_1_is_this() {
+    // What the formats' code id 1 means, independent of any crate: the matrix's lower rows.
+    let units: Vec<Vec<u8>> =
+        (0..4).map(|shard| (0..4).map(|i| u8::from(i == shard)).collect()).collect();
+    let sources: Vec<&[u8]> = units.iter().map(Vec::as_slice).collect();
+    for kernel in kernels() {
+        let (mut first, mut second) = ([0; 4], [0; 4]);
+        Codec::with_kernel(4, 2, kernel).encode(&sources, &mut [&mut first, &mut second]);
+        assert_eq!((first, second), ([27, 28, 18, 20], [28, 27, 20, 18]), "{kernel:?}");
+    }
+}
+
+#[test]
+fn threads_share_a_codec() {
+    let shards = reference(10, 4, 1000, &mut Noise(8));
+    let codec = Codec::new(10, 4);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (codec, shards) = (&codec, &shards);
+            scope.spawn(move || {
+                let mut noise = Noise(100 + thread);
+                for _ in 0..200 {
+                    let order = shuffled((0..14).collect(), &mut noise);
+                    let (sources, wanted) = order.split_at(10);
+                    reconstruct_and_compare(codec, shards, sources, wanted);
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn every_length_up_to_three_blocks_is_encoded() {
     let mut noise = Noise(2);
     for kernel in kernels() {
