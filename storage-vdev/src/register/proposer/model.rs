@@ -449,7 +449,7 @@ fn two_openers_at_once_never_both_hold() {
 
 #[test]
 fn a_reader_sees_what_was_committed_before_it_began() {
-    let scripts = vec![vec![take_over(1)], vec![Edit::Read, Edit::Read]];
+    let scripts = vec![vec![take_over(1)], vec![Edit::Read]];
     assert_safe("an opener and a reader", World::new(scripts, 1), 100_000);
 }
 
