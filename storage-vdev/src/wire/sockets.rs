@@ -4,6 +4,7 @@
 //! descriptors that exist by then, so a confined process can go on with it; a connection that ended
 //! is closed, and one that the owner hands in later takes an `epoll_ctl`.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -20,6 +21,9 @@ use crate::node::{NODES_MAX, NodeCompletion, NodeError, NodeIndex, Nodes, Reques
 /// How long after the end of a connection a new one is asked for, first and at most: the wait
 /// doubles with each that fails.
 pub const RECONNECT_NS: (u64, u64) = (100_000_000, 10_000_000_000);
+
+/// Bytes are moved at least so often, even while completions wait to be taken.
+const EXCHANGE_NS: u64 = 1_000_000;
 
 /// Gives a new connected (or connecting) socket for a node, if the owner has one.
 pub type Reconnect = Box<dyn FnMut(NodeIndex) -> Option<OwnedFd> + Send>;
@@ -72,9 +76,11 @@ pub struct SocketNodes {
     reconnect: Reconnect,
     seed: hmac::Key,
     handshakes: u64,
-    ready: Vec<NodeCompletion>,
+    ready: VecDeque<NodeCompletion>,
     events: Vec<epoll::Event>,
     now_ns: u64,
+    /// When bytes were last moved.
+    exchanged_ns: Option<u64>,
 }
 
 impl SocketNodes {
@@ -92,9 +98,10 @@ impl SocketNodes {
             reconnect,
             seed: hmac::Key::new(hmac::HMAC_SHA256, seed),
             handshakes: 0,
-            ready: Vec::new(),
+            ready: VecDeque::new(),
             events: Vec::with_capacity(NODES_MAX),
             now_ns: 0,
+            exchanged_ns: None,
         };
         for SocketNode { name, config, socket } in nodes {
             let (connection, retry_ns, backoff_ns) = (None, None, RECONNECT_NS.0);
@@ -147,7 +154,7 @@ impl SocketNodes {
                 connection.client.tick(self.now_ns);
                 connection.exchange();
                 while let Some(completion) = connection.client.poll() {
-                    self.ready.push(completion);
+                    self.ready.push_back(completion);
                 }
                 if connection.client.is_open() {
                     slot.backoff_ns = RECONNECT_NS.0;
@@ -162,8 +169,6 @@ impl SocketNodes {
                 self.try_again(index);
             }
         }
-        // The engine takes them from the end.
-        self.ready.reverse();
     }
 
     fn try_again(&mut self, index: usize) {
@@ -277,17 +282,20 @@ impl Nodes for SocketNodes {
             Some(connection) => connection.client.submit(tag, request),
             None => {
                 let result = Err(NodeError::Unavailable);
-                self.ready.push(NodeCompletion { tag, result });
+                self.ready.push_back(NodeCompletion { tag, result });
             }
         }
     }
 
     fn poll(&mut self, now_ns: u64) -> Option<NodeCompletion> {
         self.now_ns = now_ns;
-        if self.ready.is_empty() {
+        // Completions that are at hand cost no system call, but don't keep the others waiting.
+        let due = self.exchanged_ns.is_none_or(|at| now_ns.saturating_sub(at) >= EXCHANGE_NS);
+        if self.ready.is_empty() || due {
+            self.exchanged_ns = Some(now_ns);
             self.exchange();
         }
-        self.ready.pop()
+        self.ready.pop_front()
     }
 
     fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
