@@ -2,8 +2,8 @@
 #![expect(unsafe_code, reason = "vector loads and stores through pointers")]
 
 use std::arch::x86_64::{
-    __m256i, _mm256_gf2p8affine_epi64_epi8, _mm256_loadu_si256, _mm256_set1_epi64x,
-    _mm256_setzero_si256, _mm256_storeu_si256, _mm256_xor_si256,
+    __m256i, _MM_HINT_T0, _mm_prefetch, _mm256_gf2p8affine_epi64_epi8, _mm256_loadu_si256,
+    _mm256_set1_epi64x, _mm256_setzero_si256, _mm256_storeu_si256, _mm256_xor_si256,
 };
 use std::ops::Range;
 
@@ -12,6 +12,10 @@ pub(super) const LANE: usize = 32;
 
 /// The most rows of one pass: their sums, two vectors each, stay in the 16 registers.
 pub(super) const ROWS_MAX: usize = 6;
+
+/// How far ahead of the sums the outputs' lines are asked for: stores have no other way to get them
+/// into the first-level cache in time. Only where they are many beside the products.
+const AHEAD: usize = 512;
 
 /// Writes to `range` of `outputs` the sums of the products of `sources` with `constants`: for each
 /// source one bit matrix per output.
@@ -86,6 +90,16 @@ unsafe fn block<const ROWS: usize, const UNROLL: usize>(
     outputs: &[*mut u8; ROWS],
     at: usize,
 ) {
+    if sources.len() <= 2 * ROWS {
+        for output in outputs {
+            for i in (0..UNROLL).step_by(64 / LANE) {
+                // SAFETY: a prefetch may be of any address, and reads or writes nothing.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(output.wrapping_add(at + AHEAD + i * LANE).cast())
+                };
+            }
+        }
+    }
     let mut sums = [[_mm256_setzero_si256(); UNROLL]; ROWS];
     for (source, constants) in sources.iter().zip(constants) {
         // SAFETY: the caller's promise for each source.

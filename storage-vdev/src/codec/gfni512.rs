@@ -3,8 +3,9 @@
 #![expect(unsafe_code, reason = "vector loads and stores through pointers")]
 
 use std::arch::x86_64::{
-    __m512i, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512, _mm512_set1_epi64,
-    _mm512_setzero_si512, _mm512_storeu_si512, _mm512_ternarylogic_epi64, _mm512_xor_si512,
+    __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512,
+    _mm512_set1_epi64, _mm512_setzero_si512, _mm512_storeu_si512, _mm512_ternarylogic_epi64,
+    _mm512_xor_si512,
 };
 use std::ops::Range;
 
@@ -16,6 +17,10 @@ pub(super) const ROWS_MAX: usize = 12;
 
 /// The exclusive or of three operands, as `vpternlog` wants it.
 const XOR3: i32 = 0x96;
+
+/// How far ahead of the sums the outputs' lines are asked for: stores have no other way to get them
+/// into the first-level cache in time.
+const AHEAD: usize = 512;
 
 /// Writes to `range` of `outputs` the sums of the products of `sources` with `constants`: for each
 /// source one bit matrix per output.
@@ -96,6 +101,14 @@ unsafe fn block<const ROWS: usize, const UNROLL: usize>(
     outputs: &[*mut u8; ROWS],
     at: usize,
 ) {
+    for output in outputs {
+        for i in 0..UNROLL {
+            // SAFETY: a prefetch may be of any address, and reads or writes nothing.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(output.wrapping_add(at + AHEAD + i * LANE).cast())
+            };
+        }
+    }
     let mut sums = [[_mm512_setzero_si512(); UNROLL]; ROWS];
     let (pairs, odd) = sources.as_chunks();
     let (constant_pairs, odd_constants) = constants.as_chunks();
