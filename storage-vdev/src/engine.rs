@@ -17,13 +17,35 @@
 //!
 //! The engine does no I/O and reads no clock: it asks [`crate::node::Nodes`], and is told the time.
 
+mod allocation;
+mod cache;
+mod checkpoint;
+mod command;
+mod commit;
 mod executor;
+mod fetch;
+mod find;
+mod flush;
+mod heads;
+mod holder;
+mod log;
+mod nodes;
 mod open;
+mod openings;
 mod options;
+mod overlay;
+mod place;
+mod read;
+mod record;
+mod recover;
 mod request;
 mod state;
 mod status;
+mod superblock;
+mod tasks;
+mod upkeep;
 mod volume;
+mod write;
 
 pub use options::{
     Create, Holder, JOURNAL_BYTES_MIN, Limits, NodeInfo, OpenError, OpenOptions, Policy,

@@ -25,4 +25,4 @@ pub use shape::{
     CHUNK_BYTES, CHUNK_UNITS, HEAD_BYTES, ROWS_MAX, Shape, ShapeError, UNIT_BYTES, UNIT_TAG_BYTES,
 };
 pub use shard::{Fault, Shard};
-pub use table::{ADDRESS_MAX, Entry, Place, TABLE_BYTES_MAX, open_unit};
+pub use table::{ADDRESS_MAX, Entry, Place, TABLE_BYTES_MAX, open_unit, open_unit_into};

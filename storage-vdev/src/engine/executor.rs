@@ -79,6 +79,11 @@ impl Runtime {
         self.now_ns.get()
     }
 
+    /// The time goes on; it never goes back.
+    pub(crate) fn set_now(&self, now_ns: u64) {
+        self.now_ns.set(now_ns.max(self.now_ns.get()));
+    }
+
     /// Adds a task; it runs in this poll.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.spawned.borrow_mut().push(Box::pin(task));
@@ -153,6 +158,11 @@ impl Runtime {
         self.timers.borrow().first_key_value().map(|((at_ns, _), _)| *at_ns)
     }
 
+    /// Whether a request waits to be sent.
+    pub(crate) fn has_outgoing(&self) -> bool {
+        !self.outbox.borrow().is_empty()
+    }
+
     /// Whether a task could run or a request could be sent now.
     pub(crate) fn has_work(&self) -> bool {
         !self.ready.borrow().is_empty()
@@ -173,9 +183,8 @@ pub(crate) struct Executor {
 }
 
 impl Executor {
-    /// Runs every task that can run at `now_ns`, until none can.
-    pub(crate) fn run(&mut self, runtime: &Runtime, now_ns: u64) {
-        runtime.now_ns.set(now_ns.max(runtime.now_ns.get()));
+    /// Runs every task that can run, until none can.
+    pub(crate) fn run(&mut self, runtime: &Runtime) {
         self.fire_timers(runtime);
         loop {
             for task in std::mem::take(&mut *runtime.spawned.borrow_mut()) {
@@ -358,4 +367,33 @@ pub(crate) enum Either<A, B> {
     First(A),
     /// Only the second was.
     Second(B),
+}
+
+/// The results of futures that run side by side, in their order.
+pub(crate) async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<Joined<F>> =
+        futures.into_iter().map(|future| Joined::Running(Box::pin(future))).collect();
+    std::future::poll_fn(|context| {
+        let mut pending = false;
+        for one in &mut running {
+            if let Joined::Running(future) = one {
+                match future.as_mut().poll(context) {
+                    Poll::Ready(result) => *one = Joined::Done(result),
+                    Poll::Pending => pending = true,
+                }
+            }
+        }
+        if pending { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    let done = running.into_iter().filter_map(|one| match one {
+        Joined::Done(result) => Some(result),
+        Joined::Running(_) => None,
+    });
+    done.collect()
+}
+
+enum Joined<F: Future> {
+    Running(Pin<Box<F>>),
+    Done(F::Output),
 }

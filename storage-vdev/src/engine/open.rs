@@ -1,17 +1,532 @@
-//! Opening a volume.
+//! Opening a volume: look at everything, take it over, recover, and only then serve.
+//!
+//! 1. The epoch: from the register, or one more than anything on the nodes says.
+//! 2. Fence: from here on no earlier opening can write. All nodes but m must answer.
+//! 3. The newest superblock, and the map that it names.
+//! 4. Segments and journal records that were durable beyond it ([`super::recover`]).
+//! 5. What the journal had is sealed into segments under this opening's keys.
+//! 6. A superblock of this opening, which voids everything else. Then the journal is emptied.
+//!
+//! A crash anywhere before 6 leaves what 3 and 4 found; this opening's segments mean nothing then.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use super::options::{OpenError, OpenOptions, Randomness};
-use super::state::Engine;
+use super::cache::Cache;
+use super::executor::join_all;
+use super::find::{ask, find_newest, get_named};
+use super::flush::Flushes;
+use super::heads::Journal;
+use super::holder::change;
+use super::log::{Log, WINDOW};
+use super::nodes::NodeTable;
+use super::openings::Openings;
+use super::options::{Create, JOURNAL_BYTES_MIN, OpenError, OpenOptions, Randomness, TakeOver};
+use super::overlay::Overlay;
+use super::place::{check_nodes, choose_heads, heads_wanted, place_slots};
+use super::record::ChainEnd;
+use super::recover::{journal_suffices, map_error};
+use super::state::{Engine, State};
+use super::status::Counters;
+use super::superblock::{JournalAnchor, PastOpening, Superblock};
+use super::tasks;
+use crate::codec::Codec;
+use crate::extent_map::{BLOCKS_MAX, Map, MapError, Root};
+use crate::geometry::BLOCK_BYTES;
+use crate::keys::{Opening, keys_for};
+use crate::node::{NodeError, NodeIndex, Request, Response};
+use crate::register::{
+    self, ChangeError, Edit, Lease, Proposer, Refusal, SuperblockRef, Timing, VolumeRecord, Watch,
+};
+use crate::segment::{Link, Shape};
+
+/// How often a record that is being watched is read.
+const WATCH_NS: u64 = 500_000_000;
+
+/// The right to write.
+struct Tenure {
+    epoch: u64,
+    proposer: Option<Proposer>,
+    lease: Option<Lease>,
+    evidence: Vec<bytes::Bytes>,
+    /// The nodes that were not told of it.
+    deaf: Vec<(NodeIndex, NodeError)>,
+    /// What the register says of superblocks; `None` if there is no register.
+    named: Option<SuperblockRef>,
+}
 
 /// Opens or makes the volume.
 pub(super) async fn open(
     engine: &Rc<Engine>,
     options: OpenOptions,
-    _random: Randomness,
+    random: Randomness,
 ) -> Result<(), OpenError> {
-    let Some(create) = &options.create else { return Err(OpenError::NotFound) };
-    engine.with(|state| state.size_bytes = create.size_bytes);
+    check_nodes(&options.nodes)?;
+    if let Some(create) = &options.create {
+        check_create(create, &options)?;
+    }
+    let mut tenure = take_volume(engine, &options, &random).await?;
+    tenure.deaf = fence(engine, &options, &tenure).await?;
+    let found = match tenure.named {
+        Some(named) if named.version > 0 => {
+            let nodes = keepers(&options);
+            let wanted = (&options.key, named);
+            Some(get_named(&engine.runtime, &nodes, options.uuid, wanted).await?)
+        }
+        Some(_) => None,
+        None => {
+            let nodes = keepers(&options);
+            find_newest(&engine.runtime, &nodes, options.uuid, &options.key).await?.superblock
+        }
+    };
+    let opening = Opening { epoch: tenure.epoch, salt: random.salt };
+    match (found, &options.create) {
+        (Some(_), Some(_)) if options.must_be_new => Err(OpenError::Exists),
+        (Some(superblock), create) => {
+            check_shape(&superblock, create.as_ref())?;
+            resume(engine, &options, superblock, (opening, tenure)).await
+        }
+        (None, Some(create)) => begin(engine, &options, create, (opening, tenure)).await,
+        (None, None) => Err(OpenError::NotFound),
+    }
+}
+
+fn keepers(options: &OpenOptions) -> Vec<NodeIndex> {
+    let nodes = (0..).zip(&options.nodes).filter(|(_, node)| node.objects);
+    nodes.map(|(node, _)| node).collect()
+}
+
+fn check_create(create: &Create, options: &OpenOptions) -> Result<(), OpenError> {
+    let Create { data_shards: data, parity_shards: parity, size_bytes, journal_bytes, .. } =
+        *create;
+    let shape = Shape::new(data, parity).map_err(|_| OpenError::Shards { data, parity })?;
+    let blocks = size_bytes / BLOCK_BYTES as u64;
+    if !size_bytes.is_multiple_of(BLOCK_BYTES as u64) || blocks == 0 || blocks > BLOCKS_MAX {
+        return Err(OpenError::Size { size_bytes });
+    }
+    if journal_bytes < JOURNAL_BYTES_MIN || !journal_bytes.is_multiple_of(BLOCK_BYTES as u64) {
+        return Err(OpenError::Journal { journal_bytes });
+    }
+    let slots = place_slots(shape, &options.nodes, create.shared_domains)?;
+    let nodes = NodeTable::new(shape, options.nodes.clone(), slots);
+    let wanted = heads_wanted(create.policy, shape);
+    let found = choose_heads(&nodes, create.policy, (wanted, &[])).len();
+    if found < wanted && !(create.allow_degraded && found > 0) {
+        return Err(OpenError::TooFewHeads { found, wanted });
+    }
     Ok(())
+}
+
+fn check_shape(superblock: &Superblock, create: Option<&Create>) -> Result<(), OpenError> {
+    let Some(create) = create else { return Ok(()) };
+    let text = |data: u8, parity: u8, size: u64| format!("{data}+{parity} shards, {size} bytes");
+    let shape = superblock.shape;
+    let found = text(shape.data_shards(), shape.parity_shards(), superblock.size_bytes);
+    let wanted = text(create.data_shards, create.parity_shards, create.size_bytes);
+    if found == wanted { Ok(()) } else { Err(OpenError::Shape { found, wanted }) }
+}
+
+/// Gets an epoch that nobody else has.
+async fn take_volume(
+    engine: &Rc<Engine>,
+    options: &OpenOptions,
+    random: &Randomness,
+) -> Result<Tenure, OpenError> {
+    if options.register {
+        return take_register(engine, options, random).await;
+    }
+    let nodes = keepers(options);
+    let found = find_newest(&engine.runtime, &nodes, options.uuid, &options.key).await?;
+    match (&found.superblock, &options.create) {
+        (None, None) if found.answered.is_empty() => {
+            return Err(too_few(0, nodes.len(), (1, found.error)));
+        }
+        (None, None) if found.copies.is_empty() => return Err(OpenError::NotFound),
+        (None, _) if !found.copies.is_empty() => {
+            let version = found.copies.keys().next_back().map_or(0, |newest| newest.1);
+            return Err(OpenError::SuperblockLost { version });
+        }
+        (None, Some(_)) if found.answered.len() < nodes.len() => {
+            return Err(too_few(found.answered.len(), nodes.len(), (nodes.len(), found.error)));
+        }
+        (Some(_), Some(_)) if options.must_be_new => return Err(OpenError::Exists),
+        (Some(superblock), create) => check_shape(superblock, create.as_ref())?,
+        (None, _) => {}
+    }
+    let epoch = found.superblock.map_or(0, |superblock| superblock.opening.epoch) + 1;
+    let epoch = unfenced_epoch(engine, options, epoch).await?;
+    let (evidence, deaf) = (Vec::new(), Vec::new());
+    Ok(Tenure { epoch, proposer: None, lease: None, evidence, deaf, named: None })
+}
+
+/// An epoch above all that an opening which left nothing else has fenced with.
+async fn unfenced_epoch(
+    engine: &Rc<Engine>,
+    options: &OpenOptions,
+    at_least: u64,
+) -> Result<u64, OpenError> {
+    let mut epoch = at_least;
+    loop {
+        let fences = fence_all(engine, options, (epoch, &[])).await;
+        let higher = fences.iter().filter_map(|fence| match fence {
+            Ok(Response::Fenced { previous }) if *previous >= epoch => previous.checked_add(1),
+            Err(NodeError::EpochStale { current }) => current.checked_add(1),
+            _ => None,
+        });
+        match higher.max() {
+            Some(higher) => epoch = higher,
+            None => return Ok(epoch),
+        }
+    }
+}
+
+async fn take_register(
+    engine: &Rc<Engine>,
+    options: &OpenOptions,
+    random: &Randomness,
+) -> Result<Tenure, OpenError> {
+    let uuid = options.uuid;
+    let acceptors = (0..).zip(&options.nodes).filter(|(_, node)| node.register);
+    let acceptors: Vec<NodeIndex> = acceptors.map(|(node, _)| node).collect();
+    let seed = random.proposer;
+    let mut proposer =
+        Proposer::new(uuid, &options.key, acceptors.clone(), seed, Timing::default());
+    let holder = register::Holder { id: options.holder.id, name: options.holder.name.clone() };
+    let mut watch: Option<Watch> = None;
+    let mut lease_ns = options.create.as_ref().map_or(0, |create| create.lease_ns);
+    loop {
+        let now_ns = engine.runtime.now_ns();
+        let edit = match &watch {
+            Some(watch) if watch.take_at_ns() <= now_ns => {
+                let expected_version = watch.version();
+                Edit::TakeOver { expected_version, holder: holder.clone(), lease_ns }
+            }
+            _ => Edit::Read,
+        };
+        let is_read = edit == Edit::Read;
+        let result = change(&engine.runtime, uuid, &mut proposer, edit).await;
+        let seen_ns = engine.runtime.now_ns();
+        let record = match (result, &options.create) {
+            (Ok(committed), _) if !is_read => return Ok(tenure(committed, proposer)),
+            (Ok(committed), _) => committed.record,
+            (Err(ChangeError::Refused(Refusal::Changed(record))), _) => *record,
+            (Err(ChangeError::Refused(Refusal::NotFound)), Some(create)) => {
+                let edit = Edit::Create {
+                    holder: holder.clone(),
+                    lease_ns: create.lease_ns,
+                    superblock: SuperblockRef::default(),
+                    acceptors: acceptors.clone(),
+                };
+                let committed = change(&engine.runtime, uuid, &mut proposer, edit).await;
+                return committed.map(|done| tenure(done, proposer)).map_err(register_error);
+            }
+            (Err(error), _) => return Err(register_error(error)),
+        };
+        if options.must_be_new && record.superblock.version > 0 {
+            return Err(OpenError::Exists);
+        }
+        lease_ns = record.lease_ns;
+        let exclusive = Some(options.holder.id);
+        let watch = match &mut watch {
+            Some(watch) => {
+                watch.observe(&record, seen_ns, exclusive);
+                watch
+            }
+            None => watch.insert(Watch::new(&record, seen_ns, exclusive)),
+        };
+        if watch.take_at_ns() > seen_ns {
+            if options.take_over == TakeOver::Refuse {
+                return Err(in_use(record));
+            }
+            let until_ns = watch.take_at_ns().min(seen_ns.saturating_add(WATCH_NS));
+            engine.runtime.sleep_until(until_ns).await;
+        }
+    }
+}
+
+fn tenure(committed: register::Committed, proposer: Proposer) -> Tenure {
+    let register::Committed { record, changed_ns, evidence } = committed;
+    Tenure {
+        epoch: record.epoch,
+        proposer: Some(proposer),
+        lease: Some(Lease::new(record.lease_ns, changed_ns.unwrap_or(0))),
+        evidence,
+        deaf: Vec::new(),
+        named: Some(record.superblock),
+    }
+}
+
+fn in_use(record: VolumeRecord) -> OpenError {
+    OpenError::InUse { holder: record.holder.name, epoch: record.epoch }
+}
+
+fn register_error(error: ChangeError) -> OpenError {
+    match error {
+        ChangeError::Refused(Refusal::NotFound) => OpenError::NotFound,
+        ChangeError::Refused(Refusal::Exists) => OpenError::Exists,
+        ChangeError::Refused(Refusal::NotHolder(record)) => in_use(*record),
+        ChangeError::Record(register::RecordError::Forged) => OpenError::WrongKey,
+        ChangeError::Record(error) => OpenError::Version(error.to_string()),
+        ChangeError::Unreachable { answered, asked, .. } => {
+            too_few(answered, asked, (asked / 2 + 1, None))
+        }
+        error => OpenError::Register(error.to_string()),
+    }
+}
+
+fn too_few(
+    reachable: usize,
+    nodes: usize,
+    (wanted, reason): (usize, Option<NodeError>),
+) -> OpenError {
+    let reason = reason.unwrap_or(NodeError::Unavailable);
+    OpenError::TooFewNodes { reachable, nodes, wanted, reason }
+}
+
+async fn fence_all(
+    engine: &Rc<Engine>,
+    options: &OpenOptions,
+    (epoch, evidence): (u64, &[bytes::Bytes]),
+) -> Vec<Result<Response, NodeError>> {
+    let nodes = (0..options.nodes.len()).filter_map(|node| NodeIndex::try_from(node).ok());
+    let fences = nodes.map(|node| {
+        let evidence = evidence.to_vec();
+        let request = Request::Fence { volume: options.uuid, epoch, evidence };
+        ask(&engine.runtime, node, request)
+    });
+    join_all(fences).await
+}
+
+/// Shuts earlier openings out. Says which nodes have not heard of it.
+async fn fence(
+    engine: &Rc<Engine>,
+    options: &OpenOptions,
+    tenure: &Tenure,
+) -> Result<Vec<(NodeIndex, NodeError)>, OpenError> {
+    let fences = fence_all(engine, options, (tenure.epoch, &tenure.evidence)).await;
+    let mut deaf = Vec::new();
+    for (node, fence) in (0..).zip(fences) {
+        match fence {
+            Ok(_) => {}
+            Err(NodeError::EpochStale { current }) => {
+                return Err(OpenError::Stale { epoch: current });
+            }
+            Err(error) => deaf.push((node, error)),
+        }
+    }
+    Ok(deaf)
+}
+
+/// Makes the volume.
+async fn begin(
+    engine: &Rc<Engine>,
+    options: &OpenOptions,
+    create: &Create,
+    (opening, tenure): (Opening, Tenure),
+) -> Result<(), OpenError> {
+    let Create { data_shards: data, parity_shards: parity, size_bytes, .. } = *create;
+    let shape = Shape::new(data, parity).map_err(|_| OpenError::Shards { data, parity })?;
+    let chain = ChainEnd { sequence: 1, tag: [0; 16] };
+    let superblock = Superblock {
+        uuid: options.uuid,
+        shape,
+        version: 0,
+        opening,
+        size_bytes,
+        policy: create.policy,
+        allow_degraded: create.allow_degraded,
+        shared_domains: create.shared_domains,
+        closed: true,
+        journal_bytes: create.journal_bytes,
+        lease_ns: create.lease_ns,
+        root: Root::empty(size_bytes / BLOCK_BYTES as u64),
+        frontier: Link::default(),
+        frontier_write: 0,
+        journal: JournalAnchor { heads: Vec::new(), position: 0, chain },
+        nodes: options.nodes.clone(),
+        slots: place_slots(shape, &options.nodes, create.shared_domains)?,
+        openings: Vec::new(),
+        snapshots: Vec::new(),
+        deletes: Vec::new(),
+        base: None,
+    };
+    start(engine, options, superblock, (opening, tenure)).await
+}
+
+/// Goes on with a volume that is there: maps the nodes that it knows to those that were given.
+async fn resume(
+    engine: &Rc<Engine>,
+    options: &OpenOptions,
+    mut superblock: Superblock,
+    (opening, tenure): (Opening, Tenure),
+) -> Result<(), OpenError> {
+    let mut nodes = options.nodes.clone();
+    let mut renamed: Vec<NodeIndex> = Vec::new();
+    for known in &superblock.nodes {
+        let position = nodes.iter().position(|node| node.id == known.id);
+        let position = position.unwrap_or_else(|| {
+            // It was not given: it counts as down.
+            nodes.push(known.clone());
+            nodes.len() - 1
+        });
+        renamed.push(NodeIndex::try_from(position).unwrap_or(NodeIndex::MAX));
+    }
+    let rename = |list: &mut Vec<NodeIndex>| {
+        list.iter_mut().for_each(|node| {
+            *node = renamed.get(usize::from(*node)).copied().unwrap_or(NodeIndex::MAX);
+        });
+    };
+    rename(&mut superblock.slots);
+    rename(&mut superblock.journal.heads);
+    superblock.nodes = nodes;
+    check_nodes(&superblock.nodes)?;
+    start(engine, options, superblock, (opening, tenure)).await
+}
+
+/// From a superblock to a volume that serves.
+async fn start(
+    engine: &Rc<Engine>,
+    options: &OpenOptions,
+    superblock: Superblock,
+    (opening, tenure): (Opening, Tenure),
+) -> Result<(), OpenError> {
+    let is_new = superblock.version == 0;
+    let deaf = tenure.deaf.clone();
+    engine.begin(first_state(options, superblock.clone(), (opening, tenure))?);
+    engine.with(|state| state.count_nodes(&deaf, is_new))?;
+    load_usage(engine).await?;
+    let recovered = (superblock.frontier, superblock.frontier_write);
+    let (frontier, last_write) =
+        if is_new { recovered } else { engine.roll_forward(&superblock).await? };
+    let old_keys = keys_for(&options.key, superblock.uuid, superblock.opening);
+    let replay = engine.read_journal(&superblock, (&old_keys, last_write)).await;
+    if !journal_suffices(&superblock, replay.read) && !options.accept_loss {
+        return Err(OpenError::JournalLost);
+    }
+    engine.with(|state| state.take_log(opening, (frontier, last_write)));
+    tasks::spawn_writers(engine);
+    engine.replay(replay.groups).await?;
+    engine.close_batch();
+    let last_write = engine.with(|state| state.overlay.last_write());
+    engine.written_through(last_write).await.map_err(map_error)?;
+    let anchor = engine.open_heads(replay.end).await;
+    let dirty = engine.with(|state| state.map.is_dirty());
+    let name = |state: &mut State, next: &mut Superblock| {
+        next.journal = anchor.clone();
+        next.closed = false;
+        if !dirty {
+            next.frontier = state.log.frontier;
+            next.frontier_write = state.log.frontier_write;
+        }
+    };
+    if dirty {
+        engine.checkpoint(name).await.map_err(map_error)?;
+    } else {
+        engine.update_superblock(name).await.map_err(map_error)?;
+    }
+    engine.begin_journal(anchor).await;
+    tasks::spawn_servers(engine);
+    Ok(())
+}
+
+async fn load_usage(engine: &Rc<Engine>) -> Result<(), OpenError> {
+    loop {
+        match engine.with(|state| state.map.load_usage()) {
+            Ok(()) => return Ok(()),
+            Err(MapError::Missing(pages)) => engine.load_pages(pages).await.map_err(map_error)?,
+            Err(_) => return Err(OpenError::MapLost { segment: 0 }),
+        }
+    }
+}
+
+fn first_state(
+    options: &OpenOptions,
+    superblock: Superblock,
+    (opening, tenure): (Opening, Tenure),
+) -> Result<State, OpenError> {
+    let shape = superblock.shape;
+    let lost = || OpenError::MapLost { segment: 0 };
+    let blocks = superblock.size_bytes / BLOCK_BYTES as u64;
+    let keys = keys_for(&options.key, superblock.uuid, opening);
+    let codec = Arc::new(Codec::new(shape.data_shards(), shape.parity_shards()));
+    let log = Log::new(
+        Arc::clone(keys.segment()),
+        (Arc::clone(&codec), shape),
+        (superblock.frontier, superblock.frontier_write),
+        superblock.frontier.sequence + 1,
+    );
+    let own = superblock.uuid;
+    let key_of = |uuid| if uuid == own { Some(options.key.clone()) } else { None };
+    let map = Map::from_root(&superblock.root, blocks, options.limits.map_bytes);
+    Ok(State {
+        shape,
+        codec,
+        volume_key: options.key.clone(),
+        keys,
+        openings: Openings::new(&superblock.openings, key_of).ok_or_else(lost)?,
+        limits: options.limits,
+        nodes: NodeTable::new(shape, superblock.nodes.clone(), superblock.slots.clone()),
+        given: options.nodes.len(),
+        overlay: Overlay::new(1, 2, superblock.frontier_write),
+        to_seal: VecDeque::new(),
+        log,
+        journal: Journal::new(Vec::new(), 0, 0, ChainEnd { sequence: 1, tag: [0; 16] }),
+        map: map.map_err(|_| lost())?,
+        applying: false,
+        freezing: false,
+        cache: Cache::new(options.limits.cache_bytes),
+        size_bytes: superblock.size_bytes,
+        superblock,
+        superblock_busy: false,
+        lease: tenure.lease,
+        proposer: tenure.proposer,
+        queue: VecDeque::new(),
+        queue_busy: false,
+        flushes: Flushes::default(),
+        commands: VecDeque::new(),
+        closing: false,
+        open_since_ns: None,
+        repair: None,
+        scrub: None,
+        segments_lost: 0,
+        counters: Counters::default(),
+    })
+}
+
+impl State {
+    /// Notes which nodes don't answer, and refuses if they are too many.
+    fn count_nodes(
+        &mut self,
+        deaf: &[(NodeIndex, NodeError)],
+        is_new: bool,
+    ) -> Result<(), OpenError> {
+        for (node, error) in deaf {
+            self.nodes.set_down(*node, *error, 0, false);
+        }
+        for node in self.given..self.nodes.len() {
+            let node = NodeIndex::try_from(node).unwrap_or(NodeIndex::MAX);
+            self.nodes.set_down(node, NodeError::Unavailable, 0, true);
+        }
+        let keepers = self.keepers();
+        let reachable = keepers.iter().filter(|node| self.nodes.is_usable(**node)).count();
+        let wanted = if is_new { keepers.len() } else { self.copies_needed() };
+        if reachable < wanted {
+            let reason = deaf.first().map(|(_, error)| *error);
+            return Err(too_few(reachable, keepers.len(), (wanted, reason)));
+        }
+        Ok(())
+    }
+
+    /// The log of this opening, behind what was recovered.
+    fn take_log(&mut self, opening: Opening, (frontier, last_write): (Link, u64)) {
+        let first_sequence = frontier.sequence + WINDOW;
+        let keys = Arc::clone(self.keys.segment());
+        let past = PastOpening { first_sequence, uuid: self.superblock.uuid, opening };
+        self.openings.push(past, Arc::clone(&keys));
+        let code = (Arc::clone(&self.codec), self.shape);
+        self.log = Log::new(keys, code, (frontier, last_write), first_sequence);
+        let blocks_max = self.limits.unsealed_bytes / BLOCK_BYTES;
+        self.overlay = Overlay::new(usize::from(self.segment_blocks()), blocks_max, last_write);
+    }
 }

@@ -144,7 +144,7 @@ pub struct Randomness {
     /// The salt of this opening's keys.
     pub salt: [u8; 32],
     /// The name of this opening as a proposer of the register.
-    pub proposer: [u8; 16],
+    pub proposer: [u8; 24],
 }
 
 /// Why a volume can't be made or opened.
@@ -270,6 +270,9 @@ pub enum OpenError {
         /// The segment.
         segment: u64,
     },
+    /// The register can't be changed.
+    #[error("{0}")]
+    Register(String),
     /// The nodes have no room to open the volume.
     #[error("no space left on the volume's nodes")]
     NoSpace,

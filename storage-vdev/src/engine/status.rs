@@ -1,8 +1,10 @@
 //! How a volume is: what a person, a metric and a policy ask.
 
 use super::options::Policy;
+use super::state::{Engine, State};
+use crate::geometry::BLOCK_BYTES;
 use crate::keys::Uuid;
-use crate::node::NodeError;
+use crate::node::{NodeError, NodeIndex};
 
 /// How a volume is. Costs no I/O.
 #[derive(Debug, Clone, PartialEq)]
@@ -125,4 +127,89 @@ pub struct Counters {
     pub checkpoints: u64,
     /// Units or heads that failed their check.
     pub damaged: u64,
+}
+
+impl Engine {
+    /// How the volume is. `names` are what the nodes are called now.
+    pub(super) fn status(&self, names: &[String]) -> Status {
+        let stopped = self.stopped.borrow().clone();
+        self.with(|state| state.status(names, stopped))
+    }
+}
+
+impl State {
+    fn status(&self, names: &[String], stopped: Option<super::RequestError>) -> Status {
+        let shape = self.shape;
+        let k = u32::from(shape.data_shards());
+        let usage = self.map.usage();
+        let mut missing = vec![0u64; self.nodes.len()];
+        let mut redundancy = Some(u32::from(shape.parity_shards()));
+        let (mut degraded, mut to_repair) = (0, 0);
+        for (sequence, segment) in usage.from(0).filter(|(_, segment)| segment.blocks > 0) {
+            let usable = self.readable_shards(sequence, segment.present);
+            redundancy = redundancy.min(usable.count_ones().checked_sub(k));
+            let absent = (0..shape.shards()).filter(|shard| segment.present >> shard & 1 == 0);
+            let mut any = false;
+            for shard in absent {
+                any = true;
+                to_repair += 1;
+                let holder = usize::from(self.nodes.holder(sequence, shard));
+                missing.get_mut(holder).into_iter().for_each(|count| *count += 1);
+            }
+            degraded += u64::from(any);
+        }
+        let block = BLOCK_BYTES as u64;
+        let headroom = self.headroom_blocks();
+        let nodes = self.nodes.iter().zip(missing);
+        Status {
+            uuid: self.superblock.uuid,
+            size_bytes: self.size_bytes,
+            data_shards: shape.data_shards(),
+            parity_shards: shape.parity_shards(),
+            epoch: self.epoch(),
+            policy: self.superblock.policy,
+            policy_degraded: self.is_degraded(),
+            redundancy: redundancy.filter(|_| self.segments_lost == 0),
+            redundancy_wanted: u32::from(shape.parity_shards()),
+            nodes: nodes.map(|((node, _), missing)| self.node(node, names, missing)).collect(),
+            unflushed_bytes: self.overlay.unflushed_blocks() as u64 * block,
+            journal_bytes: self.journal.used_bytes(),
+            unsealed_bytes: self.overlay.blocks() as u64 * block,
+            segments: usage.len() as u64,
+            segments_degraded: degraded,
+            segments_lost: self.segments_lost,
+            shards_to_repair: to_repair,
+            live_bytes: usage.live_blocks() * block,
+            stored_bytes: usage.stored_blocks() * block,
+            free_bytes: self.free_blocks().map(|free| free.saturating_sub(headroom) * block),
+            repair: self.repair,
+            scrub: self.scrub,
+            stopped,
+            counters: self.counters,
+        }
+    }
+
+    /// The shards of a segment that are there, on nodes that are up.
+    pub(super) fn readable_shards(&self, sequence: u64, present: u32) -> u32 {
+        let shards = 0..self.shape.shards();
+        let usable =
+            shards.filter(|shard| self.nodes.is_usable(self.nodes.holder(sequence, *shard)));
+        usable.fold(0, |all, shard| all | 1 << shard) & present
+    }
+
+    fn node(&self, node: NodeIndex, names: &[String], shards_missing: u64) -> NodeStatus {
+        let entry = self.nodes.get(node);
+        let info = entry.map(|entry| &entry.info);
+        let name = names.get(usize::from(node)).cloned();
+        let slots = (0..).zip(self.nodes.slots()).filter(|(_, holder)| **holder == node);
+        NodeStatus {
+            name: name.unwrap_or_else(|| info.map(|info| info.name.clone()).unwrap_or_default()),
+            domain: info.map(|info| info.domain.clone()).unwrap_or_default(),
+            state: entry.map_or(NodeState::Down(NodeError::Unavailable), |entry| entry.state),
+            slots: slots.map(|(slot, _)| slot).collect(),
+            is_head: self.journal.heads.contains(&node),
+            shards_missing,
+            free_bytes: entry.and_then(|entry| entry.free_bytes),
+        }
+    }
 }

@@ -37,17 +37,20 @@ pub(super) struct Driver<N> {
 impl<N: Nodes> Driver<N> {
     /// Runs whatever can run at `now_ns`, until everything waits for a node or for a time.
     pub(super) fn run(&mut self, now_ns: u64) {
+        let runtime = &self.engine.runtime;
+        runtime.set_now(now_ns);
         loop {
-            self.executor.run(&self.engine.runtime, now_ns);
-            while let Some(outgoing) = self.engine.runtime.next_outgoing() {
-                self.nodes.submit(outgoing.node, outgoing.tag, outgoing.request);
-            }
+            // Answers first: what has come in time is in time, however late we are.
             while let Some(completion) = self.nodes.poll(now_ns) {
-                self.engine.runtime.complete(completion);
+                runtime.complete(completion);
             }
             self.engine.note_finished();
-            if !self.engine.runtime.has_work() {
+            self.executor.run(runtime);
+            if !runtime.has_outgoing() {
                 break;
+            }
+            while let Some(outgoing) = runtime.next_outgoing() {
+                self.nodes.submit(outgoing.node, outgoing.tag, outgoing.request);
             }
         }
     }
@@ -65,13 +68,20 @@ impl<N: Nodes> Volume<N> {
     /// Begins to open (or make) the volume on `nodes`.
     #[must_use]
     pub fn open(nodes: N, options: OpenOptions, random: Randomness) -> Opening<N> {
-        let engine = Engine::new(&options);
+        let engine: Rc<Engine> = Rc::default();
         let outcome = Rc::new(Cell::new(None));
         let (task_engine, task_outcome) = (Rc::clone(&engine), Rc::clone(&outcome));
         engine.runtime.spawn(async move {
             task_outcome.set(Some(open(&task_engine, options, random).await));
         });
         Opening { driver: Some(Driver { nodes, executor: Executor::default(), engine }), outcome }
+    }
+
+    /// Whether a write of `len` bytes would be taken at once. While it would not be, each
+    /// submission costs a copy of its data that waits.
+    #[must_use]
+    pub fn takes_write(&self, len: u64) -> bool {
+        self.driver.engine.takes_write(len)
     }
 
     /// Reads into `buffer` (whole sectors) from byte `offset`; the completion gives it back.
@@ -157,11 +167,12 @@ impl<N: Nodes> Volume<N> {
         self.driver.engine.uuid()
     }
 
-    /// How the volume is. No I/O.
+    /// How the volume is. No I/O, but a walk over all segments.
     #[must_use]
     pub fn status(&self) -> Status {
-        let names = (0..self.driver.nodes.count()).map(|node| self.driver.nodes.name(node as u8));
-        self.driver.engine.status(names.collect())
+        let indexes = (0..self.driver.nodes.count()).map_while(|node| u8::try_from(node).ok());
+        let names: Vec<String> = indexes.map(|node| self.driver.nodes.name(node)).collect();
+        self.driver.engine.status(&names)
     }
 
     /// The nodes.

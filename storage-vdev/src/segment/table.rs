@@ -185,6 +185,25 @@ fn parse_entry(word: u64, words: &mut impl Iterator<Item = u64>) -> Option<Entry
     }
 }
 
+/// As [`open_unit`], from a unit that stays as it is into `block`.
+///
+/// # Errors
+/// As [`open_unit`]; `block` is garbage then. Also if `block` is not a block long.
+pub fn open_unit_into(
+    keys: &SegmentKeys,
+    at: (u64, u16),
+    place: Place,
+    unit: &[u8],
+    block: &mut [u8],
+) -> Result<(), NotAuthentic> {
+    let (sealed, tag) = unit.split_last_chunk::<UNIT_TAG_BYTES>().ok_or(NotAuthentic)?;
+    if sealed.len() != BLOCK_BYTES || block.len() != BLOCK_BYTES {
+        return Err(NotAuthentic);
+    }
+    block.copy_from_slice(sealed);
+    keys.open_block(at, place.bytes(), block, *tag)
+}
+
 /// Opens the unit of block `index` of segment `sequence`, which must be `place`, and leaves the
 /// block's [`BLOCK_BYTES`] in `unit`.
 ///

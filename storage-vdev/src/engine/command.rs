@@ -1,0 +1,78 @@
+//! Commands, one after the other; and closing.
+
+use std::rc::Rc;
+
+use super::request::{Command, Output, RequestError, RequestId};
+use super::state::Engine;
+use crate::register::Edit;
+
+/// Carries out commands, for ever.
+pub(super) async fn commander(engine: Rc<Engine>) {
+    loop {
+        let next = || match engine.check_running() {
+            Err(_) => Some(None),
+            Ok(()) => engine.with(|state| state.commands.pop_front()).map(Some),
+        };
+        let next = engine.events.upkeep.until(&engine.runtime, next).await;
+        let Some((id, command)) = next else { return };
+        let result = engine.command(command).await;
+        engine.complete(id, result);
+    }
+}
+
+impl Engine {
+    pub(super) fn submit_command(&self, id: RequestId, command: Command) {
+        if let Err(error) = self.check(0, 0) {
+            return self.complete(id, Err(error));
+        }
+        self.with(|state| state.commands.push_back((id, command)));
+        self.events.upkeep.announce(&self.runtime);
+    }
+
+    async fn command(self: &Rc<Self>, command: Command) -> Result<Output, RequestError> {
+        match command {
+            Command::Checkpoint => {
+                self.checkpoint(|_, _| {}).await?;
+                Ok(Output::Done)
+            }
+            _ => Err(RequestError::Refused("this command is not known")),
+        }
+    }
+
+    pub(super) fn submit_close(self: &Rc<Self>, id: RequestId) {
+        if let Err(error) = self.check(0, 0) {
+            return self.complete(id, Err(error));
+        }
+        self.with(|state| state.closing = true);
+        let engine = Rc::clone(self);
+        self.runtime.spawn(async move {
+            let result = engine.close().await;
+            engine.complete(id, result.map(|()| Output::Done));
+            engine.stop(RequestError::Closed);
+        });
+    }
+
+    /// Everything into segments, the map into a checkpoint, and the volume given up.
+    async fn close(self: &Rc<Self>) -> Result<(), RequestError> {
+        self.queue_is_empty().await?;
+        self.close_batch();
+        let last_write = self.with(|state| state.overlay.last_write());
+        self.written_through(last_write).await?;
+        self.settle_flushes();
+        self.checkpoint(|state, next| {
+            next.closed = state.log.frontier_write == state.overlay.last_write();
+        })
+        .await?;
+        let epoch = self.with(|state| state.epoch());
+        let release = Edit::Release { epoch, superblock: None };
+        self.change_register(release).await
+    }
+
+    async fn queue_is_empty(&self) -> Result<(), RequestError> {
+        let empty = || match self.check_running() {
+            Err(error) => Some(Err(error)),
+            Ok(()) => self.with(|state| state.queue.is_empty()).then_some(Ok(())),
+        };
+        self.events.queue.until(&self.runtime, empty).await
+    }
+}
