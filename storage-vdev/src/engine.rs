@@ -33,6 +33,7 @@ mod nodes;
 mod open;
 mod openings;
 mod options;
+mod outline;
 mod overlay;
 mod place;
 mod read;
@@ -51,6 +52,7 @@ pub use options::{
     Create, Holder, JOURNAL_BYTES_MIN, Limits, NodeInfo, OpenError, OpenOptions, Policy,
     Randomness, TakeOver,
 };
+pub use outline::Outline;
 pub use request::{
     Command, Completion, Extent, Output, Report, RequestError, RequestId, SnapshotInfo,
 };

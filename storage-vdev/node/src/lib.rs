@@ -3,7 +3,9 @@
 //!
 //! The volume itself, the codec, the formats and the shard protocol are in `storage-vdev`.
 
+pub mod heal;
 pub mod nbd;
+pub mod redis;
 pub mod served;
 pub mod server;
 mod socket_file;

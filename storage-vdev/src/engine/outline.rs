@@ -36,7 +36,7 @@ impl Outline {
     /// Reads a superblock; `None` if it is damaged or of another version.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let (superblock, _) = Superblock::parse_unproven(bytes).ok()?;
+        let (superblock, ..) = Superblock::parse_unproven(bytes).ok()?;
         let openings = superblock.openings.iter();
         let deletes = superblock.deletes.iter();
         Some(Self {

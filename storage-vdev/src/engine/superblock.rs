@@ -194,9 +194,22 @@ impl Superblock {
 
     /// Reads a superblock and checks its CRC, version and MAC, in this order.
     pub(super) fn parse(bytes: &[u8], volume_key: &VolumeKey) -> Result<Self, SuperblockError> {
+        let (superblock, signed, mac) = Self::parse_unproven(bytes)?;
+        let keys = keys_for(volume_key, superblock.uuid, superblock.opening);
+        if keys.superblock_is_authentic(signed, mac) {
+            Ok(superblock)
+        } else {
+            Err(SuperblockError::Forged)
+        }
+    }
+
+    /// Reads a superblock without the key: checks its CRC and version, and returns what the MAC is
+    /// over and the MAC.
+    pub(super) fn parse_unproven(bytes: &[u8]) -> Result<(Self, &[u8], &[u8]), SuperblockError> {
         let end = bytes.len().checked_sub(CRC_BYTES).ok_or(SuperblockError::Corrupt)?;
         let body = end.checked_sub(MAC_BYTES).ok_or(SuperblockError::Corrupt)?;
         let signed = bytes.get(..body).ok_or(SuperblockError::Corrupt)?;
+        let mac = bytes.get(body..end).ok_or(SuperblockError::Corrupt)?;
         let crc = crc32c::crc32c(bytes.get(..end).unwrap_or_default());
         if !bytes.starts_with(&MAGIC)
             || u32_at(bytes, end) != Some(crc)
@@ -210,13 +223,7 @@ impl Superblock {
             return Err(SuperblockError::Version(version));
         }
         let superblock = Self::read(&mut fields).ok_or(SuperblockError::Corrupt)?;
-        let keys = keys_for(volume_key, superblock.uuid, superblock.opening);
-        let mac = bytes.get(body..end).unwrap_or_default();
-        if keys.superblock_is_authentic(signed, mac) {
-            Ok(superblock)
-        } else {
-            Err(SuperblockError::Forged)
-        }
+        Ok((superblock, signed, mac))
     }
 
     fn read(fields: &mut Reader<'_>) -> Option<Self> {
