@@ -11,6 +11,7 @@ pub mod boot_elf;
 pub mod journal;
 pub mod mesh;
 pub mod mutate;
+pub mod nbd;
 pub mod segment;
 pub mod spec_json;
 pub mod virtqueue;
@@ -33,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "boot_elf", check: boot_elf::check, runs: 20000 },
     Target { name: "journal", check: journal::check, runs: 1000 },
     Target { name: "mesh", check: mesh::check, runs: 800 },
+    Target { name: "nbd", check: nbd::check, runs: 20000 },
     Target { name: "segment", check: segment::check, runs: 2000 },
     Target { name: "spec_json", check: spec_json::check, runs: 10000 },
     Target { name: "virtqueue", check: virtqueue::check, runs: 20000 },

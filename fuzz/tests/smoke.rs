@@ -90,6 +90,11 @@ fn a_member_of_the_mesh_withstands_any_network() {
 }
 
 #[test]
+fn an_nbd_server_withstands_any_client() {
+    smoke("nbd");
+}
+
+#[test]
 fn every_target_has_a_program_for_cargo_fuzz_and_a_corpus() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz_targets");
     let mut programs: Vec<String> = std::fs::read_dir(folder)
