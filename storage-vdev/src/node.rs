@@ -52,6 +52,22 @@ impl fmt::Display for ObjectKey {
     }
 }
 
+impl ObjectKey {
+    /// Reads what `Display` writes, and nothing else.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.strip_prefix("v/")?.split('/');
+        let mut number = |digits: usize| -> Option<u128> {
+            let part = parts.next().filter(|part| part.len() == digits)?;
+            u128::from_str_radix(part, 16).ok()
+        };
+        let volume = number(32)?.to_be_bytes();
+        let (epoch, sequence) = (number(16)? as u64, number(16)? as u64);
+        let key = Self { volume, epoch, sequence, shard: number(2)? as u8 };
+        (key.to_string() == name).then_some(key)
+    }
+}
+
 /// A ballot of the register's consensus: totally ordered, never used by two proposers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ballot {
