@@ -1,0 +1,5 @@
+//! The volume engine over nodes in memory.
+
+mod basics;
+mod harness;
+mod nodes;
