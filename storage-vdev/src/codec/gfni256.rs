@@ -93,10 +93,8 @@ unsafe fn block<const ROWS: usize, const UNROLL: usize>(
     if sources.len() <= 2 * ROWS {
         for output in outputs {
             for i in (0..UNROLL).step_by(64 / LANE) {
-                // SAFETY: a prefetch may be of any address, and reads or writes nothing.
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_T0>(output.wrapping_add(at + AHEAD + i * LANE).cast())
-                };
+                // Of any address: it reads and writes nothing.
+                _mm_prefetch::<_MM_HINT_T0>(output.wrapping_add(at + AHEAD + i * LANE).cast());
             }
         }
     }
