@@ -233,16 +233,16 @@ impl Map {
         }
     }
 
-    /// Makes this map, whose root is a snapshot's, that of the volume rolled back to it: segments
-    /// that `now` has and that came after `frontier`, the snapshot's last one, hold nothing any
-    /// more. The volume keeps the size that it has now.
+    /// Makes this map, whose root is a snapshot's, that of the volume rolled back to it; `now` is
+    /// the volume's map. Segments that came later hold nothing any more, and the volume keeps the
+    /// size that it has now. A checkpoint must be durable before anything else is.
     ///
     /// # Errors
     /// [`MapError::Missing`], [`MapError::OutOfRange`].
-    pub fn roll_back(&mut self, now: &Map, frontier: u64) -> Result<(), MapError> {
+    pub fn roll_back(&mut self, now: &Map) -> Result<(), MapError> {
         self.load_usage()?;
         self.tree.grow(now.tree.blocks)?;
-        self.usage.roll_back(&now.usage, frontier);
+        self.usage.roll_back(&now.usage);
         Ok(())
     }
 }

@@ -274,16 +274,18 @@ impl Pages {
 
     /// A page that can go and wasn't used since the hand last came by.
     fn victim(&mut self) -> Option<PageAddress> {
-        let after = self.slots.range_mut((Bound::Excluded(self.hand), Bound::Unbounded));
-        for (address, slot) in after.take(EVICTION_STEPS) {
-            self.hand = *address;
-            let evictable = slot.state == State::Clean && slot.children == 0;
-            if evictable && !std::mem::replace(&mut slot.used, false) {
-                return Some(*address);
+        for _ in 0..2 {
+            let after = self.slots.range_mut((Bound::Excluded(self.hand), Bound::Unbounded));
+            for (address, slot) in after.take(EVICTION_STEPS) {
+                self.hand = *address;
+                let evictable = slot.state == State::Clean && slot.children == 0;
+                if evictable && !std::mem::replace(&mut slot.used, false) {
+                    return Some(*address);
+                }
             }
-        }
-        if self.slots.last_key_value().is_none_or(|(last, _)| *last <= self.hand) {
-            self.hand = PageAddress::map(0, 0);
+            if self.slots.last_key_value().is_none_or(|(last, _)| *last <= self.hand) {
+                self.hand = PageAddress::map(0, 0);
+            }
         }
         None
     }

@@ -287,18 +287,14 @@ impl Usage {
     }
 
     /// Makes this table, which was read from a snapshot's root, that of the volume rolled back to
-    /// the snapshot. `now` is the volume's table, `frontier` the snapshot's last segment. Segments
-    /// that came later are dead, but they are there and must be deleted some time.
-    pub(super) fn roll_back(&mut self, now: &Usage, frontier: u64) {
+    /// the snapshot. `now` is the volume's table. Segments that the snapshot doesn't know hold
+    /// nothing any more, but they are there and must be deleted some time.
+    pub(super) fn roll_back(&mut self, now: &Usage) {
         for (sequence, segment) in &now.segments {
-            let live = match self.segments.get(sequence) {
-                Some(then) if *sequence <= frontier => then.live,
-                _ => 0,
-            };
-            let known = self.segments.get(sequence).map_or(0, |then| then.blocks);
+            let then = self.segments.get(sequence).copied().unwrap_or_default();
             self.stored_blocks += u64::from(segment.blocks);
-            self.stored_blocks -= u64::from(known);
-            self.put(*sequence, Some(Segment { live, ..*segment }));
+            self.stored_blocks -= u64::from(then.blocks);
+            self.put(*sequence, Some(Segment { live: then.live, ..*segment }));
         }
     }
 }
