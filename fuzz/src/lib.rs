@@ -13,6 +13,9 @@ pub mod mesh;
 pub mod mutate;
 pub mod nbd;
 pub mod segment;
+pub mod shard_handshake;
+pub mod shard_request;
+pub mod shard_response;
 pub mod spec_json;
 pub mod virtqueue;
 
@@ -36,6 +39,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "mesh", check: mesh::check, runs: 800 },
     Target { name: "nbd", check: nbd::check, runs: 20000 },
     Target { name: "segment", check: segment::check, runs: 2000 },
+    Target { name: "shard_handshake", check: shard_handshake::check, runs: 500 },
+    Target { name: "shard_request", check: shard_request::check, runs: 500 },
+    Target { name: "shard_response", check: shard_response::check, runs: 500 },
     Target { name: "spec_json", check: spec_json::check, runs: 10000 },
     Target { name: "virtqueue", check: virtqueue::check, runs: 20000 },
 ];

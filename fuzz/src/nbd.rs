@@ -175,7 +175,7 @@ fn carry_out(operation: &Operation<'_>, read_only: bool) -> Result<Answer, Failu
         Operation::Read { len, .. } => Ok(Answer::Bytes(vec![0x5a; len as usize])),
         Operation::Extents { len, .. } => {
             let half = len / 2;
-            let extent = |len, hole| Extent { len, hole };
+            let extent = |len, allocated| Extent { len, allocated };
             Ok(Answer::Extents(vec![extent(half, true), extent(len - half, false)]))
         }
         _ => Ok(Answer::Done),

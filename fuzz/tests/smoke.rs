@@ -109,3 +109,18 @@ fn every_target_has_a_program_for_cargo_fuzz_and_a_corpus() {
         corpus(target);
     }
 }
+
+#[test]
+fn a_shard_server_withstands_any_client() {
+    smoke("shard_request");
+}
+
+#[test]
+fn a_shard_client_withstands_any_node() {
+    smoke("shard_response");
+}
+
+#[test]
+fn a_shard_handshake_withstands_any_change() {
+    smoke("shard_handshake");
+}
