@@ -6,9 +6,17 @@
 //! so this is the only file of the faces that calls the volume.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::os::fd::BorrowedFd;
 
-use storage_vdev::{Completion, RequestError, RequestId, Store, Volume};
+use rustix::event::{PollFd, PollFlags};
+pub use storage_vdev::engine::Extent;
+use storage_vdev::engine::{
+    Completion, OpenError, Opening, Output, RequestError, RequestId, Volume,
+};
+use storage_vdev::node::Nodes;
+
+use crate::wait::{now_ns, wait};
 
 /// The granularity of all requests.
 pub const SECTOR_BYTES: u64 = storage_vdev::SECTOR_BYTES;
@@ -88,35 +96,36 @@ pub enum Answer {
     Extents(Vec<Extent>),
 }
 
-/// A stretch of a volume that is of one kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// Its bytes.
-    pub len: u64,
-    /// Whether it is a hole: takes up no space and reads as zeroes.
-    pub hole: bool,
-}
-
 /// Why a volume didn't do what it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// Not whole sectors inside the volume.
     #[error("not whole sectors inside the volume")]
     Range,
-    /// The bytes are lost, or the volume can't promise durability any more.
-    #[error("the volume failed")]
+    /// The volume's nodes are full. Nothing is lost.
+    #[error("no space left on the volume's nodes")]
+    NoSpace,
+    /// The volume is open for reading only.
+    #[error("the volume is open for reading only")]
+    ReadOnly,
+    /// The bytes are lost, or too few nodes can be reached.
+    #[error("the volume's nodes failed")]
     Io,
-    /// The volume has stopped.
+    /// The volume was closed or taken over.
     #[error("the volume has stopped")]
     Stopped,
 }
 
-impl From<RequestError> for Failure {
-    fn from(error: RequestError) -> Self {
+impl From<&RequestError> for Failure {
+    fn from(error: &RequestError) -> Self {
         match error {
             RequestError::Range { .. } => Self::Range,
-            RequestError::Lost { .. } => Self::Io,
-            RequestError::Stopped => Self::Stopped,
+            RequestError::NoSpace => Self::NoSpace,
+            RequestError::ReadOnly => Self::ReadOnly,
+            RequestError::Stale { .. } | RequestError::LeaseExpired | RequestError::Closed => {
+                Self::Stopped
+            }
+            _ => Self::Io,
         }
     }
 }
@@ -124,7 +133,7 @@ impl From<RequestError> for Failure {
 /// An operation that is not answered yet.
 #[derive(Debug)]
 struct Pending<T> {
-    context: T,
+    context: Option<T>,
     then: Then,
 }
 
@@ -134,6 +143,7 @@ enum Then {
     Answer,
     AnswerBytes,
     AnswerHint,
+    Close,
     /// A flush makes it durable.
     Flush,
     /// More zeroes follow.
@@ -153,102 +163,130 @@ pub struct Finished<T> {
     pub result: Result<Answer, Failure>,
 }
 
+/// How long closing may wait for nodes.
+const CLOSE_NS: u64 = 30_000_000_000;
+
+/// Waits until a volume is open.
+///
+/// # Errors
+/// The system's, if it can't even wait; and why the volume can't be opened.
+pub fn open<N: Nodes>(mut opening: Opening<N>) -> io::Result<Result<Volume<N>, OpenError>> {
+    loop {
+        if let Some(outcome) = opening.poll(now_ns()) {
+            return Ok(outcome);
+        }
+        let ready = opening.ready_fd();
+        let mut sources: Vec<_> = ready.into_iter().map(readable).collect();
+        wait(&mut sources, opening.deadline_ns())?;
+    }
+}
+
+fn readable(fd: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::from_borrowed_fd(fd, PollFlags::IN)
+}
+
 /// A volume in use by a face that keeps a `T` for each request.
-#[derive(Debug)]
-pub struct Served<S, T> {
-    volume: Volume<S>,
+pub struct Served<N, T> {
+    volume: Volume<N>,
     next_id: RequestId,
     pending: HashMap<RequestId, Pending<T>>,
     finished: VecDeque<Finished<T>>,
+    /// How closing ended.
+    closed: Option<Result<(), Failure>>,
     spare: Vec<Vec<u8>>,
     spare_bytes: usize,
     zeroes: Vec<u8>,
 }
 
-impl<S: Store, T> Served<S, T> {
+impl<N, T> std::fmt::Debug for Served<N, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Served").field("pending", &self.pending.len()).finish_non_exhaustive()
+    }
+}
+
+impl<N: Nodes, T> Served<N, T> {
     /// Serves `volume`, which nothing else uses from now on.
     #[must_use]
-    pub fn new(volume: Volume<S>) -> Self {
+    pub fn new(volume: Volume<N>) -> Self {
         Self {
             volume,
             next_id: 0,
             pending: HashMap::new(),
             finished: VecDeque::new(),
+            closed: None,
             spare: Vec::new(),
             spare_bytes: 0,
             zeroes: Vec::new(),
         }
     }
 
-    /// The volume's size, a multiple of 4096.
+    /// The volume's size, a multiple of 4096. It may grow.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.volume.geometry().size_bytes()
+        self.volume.size_bytes()
     }
 
     /// The volume, for its status.
     #[must_use]
-    pub fn volume(&self) -> &Volume<S> {
+    pub fn volume(&self) -> &Volume<N> {
         &self.volume
-    }
-
-    /// How many operations are not answered yet.
-    #[must_use]
-    pub fn outstanding(&self) -> usize {
-        self.pending.len() + self.finished.len()
     }
 
     /// Starts an operation; [`Served::poll`] gives `context` back with its result.
     pub fn submit(&mut self, context: T, operation: Operation<'_>) {
         match operation {
             Operation::Read { offset, len } => {
-                let id = self.enter(context, Then::AnswerBytes);
+                let id = self.enter(Some(context), Then::AnswerBytes);
                 let buffer = self.buffer(len as usize);
                 self.volume.submit_read(id, offset, buffer);
             }
             Operation::Prefetch { offset, len } => {
-                let id = self.enter(context, Then::AnswerHint);
+                let id = self.enter(Some(context), Then::AnswerHint);
                 let buffer = self.buffer(len as usize);
                 self.volume.submit_read(id, offset, buffer);
             }
             Operation::Write { offset, data, durable } => {
-                let id = self.enter(context, Then::after(durable));
-                self.volume.submit_write(id, offset, data);
+                let id = self.enter(Some(context), Then::Answer);
+                if durable {
+                    self.volume.submit_write_fua(id, offset, data);
+                } else {
+                    self.volume.submit_write(id, offset, data);
+                }
             }
             Operation::Flush => {
-                let id = self.enter(context, Then::Answer);
+                let id = self.enter(Some(context), Then::Answer);
                 self.volume.submit_flush(id);
             }
             Operation::Discard { offset, len, durable } => {
-                let id = self.enter(context, Then::after(durable));
+                let id = self.enter(Some(context), Then::after(durable));
                 self.volume.submit_discard(id, offset, len);
             }
             Operation::Zero { offset, len, durable, allocate: false } => {
-                let id = self.enter(context, Then::after(durable));
+                let id = self.enter(Some(context), Then::after(durable));
                 self.volume.submit_write_zeroes(id, offset, len);
             }
             Operation::Zero { offset, len, durable, allocate: true } => {
                 let inside = offset.checked_add(len).is_some_and(|end| end <= self.size_bytes());
                 if inside {
-                    self.write_zeroes(context, offset, len, durable);
+                    self.write_zeroes(Some(context), offset, len, durable);
                 } else {
                     self.finished.push_back(Finished { context, result: Err(Failure::Range) });
                 }
             }
-            Operation::Extents { len, .. } => {
-                let answer = Answer::Extents(vec![Extent { len, hole: false }]);
-                self.finished.push_back(Finished { context, result: Ok(answer) });
+            Operation::Extents { offset, len } => {
+                let id = self.enter(Some(context), Then::Answer);
+                self.volume.submit_block_status(id, offset, len);
             }
         }
     }
 
-    /// The next finished operation, if there is one by now.
-    pub fn poll(&mut self, _now_ns: u64) -> Option<Finished<T>> {
+    /// The next finished operation, if there is one by now (`now_ns`: CLOCK_BOOTTIME).
+    pub fn poll(&mut self, now_ns: u64) -> Option<Finished<T>> {
         loop {
             if let Some(finished) = self.finished.pop_front() {
                 return Some(finished);
             }
-            let completion = self.volume.poll()?;
+            let completion = self.volume.poll(now_ns)?;
             self.complete(completion);
         }
     }
@@ -256,13 +294,13 @@ impl<S: Store, T> Served<S, T> {
     /// A descriptor that is readable when [`Served::poll`] may have something.
     #[must_use]
     pub fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+        self.volume.ready_fd()
     }
 
     /// When [`Served::poll`] wants to be called even if nothing happens (CLOCK_BOOTTIME).
     #[must_use]
     pub fn deadline_ns(&self) -> Option<u64> {
-        None
+        self.volume.deadline_ns()
     }
 
     /// Takes back a buffer from [`Answer::Bytes`].
@@ -273,15 +311,32 @@ impl<S: Store, T> Served<S, T> {
         }
     }
 
-    /// Makes everything durable and stops the volume.
+    /// Makes everything durable and gives the volume up. Waits for it; operations that are not
+    /// answered yet never will be.
     ///
     /// # Errors
     /// What was not flushed before may be lost.
     pub fn close(&mut self) -> Result<(), Failure> {
-        Ok(self.volume.close()?)
+        let id = self.enter(None, Then::Close);
+        self.volume.submit_close(id);
+        let limit_ns = now_ns() + CLOSE_NS;
+        loop {
+            while self.poll(now_ns()).is_some() {}
+            if let Some(closed) = self.closed {
+                return closed;
+            }
+            if now_ns() > limit_ns {
+                return Err(Failure::Io);
+            }
+            let wake_ns = self.deadline_ns().unwrap_or(u64::MAX).min(limit_ns);
+            let mut sources: Vec<_> = self.ready_fd().into_iter().map(readable).collect();
+            if wait(&mut sources, Some(wake_ns)).is_err() {
+                return Err(Failure::Io);
+            }
+        }
     }
 
-    fn enter(&mut self, context: T, then: Then) -> RequestId {
+    fn enter(&mut self, context: Option<T>, then: Then) -> RequestId {
         let id = self.next_id;
         self.next_id += 1;
         self.pending.insert(id, Pending { context, then });
@@ -295,7 +350,7 @@ impl<S: Store, T> Served<S, T> {
         buffer
     }
 
-    fn write_zeroes(&mut self, context: T, offset: u64, len: u64, durable: bool) {
+    fn write_zeroes(&mut self, context: Option<T>, offset: u64, len: u64, durable: bool) {
         let now = len.min(ZEROES_BYTES);
         let then = match len - now {
             0 => Then::after(durable),
@@ -311,24 +366,39 @@ impl<S: Store, T> Served<S, T> {
         let Completion { id, result, buffer } = completion;
         let Some(Pending { context, then }) = self.pending.remove(&id) else { return };
         let answer = match (result, then) {
-            (Err(error), _) => Err(error.into()),
-            (Ok(()), Then::Answer) => Ok(Answer::Done),
-            (Ok(()), Then::AnswerBytes) => Ok(Answer::Bytes(buffer)),
-            (Ok(()), Then::AnswerHint) => {
+            (Err(error), then) => {
+                tracing::debug!(%error, "a request failed");
+                self.recycle(buffer);
+                let failure = Failure::from(&error);
+                if matches!(then, Then::Close) {
+                    self.closed = Some(Err(failure));
+                }
+                Err(failure)
+            }
+            (Ok(Output::Extents(extents)), _) => Ok(Answer::Extents(extents)),
+            (Ok(_), Then::Answer) => Ok(Answer::Done),
+            (Ok(_), Then::AnswerBytes) => Ok(Answer::Bytes(buffer)),
+            (Ok(_), Then::AnswerHint) => {
                 self.recycle(buffer);
                 Ok(Answer::Done)
             }
-            (Ok(()), Then::Flush) => {
+            (Ok(_), Then::Close) => {
+                self.closed = Some(Ok(()));
+                Ok(Answer::Done)
+            }
+            (Ok(_), Then::Flush) => {
                 let id = self.enter(context, Then::Answer);
                 self.volume.submit_flush(id);
                 return;
             }
-            (Ok(()), Then::Zeroes { offset, len, durable }) => {
+            (Ok(_), Then::Zeroes { offset, len, durable }) => {
                 self.write_zeroes(context, offset, len, durable);
                 return;
             }
         };
-        self.finished.push_back(Finished { context, result: answer });
+        // Closing has no context: nobody else waits for it.
+        let finished = context.map(|context| Finished { context, result: answer });
+        self.finished.extend(finished);
     }
 }
 

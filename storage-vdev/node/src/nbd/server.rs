@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 use rustix::event::{PollFd, PollFlags};
-use storage_vdev::{Store, Volume};
+use storage_vdev::engine::Volume;
+use storage_vdev::node::Nodes;
 
 use super::connection::{Connection, Ending};
 use super::export::{Export, NAME_BYTES_MAX};
@@ -55,8 +56,8 @@ struct Caller {
 
 /// An NBD server over volumes.
 #[derive(Debug)]
-pub struct Server<S> {
-    volumes: Vec<Served<S, Caller>>,
+pub struct Server<N> {
+    volumes: Vec<Served<N, Caller>>,
     exports: Vec<Export>,
     listeners: Vec<Listener>,
     connections: BTreeMap<u64, Client>,
@@ -72,10 +73,10 @@ struct Client {
     deadline_ns: Option<u64>,
 }
 
-impl<S: Store> Server<S> {
+impl<N: Nodes> Server<N> {
     /// A server of `volumes`, of which none is offered yet.
     #[must_use]
-    pub fn new(volumes: Vec<Volume<S>>, listeners: Vec<Listener>) -> Self {
+    pub fn new(volumes: Vec<Volume<N>>, listeners: Vec<Listener>) -> Self {
         Self {
             volumes: volumes.into_iter().map(Served::new).collect(),
             exports: Vec::new(),

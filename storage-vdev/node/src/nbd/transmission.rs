@@ -7,7 +7,7 @@ use super::wire::{
     CHUNK_MAGIC, Fields, REQUEST_BYTES, REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, STATE_HOLE_ZERO, chunk,
     command, error, flag,
 };
-use crate::served::{Answer, Failure, Operation, SECTOR_BYTES};
+use crate::served::{Answer, Extent, Failure, Operation, SECTOR_BYTES};
 
 /// The most extents in one answer.
 const EXTENTS_MAX: usize = 4096;
@@ -270,13 +270,15 @@ impl Transmission {
 fn told(failure: Failure) -> Refusal {
     match failure {
         Failure::Range => (error::EINVAL, "not whole sectors inside the volume"),
-        Failure::Io => (error::EIO, "the volume failed"),
+        Failure::NoSpace => (error::ENOSPC, "no space left on the volume's nodes"),
+        Failure::ReadOnly => (error::EPERM, "the volume is open for reading only"),
+        Failure::Io => (error::EIO, "the volume's nodes failed"),
         Failure::Stopped => (error::ESHUTDOWN, "the volume has stopped"),
     }
 }
 
 /// Lengths and states of extents, merged, up to `len` bytes: at least one, at most [`EXTENTS_MAX`].
-fn describe(extents: &[crate::served::Extent], len: u32, one: bool) -> Vec<u8> {
+fn describe(extents: &[Extent], len: u32, one: bool) -> Vec<u8> {
     let mut merged: Vec<(u32, bool)> = Vec::new();
     let (mut left, most) = (len, if one { 1 } else { EXTENTS_MAX });
     for extent in extents {
@@ -285,9 +287,9 @@ fn describe(extents: &[crate::served::Extent], len: u32, one: bool) -> Vec<u8> {
         let full = merged.len() == most;
         match merged.last_mut() {
             _ if part == 0 => {}
-            Some((sum, hole)) if *hole == extent.hole => *sum += part,
+            Some((sum, hole)) if *hole != extent.allocated => *sum += part,
             _ if full => break,
-            _ => merged.push((part, extent.hole)),
+            _ => merged.push((part, !extent.allocated)),
         }
     }
     if merged.is_empty() {

@@ -17,7 +17,8 @@ use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::SocketFlags;
-use storage_vdev::{Store, Volume};
+use storage_vdev::engine::Volume;
+use storage_vdev::node::Nodes;
 use vhost::vhost_user::Listener;
 use vhost_user_backend::{ShutdownHandle, VhostUserDaemon};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
@@ -48,8 +49,8 @@ pub enum DeviceError {
 
 /// A vhost-user-blk device over a volume.
 #[derive(Debug)]
-pub struct Device<S> {
-    served: Served<S, Part>,
+pub struct Device<N> {
+    served: Served<N, Part>,
     listener: UnixListener,
     #[expect(dead_code, reason = "kept to be removed with the device")]
     file: SocketFile,
@@ -67,14 +68,14 @@ struct Connected {
     waiter: JoinHandle<()>,
 }
 
-impl<S: Store> Device<S> {
+impl<N: Nodes> Device<N> {
     /// A device at a unix socket that only its owner may use. `name` is its serial number (the
     /// first 20 bytes of it).
     ///
     /// # Errors
     /// [`DeviceError::SocketFile`].
     pub fn new(
-        volume: Volume<S>,
+        volume: Volume<N>,
         path: &Path,
         name: &str,
         read_only: bool,

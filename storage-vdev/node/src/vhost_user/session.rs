@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-use storage_vdev::Store;
+use storage_vdev::node::Nodes;
 use vhost_user_backend::VringT;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK};
 use virtio_queue::{DescriptorChain, QueueT};
@@ -12,7 +12,7 @@ use vm_memory::{GuestAddressSpace, GuestMemoryLoadGuard, GuestMemoryMmap};
 
 use super::frontend::{Frontend, Memory, QUEUES_MAX, Vring};
 use super::request::{DATA_BYTES_MAX, Refusal, Request, parse};
-use crate::served::{Answer, Failure, Finished, Operation, Served};
+use crate::served::{Answer, Finished, Operation, Served};
 
 /// The most bytes of requests that are with the volume; more wait in the rings.
 const BYTES_MAX: usize = 4 * DATA_BYTES_MAX;
@@ -75,7 +75,7 @@ impl Session {
     }
 
     /// Takes what was kicked, and what waited for room.
-    pub(super) fn take_kicked<S: Store>(&mut self, served: &mut Served<S, Part>) {
+    pub(super) fn take_kicked<N: Nodes>(&mut self, served: &mut Served<N, Part>) {
         let (kicked, vrings) = {
             let mut state = self.frontend.state();
             (std::mem::take(&mut state.kicked), state.vrings.clone())
@@ -91,7 +91,7 @@ impl Session {
     }
 
     /// Takes all requests of a queue that there is room for.
-    fn take<S: Store>(&mut self, queue: usize, vring: &Vring, served: &mut Served<S, Part>) {
+    fn take<N: Nodes>(&mut self, queue: usize, vring: &Vring, served: &mut Served<N, Part>) {
         loop {
             let mut chains = Vec::new();
             let more = {
@@ -125,12 +125,12 @@ impl Session {
         }
     }
 
-    fn start<S: Store>(
+    fn start<N: Nodes>(
         &mut self,
         queue: usize,
         chain: Chain,
         vring: &Vring,
-        served: &mut Served<S, Part>,
+        served: &mut Served<N, Part>,
     ) {
         let id = self.next_request;
         self.next_request += 1;
@@ -149,11 +149,11 @@ impl Session {
     }
 
     /// Reads a request and gives it to the volume.
-    fn submit<S: Store>(
+    fn submit<N: Nodes>(
         &self,
         chain: &Chain,
         part: Part,
-        served: &mut Served<S, Part>,
+        served: &mut Served<N, Part>,
     ) -> Result<Submitted, Refusal> {
         let memory = chain.memory();
         let mut reader = chain.clone().reader(memory).map_err(|_| Refusal::IoError)?;
@@ -218,9 +218,7 @@ impl Session {
         let (status, data) = match result {
             Ok(Answer::Bytes(data)) => (VIRTIO_BLK_S_OK, data.as_slice()),
             Ok(_) if !entry.failed => (VIRTIO_BLK_S_OK, &[][..]),
-            Ok(_) | Err(Failure::Range | Failure::Io | Failure::Stopped) => {
-                (VIRTIO_BLK_S_IOERR, &[][..])
-            }
+            Ok(_) | Err(_) => (VIRTIO_BLK_S_IOERR, &[][..]),
         };
         self.give_back(&entry, status as u8, data, &vring);
     }
