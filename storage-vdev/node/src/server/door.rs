@@ -79,19 +79,16 @@ impl Door {
         let token = epoll::EventData::new_u64(WAKE_TOKEN);
         epoll::add(&epoll, &wake.0, token, epoll::EventFlags::IN).map_err(io::Error::from)?;
         let next_token = listeners.len() as u64;
-        let guests = HashMap::new();
-        let (allowance, refilled_ns) = (0, 0);
-        let (epoll, wake) = (epoll, wake);
         Ok(Self {
             shared,
             stores,
             wake,
             epoll,
             listeners,
-            guests,
+            guests: HashMap::new(),
             next_token,
-            allowance,
-            refilled_ns,
+            allowance: 0,
+            refilled_ns: 0,
         })
     }
 

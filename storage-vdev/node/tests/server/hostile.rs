@@ -148,7 +148,7 @@ fn a_session_that_brings_no_whole_message_ends() {
     let bytes = take(&mut client);
     // A byte now and then is no message.
     let mut sent = 0;
-    let ended = bytes.chunks(1).skip(0).take(400).any(|byte| {
+    let ended = bytes.chunks(1).take(400).any(|byte| {
         sent += 1;
         std::thread::sleep(std::time::Duration::from_millis(10));
         stream.write_all(byte).is_err()

@@ -209,7 +209,7 @@ fn a_node_that_comes_back_is_used_again_when_the_owner_has_a_socket() {
     let socket = Some(served.unix().into());
     let node = SocketNode { name: "a node".into(), config, socket };
     let mut nodes = SocketNodes::new(vec![node], Box::new(reconnect), &[5; 32]).unwrap();
-    let mut ask = |nodes: &mut SocketNodes, tag, request| {
+    let ask = |nodes: &mut SocketNodes, tag, request| {
         nodes.submit(0, tag, request);
         let until = crate::world::now_ns() + 20_000_000_000;
         loop {
