@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::DiskStore;
 use crate::files::{DirectoryError, NodeFile, NodeFiles, RealFile, open_directory};
+use crate::keys::Uuid;
 use crate::node::{NODES_MAX, NodeCompletion, NodeError, NodeIndex, Nodes, Request, Response, Tag};
 use crate::service::{Grants, Handled, NodeOpenError, NodeOptions, NodeService, Ticket};
 
@@ -31,6 +32,9 @@ pub enum DirNodesError {
     /// Another process has it open.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// The system has no more threads or descriptors for them.
+    #[error("no resources for the storage nodes: {0}")]
+    System(#[from] std::io::Error),
 }
 
 /// A node of this process.
@@ -78,6 +82,12 @@ impl<F: NodeFile> LocalNode<F> {
         self.service.as_mut()
     }
 
+    /// Its own name, 16 random bytes; `None` if it can't be used.
+    #[must_use]
+    pub fn identity(&self) -> Option<Uuid> {
+        self.service.as_ref().map(NodeService::node)
+    }
+
     /// Queues a request.
     pub fn submit(&mut self, tag: Tag, request: Request) {
         self.queue.push_back((tag, request));
@@ -101,17 +111,32 @@ impl<F: NodeFile> LocalNode<F> {
         if self.waiting.is_empty() {
             return;
         }
-        let answers: Vec<(Ticket, Result<Response, NodeError>)> = service.sync();
-        // Both are in the order of the tickets.
-        let mut answers = answers.into_iter();
-        for (ticket, tag) in self.waiting.drain(..) {
-            let result = match answers.next() {
-                Some((answered, result)) if answered == ticket => result,
-                _ => Err(NodeError::Failed),
-            };
-            done(NodeCompletion { tag, result });
+        let quick = service.sync_journals();
+        answer(&mut self.waiting, quick, &mut done);
+        if !self.waiting.is_empty() {
+            let rest = service.sync();
+            answer(&mut self.waiting, rest, &mut done);
+        }
+        for (_, tag) in self.waiting.drain(..) {
+            done(NodeCompletion { tag, result: Err(NodeError::Failed) });
         }
     }
+}
+
+/// Hands answers to those who wait for them; both are in the order of the tickets.
+fn answer(
+    waiting: &mut Vec<(Ticket, Tag)>,
+    answers: Vec<(Ticket, Result<Response, NodeError>)>,
+    done: &mut impl FnMut(NodeCompletion),
+) {
+    let mut answers = answers.into_iter().peekable();
+    waiting.retain(|(ticket, tag)| match answers.next_if(|(answered, _)| answered == ticket) {
+        Some((_, result)) => {
+            done(NodeCompletion { tag: *tag, result });
+            false
+        }
+        None => true,
+    });
 }
 
 /// Directories of this host as the nodes of a volume.
@@ -143,7 +168,6 @@ impl DirNodes {
         for (index, path) in directories.iter().enumerate() {
             nodes.push(open_node(path, &options(index))?);
         }
-        // A link may have made two of them one only now: the lock tells.
         Ok(Self { nodes, busy: 0, done: VecDeque::new() })
     }
 
@@ -151,6 +175,12 @@ impl DirNodes {
     pub fn unavailable(&self) -> impl Iterator<Item = NodeIndex> {
         let broken = (0..).zip(&self.nodes).filter(|(_, node)| node.service.is_none());
         broken.map(|(index, _)| index)
+    }
+
+    /// A node's own name; `None` if it can't be used.
+    #[must_use]
+    pub fn identity(&self, node: NodeIndex) -> Option<Uuid> {
+        self.nodes.get(usize::from(node))?.identity()
     }
 
     /// One of the nodes, to be scrubbed or looked after.

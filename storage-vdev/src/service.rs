@@ -201,6 +201,11 @@ impl<S: ShardStore, F: NodeFile> NodeService<S, F> {
         self.meta.identity().node
     }
 
+    /// The volumes that the node keeps promises to.
+    pub fn volumes(&self) -> impl Iterator<Item = Uuid> {
+        self.meta.volumes().map(|(volume, _)| *volume)
+    }
+
     /// The identity of the node's acceptors: the public half of what they sign receipts with.
     #[must_use]
     pub fn acceptor_id(&self) -> AcceptorId {
@@ -263,21 +268,41 @@ impl<S: ShardStore, F: NodeFile> NodeService<S, F> {
         }
     }
 
-    /// Makes everything durable and answers whoever waits for that.
+    /// Makes everything durable and answers whoever waits for that, in the order of the tickets.
     pub fn sync(&mut self) -> Vec<(Ticket, Result<Response, NodeError>)> {
-        let (objects, journal, meta) =
-            (self.objects.sync(), self.journals.sync(), self.meta.sync());
-        let answer = |waiting: Waiting| {
+        let mut answers = self.sync_journals();
+        // Promises that came along with objects: their writer's key.
+        let meta = self.meta.sync();
+        let (objects, journal) = (self.objects.sync(), self.journals.sync());
+        for waiting in self.waiting.drain(..) {
             let result = match waiting.after {
-                // The volume's key may have been pinned with it.
                 After::Objects => objects.and(meta),
+                After::All => objects.and(journal).and(meta),
                 After::Journal => journal.and(meta),
                 After::Meta => meta,
-                After::All => objects.and(journal).and(meta),
             };
-            (waiting.ticket, result.map(|()| waiting.response))
+            answers.push((waiting.ticket, result.map(|()| waiting.response)));
+        }
+        answers.sort_unstable_by_key(|(ticket, _)| *ticket);
+        answers
+    }
+
+    /// Makes durable what is quick to: journals and promises, so that a FLUSH need not wait until
+    /// the disk has taken the shards that were put beside it. Answers whoever waits for that only.
+    pub fn sync_journals(&mut self) -> Vec<(Ticket, Result<Response, NodeError>)> {
+        let is_quick =
+            |waiting: &mut Waiting| matches!(waiting.after, After::Journal | After::Meta);
+        let quick: Vec<Waiting> = self.waiting.extract_if(.., is_quick).collect();
+        if quick.is_empty() {
+            return Vec::new();
+        }
+        let meta = self.meta.sync();
+        let journal = self.journals.sync();
+        let answer = |waiting: Waiting| {
+            let journal = if waiting.after == After::Journal { journal } else { Ok(()) };
+            (waiting.ticket, journal.and(meta).map(|()| waiting.response))
         };
-        self.waiting.drain(..).map(answer).collect()
+        quick.into_iter().map(answer).collect()
     }
 
     fn carry_out(&mut self, grants: &Grants, request: Request) -> Result<Outcome, NodeError> {

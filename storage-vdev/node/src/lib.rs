@@ -9,6 +9,8 @@ pub mod redis;
 pub mod served;
 pub mod server;
 mod socket_file;
+pub mod thread_nodes;
+pub mod uring;
 pub mod vhost_user;
 mod wait;
 

@@ -15,7 +15,8 @@ use crate::node::ObjectKey;
 /// How a store is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskOptions {
-    /// The most bytes of objects. A store that is smaller grows; none shrinks.
+    /// The most bytes of objects; what goes beyond [`CAPACITY_MAX`] is not used. A store that is
+    /// smaller grows; none shrinks.
     pub capacity_bytes: u64,
     /// The name of the node if the store is to be made: random bytes.
     pub create: Option<Uuid>,
@@ -33,8 +34,8 @@ pub enum DiskError {
     /// Another Hypha made it.
     #[error("the object store has format version {0}, which this Hypha doesn't know")]
     Version(u16),
-    /// It would hold nothing, or more than blocks can be numbered.
-    #[error("an object store holds from 4 KiB to {} bytes", CAPACITY_MAX)]
+    /// It would hold nothing.
+    #[error("an object store has room for at least 4 KiB")]
     Capacity,
     /// The file can't be used.
     #[error("can't use the object store: {0}")]
@@ -85,10 +86,10 @@ impl<F: NodeFile> DiskStore<F> {
     /// # Errors
     /// [`DiskError`].
     pub fn open(mut file: F, options: &DiskOptions) -> Result<(Self, Recovery), DiskError> {
-        if !(BLOCK as u64..=CAPACITY_MAX).contains(&options.capacity_bytes) {
+        let blocks = options.capacity_bytes.min(CAPACITY_MAX) / BLOCK as u64;
+        if blocks == 0 {
             return Err(DiskError::Capacity);
         }
-        let blocks = options.capacity_bytes / BLOCK as u64;
         // What a process before us wrote and didn't sync counts from here on.
         file.sync()?;
         let superblock = find_superblock(&mut file, blocks, options.create)?;
