@@ -29,17 +29,30 @@ impl Engine {
         change: impl FnOnce(&mut State, &mut Superblock),
     ) -> Result<Vec<u64>, RequestError> {
         self.lock_superblock().await?;
-        let result = self.checkpoint_locked(change).await;
+        let result = self.checkpoint_locked(|_| {}, change).await;
+        self.unlock_superblock();
+        result
+    }
+
+    /// Puts another map in the place of the volume's, and stores that.
+    pub(super) async fn checkpoint_from(
+        self: &Rc<Self>,
+        replace: impl FnMut(&mut State),
+    ) -> Result<Vec<u64>, RequestError> {
+        self.lock_superblock().await?;
+        let result = self.checkpoint_locked(replace, |_, _| {}).await;
         self.unlock_superblock();
         result
     }
 
     async fn checkpoint_locked(
         self: &Rc<Self>,
+        mut before: impl FnMut(&mut State),
         change: impl FnOnce(&mut State, &mut Superblock),
     ) -> Result<Vec<u64>, RequestError> {
         let (frontier, frontier_write) = loop {
             let frozen = self.between_segments(|state| {
+                before(state);
                 let frontier = (state.log.frontier, state.log.frontier_write);
                 state.map.freeze().map(|()| frontier)
             });
@@ -127,6 +140,7 @@ impl Engine {
             next.slots = state.nodes.slots().to_vec();
             next.nodes = state.nodes.iter().map(|(_, node)| node.info.clone()).collect();
             next.size_bytes = state.size_bytes;
+            next.deletes = state.freeing.intents();
             change(state, &mut next);
             let bytes = Bytes::from(next.encode(&state.volume_key));
             (next, bytes)

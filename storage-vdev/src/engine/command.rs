@@ -30,11 +30,22 @@ impl Engine {
     }
 
     async fn command(self: &Rc<Self>, command: Command) -> Result<Output, RequestError> {
+        let done = |()| Output::Done;
         match command {
-            Command::Checkpoint => {
-                self.checkpoint(|_, _| {}).await?;
-                Ok(Output::Done)
+            Command::Checkpoint => self.checkpoint_and_free(|_, _| {}).await.map(done),
+            Command::Collect => self.collect_all().await.map(done),
+            Command::Snapshot { name, unix_time } => {
+                self.make_snapshot(name, unix_time).await.map(done)
             }
+            Command::DeleteSnapshot { name } => self.delete_snapshot(&name).await.map(done),
+            Command::PinSnapshot { name, has_clone } => {
+                self.pin_snapshot(&name, has_clone).await.map(done)
+            }
+            Command::Rollback { name } => self.roll_back(&name).await.map(done),
+            Command::ListSnapshots => Ok(self.with(|state| state.list_snapshots())),
+            Command::Grow { size_bytes } => self.grow(size_bytes).await.map(done),
+            Command::Repair => self.repair_now().await,
+            Command::Scrub => Ok(Output::Report(self.scrub().await?)),
             _ => Err(RequestError::Refused("this command is not known")),
         }
     }

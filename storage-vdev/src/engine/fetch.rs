@@ -100,8 +100,7 @@ impl Engine {
         let mut all = Gathering { window, pending: Vec::new(), got: Vec::new(), failed: 0 };
         let wanted = all.window.shards.clone();
         for (shard, first, end) in wanted {
-            let usable = self.with(|state| state.is_readable(sequence, shard, true));
-            if usable {
+            if self.with(|state| state.hope(sequence, shard)) == Some(Hope::Good) {
                 self.get(&mut all, shard, first..end);
             }
         }
@@ -158,7 +157,7 @@ impl Engine {
         let mut lacking = count.saturating_sub(all.pending.iter().filter(coming).count());
         let sequence = all.window.sequence;
         let shards = self.with(|state| state.shape.shards());
-        for prompt in [true, false] {
+        for hope in [Hope::Good, Hope::Slow, Hope::Little] {
             for shard in 0..shards {
                 if lacking == 0 {
                     return;
@@ -169,7 +168,7 @@ impl Engine {
                         .iter()
                         .any(|piece| piece.shard == shard && piece.rows == end - first)
                     || all.pending.iter().any(|one| one.shard == shard && one.rows == end - first);
-                if !asked && self.with(|state| state.is_readable(sequence, shard, prompt)) {
+                if !asked && self.with(|state| state.hope(sequence, shard)) == Some(hope) {
                     self.get(all, shard, first..end);
                     lacking -= 1;
                 }
@@ -277,8 +276,7 @@ impl Engine {
         let window = Window { sequence, first_row: row, end_row: row + 1, shards: Vec::new() };
         let mut all = Gathering { window, pending: Vec::new(), got: Vec::new(), failed: 0 };
         for shard in 0..shards {
-            let prompt = self.with(|state| state.is_readable(sequence, shard, true));
-            if prompt || self.with(|state| state.is_readable(sequence, shard, false)) {
+            if self.with(|state| state.hope(sequence, shard)).is_some() {
                 self.get(&mut all, shard, row..row + 1);
             }
         }
@@ -347,15 +345,33 @@ impl Gathering {
 }
 
 impl State {
-    /// Whether a shard can be read: it is there, and its node is up (and quick, if `prompt`; slow,
-    /// if not).
-    fn is_readable(&self, sequence: u64, shard: u8, prompt: bool) -> bool {
+    /// What is to be expected of a read of a shard; `None`: nothing.
+    fn hope(&self, sequence: u64, shard: u8) -> Option<Hope> {
         let node = self.nodes.holder(sequence, shard);
+        if !self.nodes.is_usable(node) {
+            return None;
+        }
         // A segment that is not in the table is being recovered, or just gone: try.
         let segment = self.map.usage().get(sequence);
         let present = segment.is_none_or(|one| one.blocks == 0 || one.present >> shard & 1 == 1);
-        present && self.nodes.is_usable(node) && self.nodes.is_prompt(node) == prompt
+        Some(match (present, self.nodes.is_prompt(node)) {
+            (true, true) => Hope::Good,
+            (true, false) => Hope::Slow,
+            (false, _) => Hope::Little,
+        })
     }
+}
+
+/// What is to be expected of a read of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hope {
+    /// It comes soon.
+    Good,
+    /// It comes, but its node is slow.
+    Slow,
+    /// It was missing, as far as is known: a repair may have made it since the last checkpoint, or
+    /// it was put and never acknowledged.
+    Little,
 }
 
 /// Cuts what is wanted of a segment into windows of rows that are near each other.

@@ -9,7 +9,7 @@
 //!
 //! A crash anywhere before 6 leaves what 3 and 4 found; this opening's segments mean nothing then.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use super::cache::Cache;
 use super::executor::join_all;
 use super::find::{ask, find_newest, get_named};
 use super::flush::Flushes;
+use super::free::Freeing;
 use super::heads::Journal;
 use super::holder::change;
 use super::log::{Log, WINDOW};
@@ -396,6 +397,8 @@ async fn start(
     engine.begin(first_state(options, superblock.clone(), (opening, tenure))?);
     engine.with(|state| state.count_nodes(&deaf, is_new))?;
     load_usage(engine).await?;
+    let now_ns = engine.runtime.now_ns();
+    engine.with(|state| state.resume_freeing(now_ns));
     let recovered = (superblock.frontier, superblock.frontier_write);
     let (frontier, last_write) =
         if is_new { recovered } else { engine.roll_forward(&superblock).await? };
@@ -486,10 +489,14 @@ fn first_state(
         flushes: Flushes::default(),
         commands: VecDeque::new(),
         closing: false,
+        held: false,
+        freeing: Freeing::default(),
+        gc_rests_until: 0,
         open_since_ns: None,
+        repair_wanted: true,
         repair: None,
         scrub: None,
-        segments_lost: 0,
+        hopeless: BTreeSet::new(),
         counters: Counters::default(),
     })
 }

@@ -201,6 +201,16 @@ impl Engine {
         Ok(block)
     }
 
+    /// Reads a page of a map: the volume's, or a snapshot's.
+    pub(super) async fn read_page(
+        self: &Rc<Self>,
+        address: PageAddress,
+        location: Location,
+    ) -> Result<Box<Page>, RequestError> {
+        let page = self.read_location(location, Place::Meta(address.word())).await;
+        page.map_err(|LostSegment(segment)| RequestError::Lost { segment })
+    }
+
     /// Reads pages of the volume's map and gives them to it.
     pub(super) async fn load_pages(
         self: &Rc<Self>,

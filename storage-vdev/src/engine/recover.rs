@@ -66,8 +66,30 @@ impl Engine {
                 state.map.usage_mut().add(sequence, header.blocks, present, sequence);
             });
             self.apply(sequence, &entries).await.map_err(map_error)?;
+            self.complete_segment(sequence, present).await?;
             frontier = (header.link(), header.last_write);
         }
+    }
+
+    /// A segment that the last opening had not put everywhere: the journal's copy of it is about to
+    /// be dropped, so it must be on every node that is up before.
+    async fn complete_segment(
+        self: &Rc<Self>,
+        sequence: u64,
+        present: u32,
+    ) -> Result<(), OpenError> {
+        let missing = self.with(|state| state.readable_shards(sequence, !present));
+        if missing == 0 {
+            return Ok(());
+        }
+        let repaired = self.repair_segment(sequence, missing).await;
+        tracing::info!(sequence, made = repaired.map(|(made, _)| made), "completed a segment");
+        let left = self.with(|state| {
+            let present = state.map.usage().get(sequence).map_or(0, |segment| segment.present);
+            state.readable_shards(sequence, !present)
+        });
+        // Nodes that went down over it count as lost; one that is up must take its shard.
+        if left == 0 { Ok(()) } else { Err(OpenError::NoSpace) }
     }
 
     /// The segment with this number, if it continues the chain and enough of it is left.
@@ -105,6 +127,20 @@ impl Engine {
     async fn shard_head(&self, sequence: u64, shard: u8) -> Option<ShardHead> {
         let bytes = self.shard_bytes(sequence, shard, (0, HEAD_BYTES as u32)).await?;
         ShardHead::parse(&bytes).ok().filter(|head| head.shard == shard)
+    }
+
+    /// What a segment says that it holds.
+    pub(super) async fn segment_entries(&self, sequence: u64) -> Option<Vec<Entry>> {
+        let shards = self.with(|state| state.shape.shards());
+        for shard in 0..shards {
+            if let Some(head) = self.shard_head(sequence, shard).await
+                && head.segment.sequence == sequence
+                && let Some(entries) = self.open_table(&head.segment, shard).await
+            {
+                return Some(entries);
+            }
+        }
+        None
     }
 
     async fn open_table(&self, header: &SegmentHeader, shard: u8) -> Option<Vec<Entry>> {

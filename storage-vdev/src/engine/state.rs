@@ -1,13 +1,14 @@
 //! What the tasks of a volume share.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::cache::Cache;
 use super::executor::{Answer, Either, Event, Runtime, either};
 use super::flush::Flushes;
+use super::free::Freeing;
 use super::heads::Journal;
 use super::log::Log;
 use super::nodes::NodeTable;
@@ -110,6 +111,11 @@ pub(super) struct State {
     /// Commands that wait for the task that carries them out.
     pub(super) commands: VecDeque<(RequestId, Command)>,
     pub(super) closing: bool,
+    /// Writes wait: the volume is being rolled back.
+    pub(super) held: bool,
+    pub(super) freeing: Freeing,
+    /// No garbage is looked for before this segment is committed.
+    pub(super) gc_rests_until: u64,
     /// The open batch, and since when something has been in it, as far as was noticed.
     pub(super) open_since_ns: Option<(BatchId, u64)>,
     /// Somebody writes a superblock.
@@ -118,9 +124,12 @@ pub(super) struct State {
     pub(super) lease: Option<Lease>,
     /// None while somebody uses it.
     pub(super) proposer: Option<Proposer>,
+    /// Something can be repaired.
+    pub(super) repair_wanted: bool,
     pub(super) repair: Option<Progress>,
     pub(super) scrub: Option<Progress>,
-    pub(super) segments_lost: u64,
+    /// Segments that could not be repaired with the nodes that are up.
+    pub(super) hopeless: BTreeSet<u64>,
     pub(super) counters: Counters,
 }
 
@@ -151,6 +160,7 @@ impl Engine {
             news |= state.nodes.note(one.node, one.elapsed_ns, one.error, now_ns);
         }
         if news {
+            state.hopeless.clear();
             self.events.nodes.announce(&self.runtime);
             self.events.upkeep.announce(&self.runtime);
         }

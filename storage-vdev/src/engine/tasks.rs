@@ -5,6 +5,8 @@ use std::rc::Rc;
 use super::command::commander;
 use super::commit::{committer, sealer};
 use super::flush::journaler;
+use super::free::deleter;
+use super::gc::collector;
 use super::holder::renewer;
 use super::state::Engine;
 use super::upkeep::{housekeeper, prober};
@@ -24,4 +26,6 @@ pub(super) fn spawn_servers(engine: &Rc<Engine>) {
     engine.runtime.spawn(renewer(Rc::clone(engine)));
     engine.runtime.spawn(prober(Rc::clone(engine)));
     engine.runtime.spawn(housekeeper(Rc::clone(engine)));
+    engine.runtime.spawn(collector(Rc::clone(engine)));
+    engine.runtime.spawn(deleter(Rc::clone(engine)));
 }

@@ -56,6 +56,7 @@ pub(super) async fn housekeeper(engine: Rc<Engine>) {
             Either::First(Some(chore)) => chore,
             Either::Second(()) => {
                 engine.seal_old_writes();
+                engine.with(|state| state.repair_wanted = !state.backlog().is_empty());
                 continue;
             }
         };
@@ -71,6 +72,7 @@ pub(super) async fn housekeeper(engine: Rc<Engine>) {
 enum Chore {
     Checkpoint,
     Heads,
+    Repair,
 }
 
 impl State {
@@ -84,6 +86,10 @@ impl State {
         let since = self.log.frontier.sequence.saturating_sub(self.superblock.frontier.sequence);
         if self.map.wants_checkpoint() || since >= CHECKPOINT_SEGMENTS {
             return Some(Chore::Checkpoint);
+        }
+        if self.repair_wanted {
+            self.repair_wanted = false;
+            return Some(Chore::Repair);
         }
         None
     }
@@ -109,7 +115,8 @@ impl Engine {
     async fn carry_out(self: &Rc<Self>, chore: Chore) -> Result<(), RequestError> {
         match chore {
             Chore::Heads => self.replace_heads().await,
-            Chore::Checkpoint => self.checkpoint(|_, _| {}).await.map(|_dead| ()),
+            Chore::Repair => self.repair().await.map(|_report| ()),
+            Chore::Checkpoint => self.checkpoint_and_free(|_, _| {}).await,
         }
     }
 
@@ -124,6 +131,7 @@ impl Engine {
             entry.full = false;
             let was_up = entry.state == NodeState::Up;
             if !was_up {
+                state.hopeless.clear();
                 state.nodes.set_up(node);
             }
             !was_up

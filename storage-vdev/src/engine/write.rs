@@ -31,7 +31,7 @@ impl Queued {
 impl State {
     /// Whether nothing waits before a write of `blocks` blocks, and it fits.
     fn takes(&self, blocks: u64) -> bool {
-        self.queue.is_empty() && blocks <= self.overlay.room() as u64 && self.to_seal.is_empty()
+        !self.held && self.queue.is_empty() && blocks <= self.overlay.room() as u64 && self.to_seal.is_empty()
     }
 
     /// Writes whole blocks; returns how many bytes were taken before a batch was full. Closes it
@@ -291,7 +291,7 @@ pub(super) async fn admitter(engine: Rc<Engine>) {
                 return Some(None);
             }
             engine.with(|state| {
-                let next = state.queue.front_mut()?;
+                let next = state.queue.front_mut().filter(|_| !state.held)?;
                 state.queue_busy = true;
                 let taken = Queued::Flush { id: next.id() };
                 Some(Some(std::mem::replace(next, taken)))
