@@ -9,10 +9,12 @@ use storage_vdev::codec::{Codec, Kernel};
 pub const ISAL: &str = "ISA-L 2.31";
 pub const SIMD: &str = "rs-simd 3.1";
 
-/// How many turns each contestant has; the best one counts.
-const TURNS: usize = 9;
-/// What a turn should take, in milliseconds.
-const TURN_MS: f64 = 2.0;
+/// The most turns that a contestant has; the best one counts.
+const TURNS_MAX: usize = 30;
+/// What a turn should take, in milliseconds: short, so that some aren't interrupted by others.
+const TURN_MS: f64 = 0.5;
+/// After about how many milliseconds a slow contestant has no more turns, though it has three.
+const ALL_TURNS_MS: f64 = 100.0;
 
 /// The shards of one length of one code.
 pub struct Cell {
@@ -29,6 +31,16 @@ pub struct Contestant<'a> {
     work: Box<dyn FnMut(&[Vec<u8>], &mut [Vec<u8>]) + 'a>,
     /// Its code is the formats' one, so its outputs must be right to the byte.
     same_code: bool,
+}
+
+/// Where a contestant stands.
+struct Turns<'a> {
+    contestant: Contestant<'a>,
+    /// How often it works in a turn.
+    count: usize,
+    left: usize,
+    /// Milliseconds of its best turn, each time.
+    best: f64,
 }
 
 impl<'a> Contestant<'a> {
@@ -165,18 +177,23 @@ impl Cell {
     /// The best rate of each in GB/s of data, after all have shown that they agree.
     fn contest(&self, all: Vec<Contestant>, sources: &[Vec<u8>], wanted: &[Vec<u8>]) -> Vec<f64> {
         let mut outputs = vec![vec![0; self.len]; wanted.len()];
-        let mut turns: Vec<(Contestant, usize, f64)> = Vec::new();
+        let mut turns = Vec::new();
         for mut contestant in all {
             outputs.iter_mut().for_each(|output| output.fill(0xee));
             (contestant.work)(sources, &mut outputs);
             let agrees = !contestant.same_code || outputs == wanted;
             assert!(agrees, "{} at {:?}: other bytes", contestant.name, self.labels());
             let once = milliseconds(3, || (contestant.work)(sources, &mut outputs));
-            let count = (TURN_MS / once.percentile(0)).clamp(1.0, 1e5) as usize;
-            turns.push((contestant, count, f64::MAX));
+            let count = (TURN_MS / once.percentile(0)).clamp(1.0, 1e5);
+            let left = (ALL_TURNS_MS / (count * once.percentile(0))).max(3.0) as usize;
+            turns.push(Turns { contestant, count: count as usize, left, best: f64::MAX });
         }
-        for _ in 0..TURNS {
-            for (contestant, count, best) in &mut turns {
+        for _ in 0..TURNS_MAX {
+            for Turns { contestant, count, left, best } in &mut turns {
+                if *left == 0 {
+                    continue;
+                }
+                *left -= 1;
                 let turn = milliseconds(1, || {
                     for _ in 0..*count {
                         (contestant.work)(sources, &mut outputs);
@@ -186,7 +203,7 @@ impl Cell {
             }
         }
         let bytes = (self.len * self.data_shards) as f64;
-        turns.iter().map(|(_, _, best)| bytes / best / 1e6).collect()
+        turns.iter().map(|turns| bytes / turns.best / 1e6).collect()
     }
 }
 
