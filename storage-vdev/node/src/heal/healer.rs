@@ -4,6 +4,7 @@ mod mending;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+use bytes::Bytes;
 use storage_vdev::codec::Codec;
 use storage_vdev::node::{NodeError, NodeIndex, ObjectKey, Request, Response, Tag};
 use storage_vdev::segment::{HEAD_BYTES, ShardHead};
@@ -46,6 +47,16 @@ enum What {
         holder: usize,
     },
     Read {
+        sequence: u64,
+        shard: u8,
+    },
+    /// The head of a shard that its node finds damaged.
+    SalvageHead {
+        sequence: u64,
+        shard: u8,
+    },
+    /// What follows the head.
+    SalvageRest {
         sequence: u64,
         shard: u8,
     },
@@ -119,6 +130,10 @@ pub struct Healer {
     newer: BTreeMap<ObjectKey, BTreeSet<NodeIndex>>,
     /// How many nodes have said what is newer.
     newer_answers: usize,
+    /// How often they were asked in a row.
+    refreshes: u32,
+    /// Heads of damaged shards whose rest is on its way.
+    salvaged: HashMap<(u64, u8, NodeIndex), Bytes>,
     segments: BTreeMap<u64, Listed>,
     heads: VecDeque<u64>,
     queue: VecDeque<u64>,
@@ -151,6 +166,8 @@ impl Healer {
             freshness: Freshness::Since(now_ns),
             newer: BTreeMap::new(),
             newer_answers: 0,
+            refreshes: 0,
+            salvaged: HashMap::new(),
             segments: BTreeMap::new(),
             heads: VecDeque::new(),
             queue: VecDeque::new(),
@@ -230,6 +247,12 @@ impl Healer {
             }
             What::Head { sequence, holder } => self.head(sequence, holder, result),
             What::Read { sequence, shard } => self.read(sequence, (shard, node), result),
+            What::SalvageHead { sequence, shard } => {
+                self.salvage_head(sequence, (shard, node), result);
+            }
+            What::SalvageRest { sequence, shard } => {
+                self.salvage_rest(sequence, (shard, node), result);
+            }
             What::Store { sequence, shard } => self.stored(sequence, (shard, node), result),
         }
         self.check_freshness();
@@ -367,9 +390,9 @@ impl Healer {
             Response::Bytes(bytes) => ShardHead::parse(&bytes).ok(),
             _ => None,
         });
-        let segment = head.map(|head| head.segment).filter(|segment| {
-            segment.sequence == sequence && segment.shape == self.manifest.shape
-        });
+        let segment = head
+            .map(|head| head.segment)
+            .filter(|segment| segment.sequence == sequence && segment.shape == self.manifest.shape);
         match (segment, self.segments.get_mut(&sequence)) {
             (Some(segment), Some(listed)) => {
                 listed.head = Some((segment.link.sequence, segment.object_bytes() as u64));

@@ -112,9 +112,10 @@ impl Manifest {
         };
         let shape = Shape::new(form.data_shards, form.parity_shards)
             .map_err(|error| ManifestError::Form(error.to_string()))?;
-        let nodes = form.nodes.into_iter().map(|node| {
-            Ok(ManifestNode { id: id(&node.id)?, address: node.address })
-        });
+        let nodes = form
+            .nodes
+            .into_iter()
+            .map(|node| Ok(ManifestNode { id: id(&node.id)?, address: node.address }));
         let delegation = from_hex(&form.delegation)
             .ok_or_else(|| ManifestError::Form("the delegation is not hex".to_owned()))?;
         let manifest = Self {

@@ -227,8 +227,7 @@ impl Repair {
             let slot = shape.slot_of(sequence, shard);
             let damaged = sources.iter().find(|source| source.head().shard == shard);
             let generation = damaged.map_or(0, |shard| shard.head().generation);
-            let made =
-                rebuild_shard(codec, sources, (shard, slot), generation.saturating_add(1));
+            let made = rebuild_shard(codec, sources, (shard, slot), generation.saturating_add(1));
             match made {
                 Ok(parts) => rebuilt.push(Rebuilt { shard, parts }),
                 Err(RebuildError::NoSource | RebuildError::TooFew { .. }) => {}
@@ -292,9 +291,10 @@ impl Repair {
     /// there, as its node says.
     fn missing(&self) -> u32 {
         let all = (0..self.identity.shape.shards()).fold(0, |mask, shard| mask | 1 << shard);
-        let good = self.copies.iter().filter(|(.., copy)| {
-            matches!(copy, Copy::Intact(_) | Copy::Unread | Copy::Silent)
-        });
+        let good = self
+            .copies
+            .iter()
+            .filter(|(.., copy)| matches!(copy, Copy::Intact(_) | Copy::Unread | Copy::Silent));
         good.fold(all, |missing, (shard, ..)| missing & !(1 << shard))
     }
 

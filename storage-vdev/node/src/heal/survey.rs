@@ -81,11 +81,7 @@ pub(super) fn is_live(outline: &Outline, sequence: u64, epoch: u64) -> bool {
 
 /// Whether a later segment's link passes over segment `sequence`: it was sealed and never
 /// committed, and what there is of it means nothing.
-pub(super) fn is_void(
-    segments: &BTreeMap<u64, Listed>,
-    outline: &Outline,
-    sequence: u64,
-) -> bool {
+pub(super) fn is_void(segments: &BTreeMap<u64, Listed>, outline: &Outline, sequence: u64) -> bool {
     if sequence == outline.frontier.sequence {
         return false;
     }

@@ -1,15 +1,22 @@
 //! The second half of a pass: segments under way, and whether they are still wanted.
 
+use bytes::Bytes;
 use storage_vdev::engine::Outline;
-use storage_vdev::node::{
-    NodeError, NodeIndex, OBJECT_BYTES_MAX, ObjectKey, Request, Response,
-};
+use storage_vdev::node::{NodeError, NodeIndex, OBJECT_BYTES_MAX, ObjectKey, Request, Response};
+use storage_vdev::segment::{HEAD_BYTES, ShardHead};
 
 use super::super::repair::{Identity, Rebuilt, Repair, Step};
 use super::super::report::{SpareShard, Verdict};
 use super::super::search::{Search, newest};
 use super::super::survey::is_live;
 use super::{Active, Freshness, Healer, LIST_LIMIT, Phase, Storing, What};
+
+/// So long a list of superblocks counts as new where volumes have no lease.
+const FRESH_NS_MIN: u64 = 1_000_000_000;
+
+/// So often in a row the nodes are asked for newer superblocks; if they take too long each time,
+/// the pass ends.
+const REFRESHES_MAX: u32 = 8;
 
 impl Healer {
     pub(super) fn has_room(&self) -> bool {
@@ -108,10 +115,54 @@ impl Healer {
         if let Ok(Response::Bytes(bytes)) = &result {
             self.report.bytes_moved += bytes.len() as u64;
         }
+        // A node gives nothing out as a whole that it finds damaged. In parts it does, and all
+        // but the damaged chunk is of use.
+        if result == Err(NodeError::Corrupt) {
+            let (key, len) = (self.key(sequence, shard), HEAD_BYTES as u32);
+            return self.get(node, What::SalvageHead { sequence, shard }, key, len);
+        }
         if let Some(active) = self.active.get_mut(&sequence) {
             active.repair.read((shard, node), result);
             self.step(sequence);
         }
+    }
+
+    /// The head of a damaged shard has come: the rest follows.
+    pub(super) fn salvage_head(
+        &mut self,
+        sequence: u64,
+        (shard, node): (u8, NodeIndex),
+        result: Result<Response, NodeError>,
+    ) {
+        let head = match &result {
+            Ok(Response::Bytes(bytes)) => ShardHead::parse(bytes).ok(),
+            _ => None,
+        };
+        let rest = head.and_then(|head| head.segment.object_bytes().checked_sub(HEAD_BYTES));
+        let (Ok(Response::Bytes(head)), Some(rest)) = (result, rest) else {
+            return self.read(sequence, (shard, node), Err(NodeError::NotFound));
+        };
+        self.salvaged.insert((sequence, shard, node), head);
+        let (key, offset, len) = (self.key(sequence, shard), HEAD_BYTES as u32, rest as u32);
+        let request = Request::Get { key, offset, len };
+        self.ask(node, What::SalvageRest { sequence, shard }, request);
+    }
+
+    /// The rest of a damaged shard has come.
+    pub(super) fn salvage_rest(
+        &mut self,
+        sequence: u64,
+        (shard, node): (u8, NodeIndex),
+        result: Result<Response, NodeError>,
+    ) {
+        let head = self.salvaged.remove(&(sequence, shard, node));
+        let result = match (head, result) {
+            (Some(head), Ok(Response::Bytes(rest))) => {
+                Ok(Response::Bytes(Bytes::from([head, rest].concat())))
+            }
+            _ => Err(NodeError::NotFound),
+        };
+        self.read(sequence, (shard, node), result);
     }
 
     /// The node to take a shard: its slot's, unless that one has been given up or was tried; then
@@ -146,9 +197,16 @@ impl Healer {
         let Freshness::Since(since_ns) = self.freshness else { return false };
         let lease_ns = self.found.as_ref().map_or(0, |found| found.outline.lease_ns);
         // Whatever is deleted was announced a lease before: half of it is left for the storing.
-        if now_ns <= since_ns.saturating_add(lease_ns / 2) {
+        let fresh_ns = (lease_ns / 2).max(FRESH_NS_MIN);
+        if now_ns <= since_ns.saturating_add(fresh_ns) {
+            self.refreshes = 0;
             self.release();
             return true;
+        }
+        self.refreshes += 1;
+        if self.refreshes > REFRESHES_MAX {
+            self.give_up();
+            return false;
         }
         let Some(after) = self.found.as_ref().map(|found| found.outline.key()) else {
             return false;
@@ -199,7 +257,7 @@ impl Healer {
                 }
                 if self.newer.is_empty() {
                     self.freshness = Freshness::Since(since_ns);
-                    return self.release();
+                    return;
                 }
                 self.search = Search::default();
                 self.freshness = Freshness::Reading(since_ns);
@@ -215,7 +273,6 @@ impl Healer {
                 };
                 self.go_by(found);
                 self.freshness = Freshness::Since(since_ns);
-                self.release();
             }
             _ => {}
         }
@@ -277,8 +334,7 @@ impl Healer {
         result: Result<Response, NodeError>,
     ) {
         let Some(active) = self.active.get_mut(&sequence) else { return };
-        let is_it =
-            |storing: &Storing| (storing.rebuilt.shard, storing.node) == (shard, node);
+        let is_it = |storing: &Storing| (storing.rebuilt.shard, storing.node) == (shard, node);
         let Some(place) = active.storing.iter().position(is_it) else { return };
         let Storing { rebuilt, .. } = active.storing.swap_remove(place);
         let taken = active.taken.clone();
