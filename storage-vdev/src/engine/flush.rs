@@ -112,8 +112,11 @@ impl Engine {
 /// Serves the flushes, for ever.
 pub(super) async fn journaler(engine: Rc<Engine>) {
     loop {
-        engine.settle_flushes();
-        let next = || engine.with(|state| state.next_step().map(Some));
+        let next = || {
+            // Also those that came while there was nothing left to be made durable.
+            engine.settle_flushes();
+            engine.with(|state| state.next_step().map(Some))
+        };
         let stopped = || engine.check_running().is_err().then_some(None);
         let step = engine.events.flush.until(&engine.runtime, || stopped().or_else(next)).await;
         match step {

@@ -63,3 +63,13 @@ fn sectors_and_parts_of_blocks_can_be_written_and_zeroed() {
         assert!(read == model[start..start + len]);
     }
 }
+
+#[test]
+fn a_flush_that_has_nothing_to_do_is_answered() {
+    let world = world(3, 4);
+    let mut bench = open(&world, options(3, Some(create(2, 1, 64))));
+    bench.flush(&world).unwrap().unwrap();
+    bench.write(&world, 0, &[1; BLOCK]).unwrap().unwrap();
+    bench.flush(&world).unwrap().unwrap();
+    bench.flush(&world).unwrap().unwrap();
+}

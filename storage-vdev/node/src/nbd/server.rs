@@ -143,6 +143,7 @@ impl<N: Nodes> Server<N> {
             sources.extend(volume.ready_fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
             volume.deadline_ns().into_iter().for_each(&mut wake_at);
         }
+        let own = sources.len();
         if !self.full && self.connections.len() < CONNECTIONS_MAX {
             sources.extend(self.listeners.iter().map(|l| PollFd::new(l, PollFlags::IN)));
         }
@@ -166,6 +167,9 @@ impl<N: Nodes> Server<N> {
         }
         wait(&mut sources, wake_ns)?;
         ready.stop = sources.first().is_some_and(|source| !source.revents().is_empty());
+        let fired = |source: &PollFd<'_>| !source.revents().is_empty();
+        ready.arrival =
+            sources.get(own..others).is_some_and(|listeners| listeners.iter().any(fired));
         for (source, id) in sources.iter().skip(others).zip(polled) {
             if source.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
                 ready.readable.push(id);
@@ -177,7 +181,9 @@ impl<N: Nodes> Server<N> {
     /// Does what there is to do, and leaves nothing behind that nobody would wake us for.
     fn turn(&mut self, ready: &Ready) {
         let now_ns = now_ns();
-        self.accept(now_ns);
+        if ready.arrival {
+            self.accept(now_ns);
+        }
         for id in &ready.readable {
             if let Some(client) = self.connections.get_mut(id) {
                 let ended = match client.connection.fill() {
@@ -307,6 +313,8 @@ impl<N: Nodes> Server<N> {
 #[derive(Debug, Default)]
 struct Ready {
     stop: bool,
+    /// A client may wait at a listener.
+    arrival: bool,
     readable: Vec<u64>,
 }
 
