@@ -123,7 +123,9 @@ impl Freeing {
         }
         for SnapshotPins { root, pins } in &mut self.snapshots {
             let live = pins.live(sequence).map_err(|error| (*root, error))?;
-            if live > 0 && let Some(table) = root.usage {
+            if live > 0
+                && let Some(table) = root.usage
+            {
                 self.held.insert(sequence, table);
                 return Ok(true);
             }
@@ -322,8 +324,7 @@ impl Engine {
     /// Deletes what is due, node by node.
     async fn delete_due(self: &Rc<Self>) {
         let now_ns = self.runtime.now_ns();
-        let (epoch, requests) =
-            self.with(|state| (state.epoch(), state.due_deletions(now_ns)));
+        let (epoch, requests) = self.with(|state| (state.epoch(), state.due_deletions(now_ns)));
         let asked = requests.into_iter().map(|(node, keys)| async move {
             let request = Request::Delete { epoch, keys: keys.clone() };
             (node, keys, self.ask(node, request, DELETE_NS_MAX).await)

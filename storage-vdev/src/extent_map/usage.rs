@@ -51,6 +51,8 @@ pub struct Usage {
     live_blocks: u64,
     own_blocks: u64,
     stored_blocks: u64,
+    /// Those of them that are in segments of which nothing is live.
+    dead_blocks: u64,
     errors: u64,
 }
 
@@ -67,6 +69,7 @@ impl Usage {
             live_blocks: 0,
             own_blocks: 0,
             stored_blocks: 0,
+            dead_blocks: 0,
             errors: 0,
         }
     }
@@ -118,6 +121,12 @@ impl Usage {
     #[must_use]
     pub fn stored_blocks(&self) -> u64 {
         self.stored_blocks
+    }
+
+    /// How many of them are in segments of which nothing is live: deletion is all that they need.
+    #[must_use]
+    pub fn dead_blocks(&self) -> u64 {
+        self.dead_blocks
     }
 
     /// How often the map named a segment that the table doesn't have, or more blocks of one than
@@ -186,10 +195,12 @@ impl Usage {
             Some(segment) => self.segments.insert(sequence, segment),
             None => self.segments.remove(&sequence),
         };
-        if segment.is_some_and(|segment| segment.live == 0) {
+        if self.dead.remove(&sequence) {
+            self.dead_blocks -= before.map_or(0, |before| u64::from(before.blocks));
+        }
+        if let Some(segment) = segment.filter(|segment| segment.live == 0) {
             self.dead.insert(sequence);
-        } else {
-            self.dead.remove(&sequence);
+            self.dead_blocks += u64::from(segment.blocks);
         }
         if let Some(held) = &mut self.held {
             held.entry(sequence).or_insert(before);
@@ -271,6 +282,7 @@ impl Usage {
         self.stored_blocks += u64::from(segment.blocks);
         if segment.live == 0 {
             self.dead.insert(sequence);
+            self.dead_blocks += u64::from(segment.blocks);
         }
         self.segments.insert(sequence, segment);
     }
