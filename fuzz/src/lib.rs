@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod boot_elf;
+pub mod disk;
 pub mod journal;
 pub mod mesh;
 pub mod mutate;
@@ -35,6 +36,7 @@ pub struct Target {
 /// All targets.
 pub const TARGETS: &[Target] = &[
     Target { name: "boot_elf", check: boot_elf::check, runs: 20000 },
+    Target { name: "disk", check: disk::check, runs: 500 },
     Target { name: "journal", check: journal::check, runs: 1000 },
     Target { name: "mesh", check: mesh::check, runs: 800 },
     Target { name: "nbd", check: nbd::check, runs: 20000 },

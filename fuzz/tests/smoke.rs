@@ -75,6 +75,11 @@ fn the_spec_parser_withstands_any_file() {
 }
 
 #[test]
+fn a_node_withstands_any_files() {
+    smoke("disk");
+}
+
+#[test]
 fn a_segment_withstands_whoever_keeps_its_shards() {
     smoke("segment");
 }

@@ -11,7 +11,7 @@ use std::io;
 use zeroize::Zeroizing;
 
 use super::grants::WriterKey;
-use super::journal::ring_bytes;
+use super::journal::{CAPACITY, RINGS_AT, ring_bytes};
 use crate::fields::{Reader, Writer, is_blank};
 use crate::files::{NodeFile, is_full};
 use crate::keys::Uuid;
@@ -30,6 +30,9 @@ const ENTRY_BYTES: usize = 4 * COPY_BYTES;
 const FIXED_BYTES: usize = 120;
 /// An acceptor's state: a value and less than a hundred bytes around it.
 const ACCEPTOR_BYTES_MAX: usize = REGISTER_BYTES_MAX + 100;
+
+/// Numbers that count up from 1 never get there.
+const COUNTER_END: u64 = 1 << 62;
 
 const WITH_WRITER: u16 = 1;
 const WITH_RING: u16 = 2;
@@ -63,6 +66,17 @@ pub(super) struct RingPlace {
     pub(super) capacity: u64,
     /// Counts the rings of the node: two that lie in one place, one after the other, differ in it.
     pub(super) id: u64,
+}
+
+impl RingPlace {
+    /// Whether a ring can be like that.
+    fn is_sound(&self) -> bool {
+        CAPACITY.contains(&self.capacity)
+            && self.capacity.is_multiple_of(HEADER_PAGE)
+            && (RINGS_AT..COUNTER_END).contains(&self.at)
+            && self.at.is_multiple_of(HEADER_PAGE)
+            && self.id < COUNTER_END
+    }
 }
 
 /// What a node keeps for a volume, without what is seldom needed.
@@ -471,7 +485,12 @@ fn parse(bytes: &[u8], node: &Uuid, index: usize) -> Option<Found> {
     let members = Members { current: ids(current)?, next: ids(next)? };
     let acceptor = content.get(content.len().checked_sub(acceptor_len)?..)?.to_vec();
     let expected = FIXED_BYTES + 32 * (usize::from(current) + usize::from(next)) + acceptor_len + 4;
-    let fits = expected == len && acceptor_len <= ACCEPTOR_BYTES_MAX && generation > 0;
+    let sets_fit = usize::from(current.max(next)) <= ACCEPTORS_MAX;
+    let fits = expected == len
+        && sets_fit
+        && acceptor_len <= ACCEPTOR_BYTES_MAX
+        && (1..COUNTER_END).contains(&generation)
+        && ring.is_none_or(|ring| ring.is_sound());
     let record = Record { fence, writer, ring, members, acceptor };
     fits.then_some(Found { volume, generation, record })
 }

@@ -85,8 +85,14 @@ impl Entry {
             Some(Piece { position, len, crc })
         };
         let pieces = (0..count).map(|_| piece()).collect::<Option<Vec<_>>>()?;
-        // Counters that could not go on were never written.
-        let sound = count < ENTRIES && start <= end && number.max(batch) < 1 << 63;
+        // Counters that could not go on were never written, and no byte behind the end.
+        let inside = |piece: &Piece| {
+            piece.position.checked_add(u64::from(piece.len)).is_some_and(|behind| behind <= end)
+        };
+        let sound = count < ENTRIES
+            && start <= end
+            && number.max(batch) < 1 << 63
+            && pieces.iter().all(inside);
         sound.then_some(Self { number, batch, epoch, start, end, pieces })
     }
 }
