@@ -47,6 +47,7 @@ mod snapshot;
 mod state;
 mod status;
 mod superblock;
+mod take;
 mod tasks;
 mod upkeep;
 mod volume;

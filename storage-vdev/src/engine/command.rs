@@ -46,7 +46,7 @@ impl Engine {
             Command::Grow { size_bytes } => self.grow(size_bytes).await.map(done),
             Command::Repair => self.repair_now().await,
             Command::Scrub => Ok(Output::Report(self.scrub().await?)),
-            _ => Err(RequestError::Refused("this command is not known")),
+            Command::Replace { slot, node } => self.replace(slot, node).await.map(done),
         }
     }
 

@@ -88,6 +88,7 @@ pub(super) async fn committer(engine: Rc<Engine>) {
         for event in [&engine.events.committed, &engine.events.queue, &engine.events.sealing] {
             event.announce(&engine.runtime);
         }
+        engine.events.nodes.announce(&engine.runtime);
         engine.events.upkeep.announce(&engine.runtime);
     }
 }
@@ -116,6 +117,7 @@ impl Engine {
         self.events.durable.announce(&self.runtime);
         self.settle_flushes();
         if placed.iter().any(|placed| matches!(placed, Placed::Missing)) {
+            self.with(|state| state.repair_wanted = true);
             self.events.upkeep.announce(&self.runtime);
         }
     }
@@ -141,8 +143,7 @@ impl Engine {
                 Err(NodeError::NoSpace | NodeError::Quota) => self.wait_for_space(node).await,
                 Err(error) => {
                     // A node that refuses a shard for a reason of its own is no use either.
-                    let now_ns = self.runtime.now_ns();
-                    self.with(|state| state.nodes.set_down(node, error, now_ns, false));
+                    self.node_down(node, error);
                     if self.may_go_without(sequence, shard) {
                         return Placed::Missing;
                     }
@@ -159,7 +160,8 @@ impl Engine {
             if let Some(node) = state.nodes.get_mut(node) {
                 node.full = false;
             }
-            if let Some(segment) = state.log.get_mut(sequence) {
+            let still = state.nodes.holder(sequence, shard) == node;
+            if let Some(segment) = state.log.get_mut(sequence).filter(|_| still) {
                 segment.present |= 1 << shard;
             }
         });
@@ -188,6 +190,7 @@ impl Engine {
             }
         });
         self.fail_flushes(&RequestError::NoSpace);
+        self.events.nodes.announce(&self.runtime);
         self.events.upkeep.announce(&self.runtime);
         let again_ns = self.runtime.now_ns().saturating_add(RETRY_NS);
         self.runtime.sleep_until(again_ns).await;

@@ -217,25 +217,19 @@ impl Engine {
 
     fn note_late(&self, all: &mut Gathering, give_up_ns: u64) {
         let now_ns = self.runtime.now_ns();
-        let mut news = false;
         all.pending.retain_mut(|one| {
             if now_ns >= give_up_ns {
                 all.failed |= 1 << one.shard;
-                news |= self.with(|state| {
-                    state.nodes.set_down(one.node, NodeError::Unavailable, now_ns, false)
-                });
+                self.node_down(one.node, NodeError::Unavailable);
                 return false;
             }
             if !one.late && now_ns >= one.late_ns {
                 one.late = true;
                 self.with(|state| state.nodes.note_late(one.node));
+                self.events.nodes.announce(&self.runtime);
             }
             true
         });
-        if news {
-            self.events.nodes.announce(&self.runtime);
-            self.events.upkeep.announce(&self.runtime);
-        }
     }
 
     /// Computes the missing shards' rows from k others.
@@ -309,6 +303,7 @@ impl Engine {
                 tracing::warn!(sequence, shard, "a shard is missing or damaged");
                 state.counters.damaged += 1;
                 state.map.usage_mut().set_present(sequence, segment.present & !(1 << shard));
+                state.repair_wanted = true;
             }
         });
         self.events.upkeep.announce(&self.runtime);

@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::executor::join_all;
 use super::overlay::{Batch, BatchId, Group};
+use super::options::Policy;
 use super::place::{choose_heads, heads_wanted};
 use super::record::{ChainEnd, seal_group};
 use super::request::RequestError;
@@ -146,8 +147,11 @@ impl Engine {
                 state.journal.give_up();
             }
         });
+        let local = self.with(|state| state.superblock.policy == Policy::Local);
         if failed.is_some() {
             self.close_batch();
+        }
+        if failed.is_some() || local {
             self.events.upkeep.announce(&self.runtime);
         }
     }
@@ -177,8 +181,7 @@ impl Engine {
                     Ok(Response::Journal { end, .. }) => position = position.max(end),
                     answer => {
                         let error = answer.err().unwrap_or(NodeError::Unsupported);
-                        let now_ns = self.runtime.now_ns();
-                        self.with(|state| state.nodes.set_down(*head, error, now_ns, false));
+                        self.node_down(*head, error);
                         failed = true;
                     }
                 }

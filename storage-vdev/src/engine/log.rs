@@ -218,6 +218,11 @@ impl Log {
         self.under_way.get_mut(usize::try_from(sequence.checked_sub(first)?).ok()?)
     }
 
+    /// Shards that were put on a node that is no longer theirs don't count: `mask` says which do.
+    pub(super) fn empty_slot(&mut self, mask: impl Fn(u64) -> u32) {
+        self.under_way.iter_mut().for_each(|one| one.present &= mask(one.sequence));
+    }
+
     /// The oldest segment on its way, if it is durable.
     pub(super) fn next_to_commit(&self) -> Option<&UnderWay> {
         self.under_way.front().filter(|first| first.durable)

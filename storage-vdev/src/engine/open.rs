@@ -14,48 +14,29 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::cache::Cache;
-use super::executor::join_all;
-use super::find::{ask, find_newest, get_named};
+use super::find::{find_newest, get_named};
 use super::flush::Flushes;
 use super::free::Freeing;
 use super::heads::Journal;
-use super::holder::change;
 use super::log::{Log, WINDOW};
 use super::nodes::NodeTable;
 use super::openings::Openings;
-use super::options::{Create, JOURNAL_BYTES_MIN, OpenError, OpenOptions, Randomness, TakeOver};
+use super::options::{Create, JOURNAL_BYTES_MIN, OpenError, OpenOptions, Randomness};
 use super::overlay::Overlay;
-use super::place::{check_nodes, choose_heads, heads_wanted, place_slots};
+use super::place::{check_nodes, choose_heads, heads_wanted, match_nodes, place_slots};
 use super::record::ChainEnd;
 use super::recover::{journal_suffices, map_error};
 use super::state::{Engine, State};
 use super::status::Counters;
 use super::superblock::{JournalAnchor, PastOpening, Superblock};
+use super::take::{Tenure, fence, take_volume};
 use super::tasks;
 use crate::codec::Codec;
 use crate::extent_map::{BLOCKS_MAX, Map, MapError, Root};
 use crate::geometry::BLOCK_BYTES;
 use crate::keys::{Opening, keys_for};
-use crate::node::{NodeError, NodeIndex, Request, Response};
-use crate::register::{
-    self, ChangeError, Edit, Lease, Proposer, Refusal, SuperblockRef, Timing, VolumeRecord, Watch,
-};
+use crate::node::{NodeError, NodeIndex};
 use crate::segment::{Link, Shape};
-
-/// How often a record that is being watched is read.
-const WATCH_NS: u64 = 500_000_000;
-
-/// The right to write.
-struct Tenure {
-    epoch: u64,
-    proposer: Option<Proposer>,
-    lease: Option<Lease>,
-    evidence: Vec<bytes::Bytes>,
-    /// The nodes that were not told of it.
-    deaf: Vec<(NodeIndex, NodeError)>,
-    /// What the register says of superblocks; `None` if there is no register.
-    named: Option<SuperblockRef>,
-}
 
 /// Opens or makes the volume.
 pub(super) async fn open(
@@ -93,7 +74,7 @@ pub(super) async fn open(
     }
 }
 
-fn keepers(options: &OpenOptions) -> Vec<NodeIndex> {
+pub(super) fn keepers(options: &OpenOptions) -> Vec<NodeIndex> {
     let nodes = (0..).zip(&options.nodes).filter(|(_, node)| node.objects);
     nodes.map(|(node, _)| node).collect()
 }
@@ -119,7 +100,7 @@ fn check_create(create: &Create, options: &OpenOptions) -> Result<(), OpenError>
     Ok(())
 }
 
-fn check_shape(superblock: &Superblock, create: Option<&Create>) -> Result<(), OpenError> {
+pub(super) fn check_shape(superblock: &Superblock, create: Option<&Create>) -> Result<(), OpenError> {
     let Some(create) = create else { return Ok(()) };
     let text = |data: u8, parity: u8, size: u64| format!("{data}+{parity} shards, {size} bytes");
     let shape = superblock.shape;
@@ -128,195 +109,13 @@ fn check_shape(superblock: &Superblock, create: Option<&Create>) -> Result<(), O
     if found == wanted { Ok(()) } else { Err(OpenError::Shape { found, wanted }) }
 }
 
-/// Gets an epoch that nobody else has.
-async fn take_volume(
-    engine: &Rc<Engine>,
-    options: &OpenOptions,
-    random: &Randomness,
-) -> Result<Tenure, OpenError> {
-    if options.register {
-        return take_register(engine, options, random).await;
-    }
-    let nodes = keepers(options);
-    let found = find_newest(&engine.runtime, &nodes, options.uuid, &options.key).await?;
-    match (&found.superblock, &options.create) {
-        (None, None) if found.answered.is_empty() => {
-            return Err(too_few(0, nodes.len(), (1, found.error)));
-        }
-        (None, None) if found.copies.is_empty() => return Err(OpenError::NotFound),
-        (None, _) if !found.copies.is_empty() => {
-            let version = found.copies.keys().next_back().map_or(0, |newest| newest.1);
-            return Err(OpenError::SuperblockLost { version });
-        }
-        (None, Some(_)) if found.answered.len() < nodes.len() => {
-            return Err(too_few(found.answered.len(), nodes.len(), (nodes.len(), found.error)));
-        }
-        (Some(_), Some(_)) if options.must_be_new => return Err(OpenError::Exists),
-        (Some(superblock), create) => check_shape(superblock, create.as_ref())?,
-        (None, _) => {}
-    }
-    let epoch = found.superblock.map_or(0, |superblock| superblock.opening.epoch) + 1;
-    let epoch = unfenced_epoch(engine, options, epoch).await?;
-    let (evidence, deaf) = (Vec::new(), Vec::new());
-    Ok(Tenure { epoch, proposer: None, lease: None, evidence, deaf, named: None })
-}
-
-/// An epoch above all that an opening which left nothing else has fenced with.
-async fn unfenced_epoch(
-    engine: &Rc<Engine>,
-    options: &OpenOptions,
-    at_least: u64,
-) -> Result<u64, OpenError> {
-    let mut epoch = at_least;
-    loop {
-        let fences = fence_all(engine, options, (epoch, &[])).await;
-        let higher = fences.iter().filter_map(|fence| match fence {
-            Ok(Response::Fenced { previous }) if *previous >= epoch => previous.checked_add(1),
-            Err(NodeError::EpochStale { current }) => current.checked_add(1),
-            _ => None,
-        });
-        match higher.max() {
-            Some(higher) => epoch = higher,
-            None => return Ok(epoch),
-        }
-    }
-}
-
-async fn take_register(
-    engine: &Rc<Engine>,
-    options: &OpenOptions,
-    random: &Randomness,
-) -> Result<Tenure, OpenError> {
-    let uuid = options.uuid;
-    let acceptors = (0..).zip(&options.nodes).filter(|(_, node)| node.register);
-    let acceptors: Vec<NodeIndex> = acceptors.map(|(node, _)| node).collect();
-    let seed = random.proposer;
-    let mut proposer =
-        Proposer::new(uuid, &options.key, acceptors.clone(), seed, Timing::default());
-    let holder = register::Holder { id: options.holder.id, name: options.holder.name.clone() };
-    let mut watch: Option<Watch> = None;
-    let mut lease_ns = options.create.as_ref().map_or(0, |create| create.lease_ns);
-    loop {
-        let now_ns = engine.runtime.now_ns();
-        let edit = match &watch {
-            Some(watch) if watch.take_at_ns() <= now_ns => {
-                let expected_version = watch.version();
-                Edit::TakeOver { expected_version, holder: holder.clone(), lease_ns }
-            }
-            _ => Edit::Read,
-        };
-        let is_read = edit == Edit::Read;
-        let result = change(&engine.runtime, uuid, &mut proposer, edit).await;
-        let seen_ns = engine.runtime.now_ns();
-        let record = match (result, &options.create) {
-            (Ok(committed), _) if !is_read => return Ok(tenure(committed, proposer)),
-            (Ok(committed), _) => committed.record,
-            (Err(ChangeError::Refused(Refusal::Changed(record))), _) => *record,
-            (Err(ChangeError::Refused(Refusal::NotFound)), Some(create)) => {
-                let edit = Edit::Create {
-                    holder: holder.clone(),
-                    lease_ns: create.lease_ns,
-                    superblock: SuperblockRef::default(),
-                    acceptors: acceptors.clone(),
-                };
-                let committed = change(&engine.runtime, uuid, &mut proposer, edit).await;
-                return committed.map(|done| tenure(done, proposer)).map_err(register_error);
-            }
-            (Err(error), _) => return Err(register_error(error)),
-        };
-        if options.must_be_new && record.superblock.version > 0 {
-            return Err(OpenError::Exists);
-        }
-        lease_ns = record.lease_ns;
-        let exclusive = Some(options.holder.id);
-        let watch = match &mut watch {
-            Some(watch) => {
-                watch.observe(&record, seen_ns, exclusive);
-                watch
-            }
-            None => watch.insert(Watch::new(&record, seen_ns, exclusive)),
-        };
-        if watch.take_at_ns() > seen_ns {
-            if options.take_over == TakeOver::Refuse {
-                return Err(in_use(record));
-            }
-            let until_ns = watch.take_at_ns().min(seen_ns.saturating_add(WATCH_NS));
-            engine.runtime.sleep_until(until_ns).await;
-        }
-    }
-}
-
-fn tenure(committed: register::Committed, proposer: Proposer) -> Tenure {
-    let register::Committed { record, changed_ns, evidence } = committed;
-    Tenure {
-        epoch: record.epoch,
-        proposer: Some(proposer),
-        lease: Some(Lease::new(record.lease_ns, changed_ns.unwrap_or(0))),
-        evidence,
-        deaf: Vec::new(),
-        named: Some(record.superblock),
-    }
-}
-
-fn in_use(record: VolumeRecord) -> OpenError {
-    OpenError::InUse { holder: record.holder.name, epoch: record.epoch }
-}
-
-fn register_error(error: ChangeError) -> OpenError {
-    match error {
-        ChangeError::Refused(Refusal::NotFound) => OpenError::NotFound,
-        ChangeError::Refused(Refusal::Exists) => OpenError::Exists,
-        ChangeError::Refused(Refusal::NotHolder(record)) => in_use(*record),
-        ChangeError::Record(register::RecordError::Forged) => OpenError::WrongKey,
-        ChangeError::Record(error) => OpenError::Version(error.to_string()),
-        ChangeError::Unreachable { answered, asked, .. } => {
-            too_few(answered, asked, (asked / 2 + 1, None))
-        }
-        error => OpenError::Register(error.to_string()),
-    }
-}
-
-fn too_few(
+pub(super) fn too_few(
     reachable: usize,
     nodes: usize,
     (wanted, reason): (usize, Option<NodeError>),
 ) -> OpenError {
     let reason = reason.unwrap_or(NodeError::Unavailable);
     OpenError::TooFewNodes { reachable, nodes, wanted, reason }
-}
-
-async fn fence_all(
-    engine: &Rc<Engine>,
-    options: &OpenOptions,
-    (epoch, evidence): (u64, &[bytes::Bytes]),
-) -> Vec<Result<Response, NodeError>> {
-    let nodes = (0..options.nodes.len()).filter_map(|node| NodeIndex::try_from(node).ok());
-    let fences = nodes.map(|node| {
-        let evidence = evidence.to_vec();
-        let request = Request::Fence { volume: options.uuid, epoch, evidence };
-        ask(&engine.runtime, node, request)
-    });
-    join_all(fences).await
-}
-
-/// Shuts earlier openings out. Says which nodes have not heard of it.
-async fn fence(
-    engine: &Rc<Engine>,
-    options: &OpenOptions,
-    tenure: &Tenure,
-) -> Result<Vec<(NodeIndex, NodeError)>, OpenError> {
-    let fences = fence_all(engine, options, (tenure.epoch, &tenure.evidence)).await;
-    let mut deaf = Vec::new();
-    for (node, fence) in (0..).zip(fences) {
-        match fence {
-            Ok(_) => {}
-            Err(NodeError::EpochStale { current }) => {
-                return Err(OpenError::Stale { epoch: current });
-            }
-            Err(error) => deaf.push((node, error)),
-        }
-    }
-    Ok(deaf)
 }
 
 /// Makes the volume.
@@ -352,44 +151,30 @@ async fn begin(
         deletes: Vec::new(),
         base: None,
     };
-    start(engine, options, superblock, (opening, tenure)).await
+    start(engine, options, (superblock, Vec::new()), (opening, tenure)).await
 }
 
-/// Goes on with a volume that is there: maps the nodes that it knows to those that were given.
+/// Goes on with a volume that is there.
 async fn resume(
     engine: &Rc<Engine>,
     options: &OpenOptions,
     mut superblock: Superblock,
     (opening, tenure): (Opening, Tenure),
 ) -> Result<(), OpenError> {
-    let mut nodes = options.nodes.clone();
-    let mut renamed: Vec<NodeIndex> = Vec::new();
-    for known in &superblock.nodes {
-        let position = nodes.iter().position(|node| node.id == known.id);
-        let position = position.unwrap_or_else(|| {
-            // It was not given: it counts as down.
-            nodes.push(known.clone());
-            nodes.len() - 1
-        });
-        renamed.push(NodeIndex::try_from(position).unwrap_or(NodeIndex::MAX));
-    }
-    let rename = |list: &mut Vec<NodeIndex>| {
-        list.iter_mut().for_each(|node| {
-            *node = renamed.get(usize::from(*node)).copied().unwrap_or(NodeIndex::MAX);
-        });
-    };
-    rename(&mut superblock.slots);
-    rename(&mut superblock.journal.heads);
-    superblock.nodes = nodes;
-    check_nodes(&superblock.nodes)?;
-    start(engine, options, superblock, (opening, tenure)).await
+    let deaf: Vec<NodeIndex> = tenure.deaf.iter().map(|(node, _)| *node).collect();
+    let matched = match_nodes(&superblock, &options.nodes, &deaf, !options.register);
+    check_nodes(&matched.nodes)?;
+    superblock.nodes = matched.nodes;
+    superblock.slots = matched.slots;
+    superblock.journal.heads = matched.heads;
+    start(engine, options, (superblock, matched.fresh), (opening, tenure)).await
 }
 
 /// From a superblock to a volume that serves.
 async fn start(
     engine: &Rc<Engine>,
     options: &OpenOptions,
-    superblock: Superblock,
+    (superblock, fresh): (Superblock, Vec<u8>),
     (opening, tenure): (Opening, Tenure),
 ) -> Result<(), OpenError> {
     let is_new = superblock.version == 0;
@@ -402,6 +187,7 @@ async fn start(
     let recovered = (superblock.frontier, superblock.frontier_write);
     let (frontier, last_write) =
         if is_new { recovered } else { engine.roll_forward(&superblock).await? };
+    engine.with(|state| fresh.iter().for_each(|slot| state.empty_slot(*slot)));
     let old_keys = keys_for(&options.key, superblock.uuid, superblock.opening);
     let replay = engine.read_journal(&superblock, (&old_keys, last_write)).await;
     if !journal_suffices(&superblock, replay.read) && !options.accept_loss {
@@ -498,6 +284,7 @@ fn first_state(
         scrub: None,
         hopeless: BTreeSet::new(),
         counters: Counters::default(),
+        probe_at_bytes: 0,
     })
 }
 
@@ -523,6 +310,21 @@ impl State {
             return Err(too_few(reachable, keepers.len(), (wanted, reason)));
         }
         Ok(())
+    }
+
+    /// A new node has the slot: it has none of its shards yet.
+    pub(super) fn empty_slot(&mut self, slot: u8) {
+        let shape = self.shape;
+        let bit = |sequence: u64| 1u32 << shape.shard_in(sequence, slot);
+        let all = self.map.usage().from(0).filter(|(sequence, segment)| {
+            segment.blocks > 0 && segment.present & bit(*sequence) != 0
+        });
+        let all: Vec<(u64, u32)> = all.map(|(sequence, one)| (sequence, one.present)).collect();
+        for (sequence, present) in all {
+            self.map.usage_mut().set_present(sequence, present & !bit(sequence));
+        }
+        self.log.empty_slot(|sequence| !bit(sequence));
+        self.repair_wanted = true;
     }
 
     /// The log of this opening, behind what was recovered.

@@ -2,6 +2,7 @@
 
 use super::nodes::NodeTable;
 use super::options::{NodeInfo, OpenError, Policy};
+use super::superblock::Superblock;
 use crate::node::{NODES_MAX, NodeIndex};
 use crate::segment::Shape;
 
@@ -78,4 +79,85 @@ pub(super) fn choose_heads(
         }
     }
     heads
+}
+
+/// The nodes of a volume that is there, matched with those that were given to open it.
+pub(super) struct Matched {
+    /// Those that were given, in their order, then those that are only known.
+    pub(super) nodes: Vec<NodeInfo>,
+    pub(super) slots: Vec<NodeIndex>,
+    pub(super) heads: Vec<NodeIndex>,
+    /// Slots that a new node has taken over.
+    pub(super) fresh: Vec<u8>,
+}
+
+/// Finds the nodes that a superblock knows among those that were given: by their ids, or, if one
+/// doesn't answer, by its name. A slot whose node is gone goes to a new node that answers under the
+/// same name: it lost what it had. If `adopt`, any new node will do.
+pub(super) fn match_nodes(
+    superblock: &Superblock,
+    given: &[NodeInfo],
+    deaf: &[NodeIndex],
+    adopt: bool,
+) -> Matched {
+    let mut nodes = given.to_vec();
+    let given: Vec<(NodeIndex, &NodeInfo)> = (0..).zip(given).collect();
+    let same = |known: &NodeInfo| {
+        let by_id = given.iter().find(|(_, node)| node.id == known.id);
+        let by_name = || given.iter().find(|(at, node)| {
+            deaf.contains(at) && node.name == known.name
+        });
+        by_id.or_else(by_name).map(|(at, _)| *at)
+    };
+    let mut places: Vec<Option<NodeIndex>> = superblock.nodes.iter().map(same).collect();
+    for (known, place) in superblock.nodes.iter().zip(&places) {
+        if let Some(node) = place.and_then(|place| nodes.get_mut(usize::from(place))) {
+            node.id = known.id;
+        }
+    }
+    let is_new = |at: &NodeIndex, places: &[Option<NodeIndex>]| {
+        !deaf.contains(at) && !places.contains(&Some(*at))
+    };
+    let mut slots = Vec::new();
+    let mut fresh = Vec::new();
+    for (slot, holder) in (0..).zip(&superblock.slots) {
+        let known = superblock.nodes.get(usize::from(*holder));
+        let place = places.get(usize::from(*holder)).copied().flatten();
+        let new = given.iter().filter(|(at, node)| {
+            node.objects && is_new(at, &places) && !slots.contains(at)
+        });
+        let named = new.clone().find(|(_, node)| known.is_some_and(|one| one.name == node.name));
+        let taker = named.or_else(|| new.clone().next().filter(|_| adopt)).map(|(at, _)| *at);
+        let node = match (place, taker) {
+            (Some(place), _) => place,
+            (None, Some(taker)) => {
+                fresh.push(slot);
+                taker
+            }
+            (None, None) => keep(&mut nodes, known, &mut places, *holder),
+        };
+        slots.push(node);
+    }
+    let heads = superblock.journal.heads.iter().map(|head| {
+        let known = superblock.nodes.get(usize::from(*head));
+        let place = places.get(usize::from(*head)).copied().flatten();
+        place.unwrap_or_else(|| keep(&mut nodes, known, &mut places, *head))
+    });
+    let heads = heads.collect();
+    Matched { nodes, slots, heads, fresh }
+}
+
+/// A node that was not given stays in the list: it counts as down.
+fn keep(
+    nodes: &mut Vec<NodeInfo>,
+    known: Option<&NodeInfo>,
+    places: &mut [Option<NodeIndex>],
+    index: NodeIndex,
+) -> NodeIndex {
+    let place = NodeIndex::try_from(nodes.len()).unwrap_or(NodeIndex::MAX);
+    nodes.extend(known.cloned());
+    if let Some(entry) = places.get_mut(usize::from(index)) {
+        *entry = Some(place);
+    }
+    place
 }

@@ -124,13 +124,15 @@ pub(super) struct State {
     pub(super) lease: Option<Lease>,
     /// None while somebody uses it.
     pub(super) proposer: Option<Proposer>,
-    /// Something can be repaired.
+    /// Something can be repaired, perhaps.
     pub(super) repair_wanted: bool,
     pub(super) repair: Option<Progress>,
     pub(super) scrub: Option<Progress>,
     /// Segments that could not be repaired with the nodes that are up.
     pub(super) hopeless: BTreeSet<u64>,
     pub(super) counters: Counters,
+    /// When so much was put, the nodes are asked how much room they have.
+    pub(super) probe_at_bytes: u64,
 }
 
 impl Engine {
@@ -161,6 +163,7 @@ impl Engine {
         }
         if news {
             state.hopeless.clear();
+            state.repair_wanted = true;
             self.events.nodes.announce(&self.runtime);
             self.events.upkeep.announce(&self.runtime);
         }
@@ -186,14 +189,18 @@ impl Engine {
         match either(call, self.runtime.sleep_until(until_ns)).await {
             Either::First(answer) => answer,
             Either::Second(()) => {
-                let now_ns = self.runtime.now_ns();
-                self.with(|state| {
-                    state.nodes.set_down(node, NodeError::Unavailable, now_ns, false)
-                });
-                self.events.nodes.announce(&self.runtime);
-                self.events.upkeep.announce(&self.runtime);
+                self.node_down(node, NodeError::Unavailable);
                 Err(NodeError::Unavailable)
             }
+        }
+    }
+
+    /// A node is of no use for now.
+    pub(super) fn node_down(&self, node: NodeIndex, error: NodeError) {
+        let now_ns = self.runtime.now_ns();
+        if self.with(|state| state.nodes.set_down(node, error, now_ns, false)) {
+            self.events.nodes.announce(&self.runtime);
+            self.events.upkeep.announce(&self.runtime);
         }
     }
 

@@ -14,51 +14,56 @@ use crate::node::{NodeIndex, Request, Response};
 const PROBE_NS: u64 = 1_000_000_000;
 /// How long a probe may take.
 const PROBE_NS_MAX: u64 = 900_000_000;
-/// How often the others are asked how full they are, in probes.
-const CAPACITY_PROBES: u64 = 10;
+/// After how many bytes that were put the nodes are asked how full they are.
+const CAPACITY_BYTES: u64 = 64 << 20;
+/// How long the node of a slot may be down before a spare takes the slot over: when one more loss
+/// leaves no spare shard, and when half of the parity is gone.
+const URGENT_NS: u64 = 30_000_000_000;
+const LOST_NS: u64 = 900_000_000_000;
 /// How many segments may be committed since the last checkpoint.
 const CHECKPOINT_SEGMENTS: u64 = 256;
 /// How long a `local` volume keeps writes on this host alone.
 const LOCAL_NS: u64 = 2_000_000_000;
 
-/// Asks nodes how they are, for ever.
+/// Asks nodes how they are, for ever: those that are down, slow or full now and then, the others
+/// how much room they have, when much was put on them.
 pub(super) async fn prober(engine: Rc<Engine>) {
-    let mut round = 0;
-    while engine.check_running().is_ok() {
-        let nodes: Vec<NodeIndex> = engine.with(|state| {
-            let all = state.nodes.iter().take(state.given);
-            let due = all.filter(|(_, node)| {
-                !node.for_good && (node.state != NodeState::Up || round % CAPACITY_PROBES == 0)
-            });
-            due.map(|(node, _)| node).collect()
-        });
+    loop {
+        let due = || match engine.check_running() {
+            Err(_) => Some(None),
+            Ok(()) => engine.with(|state| state.nodes_to_probe()).map(Some),
+        };
+        let due = engine.events.nodes.until(&engine.runtime, due).await;
+        let Some(nodes) = due else { return };
         for node in nodes {
             let engine_too = Rc::clone(&engine);
             engine.runtime.spawn(async move { engine_too.probe(node).await });
         }
-        round += 1;
         let next_ns = engine.runtime.now_ns().saturating_add(PROBE_NS);
         engine.runtime.sleep_until(next_ns).await;
+        engine.events.upkeep.announce(&engine.runtime);
     }
 }
 
 /// Does what is due, for ever.
 pub(super) async fn housekeeper(engine: Rc<Engine>) {
     loop {
+        let now_ns = engine.runtime.now_ns();
+        let tick_ns = engine.with(|state| state.next_tick_ns(now_ns));
         let due = || match engine.check_running() {
             Err(_) => Some(None),
-            Ok(()) => engine.with(|state| state.next_chore()).map(Some),
+            Ok(()) => {
+                let now_ns = engine.runtime.now_ns();
+                let ticks = engine.with(|state| state.next_tick_ns(now_ns)) != tick_ns;
+                let chore = engine.with(|state| state.next_chore(now_ns));
+                chore.or(ticks.then_some(Chore::Look)).map(Some)
+            }
         };
-        let tick_ns = engine.runtime.now_ns().saturating_add(PROBE_NS);
         let wait = engine.events.upkeep.until(&engine.runtime, due);
         let chore = match either(wait, engine.runtime.sleep_until(tick_ns)).await {
             Either::First(None) => return,
             Either::First(Some(chore)) => chore,
-            Either::Second(()) => {
-                engine.seal_old_writes();
-                engine.with(|state| state.repair_wanted = !state.backlog().is_empty());
-                continue;
-            }
+            Either::Second(()) => Chore::SealOld,
         };
         if let Err(error) = engine.carry_out(chore).await {
             tracing::debug!(%error, "upkeep failed; it is tried again");
@@ -70,13 +75,17 @@ pub(super) async fn housekeeper(engine: Rc<Engine>) {
 
 /// Something that is due.
 enum Chore {
+    /// Nothing yet, but the time of the next look has changed.
+    Look,
+    SealOld,
     Checkpoint,
     Heads,
     Repair,
+    Replace(u8, NodeIndex),
 }
 
 impl State {
-    fn next_chore(&mut self) -> Option<Chore> {
+    fn next_chore(&mut self, now_ns: u64) -> Option<Chore> {
         if self.closing {
             return None;
         }
@@ -87,11 +96,72 @@ impl State {
         if self.map.wants_checkpoint() || since >= CHECKPOINT_SEGMENTS {
             return Some(Chore::Checkpoint);
         }
+        if let Some((slot, node)) = self.slot_to_replace(now_ns) {
+            return Some(Chore::Replace(slot, node));
+        }
         if self.repair_wanted {
             self.repair_wanted = false;
-            return Some(Chore::Repair);
+            if !self.backlog().is_empty() {
+                return Some(Chore::Repair);
+            }
         }
         None
+    }
+
+    /// The nodes that should be asked how they are now.
+    fn nodes_to_probe(&mut self) -> Option<Vec<NodeIndex>> {
+        let all = self.counters.put_bytes >= self.probe_at_bytes;
+        if all {
+            self.probe_at_bytes = self.counters.put_bytes.saturating_add(CAPACITY_BYTES);
+        }
+        let due = self.nodes.iter().take(self.given).filter(|(_, node)| {
+            !node.for_good && (all || node.full || node.state != NodeState::Up)
+        });
+        let due: Vec<NodeIndex> = due.map(|(node, _)| node).collect();
+        (!due.is_empty()).then_some(due)
+    }
+
+    /// When what is only on this host has to be put on the nodes.
+    fn next_tick_ns(&mut self, now_ns: u64) -> u64 {
+        let open = self.overlay.open_batch();
+        if self.superblock.policy != Policy::Local || open.is_empty() {
+            self.open_since_ns = None;
+            return u64::MAX;
+        }
+        let (batch, since_ns) = *self.open_since_ns.get_or_insert((open.id, now_ns));
+        if batch != open.id {
+            self.open_since_ns = Some((open.id, now_ns));
+            return now_ns.saturating_add(LOCAL_NS);
+        }
+        since_ns.saturating_add(LOCAL_NS)
+    }
+
+    /// A slot whose node has been down for long, and a node that could take it.
+    fn slot_to_replace(&self, now_ns: u64) -> Option<(u8, NodeIndex)> {
+        let down = |node: &NodeIndex| !self.nodes.is_usable(*node);
+        let slots = self.nodes.slots();
+        let alive = slots.iter().filter(|node| !down(node)).count();
+        let (k, m) = (self.shape.data_shards(), self.shape.parity_shards());
+        let (k, m) = (usize::from(k), usize::from(m));
+        let patience_ns = match alive {
+            alive if alive <= k + 1 => URGENT_NS,
+            alive if alive <= k + m.div_ceil(2) => LOST_NS,
+            _ => return None,
+        };
+        let (slot, _) = (0u8..).zip(slots).find(|(_, node)| {
+            let since_ns = self.nodes.get(**node).map_or(0, |node| node.down_since_ns);
+            down(node) && now_ns.saturating_sub(since_ns) >= patience_ns
+        })?;
+        let domain = |node: NodeIndex| self.nodes.get(node).map(|node| &node.info.domain);
+        let spare = self.nodes.iter().find(|(node, entry)| {
+            let others = (0u8..).zip(slots).filter(|(other, _)| *other != slot);
+            let alone = others.clone().all(|(_, other)| domain(*other) != domain(*node));
+            entry.info.objects
+                && self.nodes.is_usable(*node)
+                && !slots.contains(node)
+                && (alone || self.superblock.shared_domains)
+        });
+        Some((slot, spare?.0))
     }
 
     /// Whether the journal could be on more heads than it is, or on others than one that failed.
@@ -114,6 +184,12 @@ impl State {
 impl Engine {
     async fn carry_out(self: &Rc<Self>, chore: Chore) -> Result<(), RequestError> {
         match chore {
+            Chore::Look => Ok(()),
+            Chore::SealOld => {
+                self.close_batch();
+                Ok(())
+            }
+            Chore::Replace(slot, node) => self.replace(slot, node).await,
             Chore::Heads => self.replace_heads().await,
             Chore::Repair => self.repair().await.map(|_report| ()),
             Chore::Checkpoint => self.checkpoint_and_free(|_, _| {}).await,
@@ -142,25 +218,29 @@ impl Engine {
         }
     }
 
-    /// What is only on this host, by the `local` policy, is put on the nodes before long.
-    fn seal_old_writes(&self) {
-        let now_ns = self.runtime.now_ns();
-        let old = self.with(|state| {
-            let local = state.superblock.policy == Policy::Local;
-            let open = state.overlay.open_batch();
-            if !local || open.is_empty() {
-                state.open_since_ns = None;
-                return false;
-            }
-            let (batch, since_ns) = *state.open_since_ns.get_or_insert((open.id, now_ns));
-            if batch != open.id {
-                state.open_since_ns = Some((open.id, now_ns));
-                return false;
-            }
-            now_ns.saturating_sub(since_ns) >= LOCAL_NS
+    /// From now on a slot's shards are on another node; repair puts them there.
+    pub(super) async fn replace(
+        self: &Rc<Self>,
+        slot: u8,
+        node: NodeIndex,
+    ) -> Result<(), RequestError> {
+        let allowed = self.with(|state| {
+            let objects = state.nodes.get(node).is_some_and(|entry| entry.info.objects);
+            let known = usize::from(slot) < state.nodes.slots().len();
+            known && objects && !state.nodes.slots().contains(&node)
         });
-        if old {
-            self.close_batch();
+        if !allowed {
+            return Err(RequestError::Refused("there is no such slot, or the node can't take it"));
         }
+        tracing::info!(slot, node, "another node takes a slot over");
+        // The superblock that names the node also says which shards it doesn't have.
+        self.checkpoint_from(|state| {
+            if state.nodes.slots().get(usize::from(slot)) != Some(&node) {
+                state.nodes.set_slot(slot, node);
+                state.empty_slot(slot);
+            }
+        })
+        .await
+        .map(|_dead| ())
     }
 }
