@@ -101,6 +101,7 @@ impl Outcome {
 pub(crate) fn run(repository: &Repository, quick: bool) -> Result<(), Failure> {
     let needed = [packages::GCC, packages::LIBC, packages::STRACE];
     packages::install(repository, &needed)?;
+    packages::install(repository, &packages::STORES)?;
     let mut run = Run { steps: Vec::new() };
     let cargo = |arguments: &[&str]| Task::cargo(repository, arguments);
     run.step("format", || Outcome::of_one(cargo(&["fmt", "--all", "--check"]).run()));

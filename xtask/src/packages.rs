@@ -34,6 +34,11 @@ pub(crate) const ISAL: [Package; 5] = [
     Package { name: "make", present: |_| in_path("make") },
     Package { name: "nasm", present: |_| in_path("nasm") },
 ];
+/// Servers that volumes can lie on, started by the tests of `storage-node`.
+pub(crate) const STORES: [Package; 2] = [
+    Package { name: "redis-server", present: |_| in_path("redis-server") },
+    Package { name: "etcd-server", present: |_| in_path("etcd") },
+];
 /// The machine emulator.
 pub(crate) const QEMU: Package =
     Package { name: "qemu-system-x86", present: |_| in_path("qemu-system-x86_64") };

@@ -4,7 +4,10 @@
 //! The volume itself, the codec, the formats and the shard protocol are in `storage-vdev`.
 
 pub mod heal;
+pub mod etcd;
+mod names;
 pub mod nbd;
+pub mod object_store;
 pub mod redis;
 pub mod served;
 pub mod server;

@@ -15,7 +15,6 @@ mod resp;
 mod server;
 
 use std::collections::{BTreeSet, HashSet};
-use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -23,6 +22,8 @@ use storage_vdev::Uuid;
 use storage_vdev::node::{NodeError, OBJECT_BYTES_MAX, ObjectKey};
 use storage_vdev::service::{Capabilities, Capacity, ShardStore};
 use zeroize::Zeroizing;
+
+use crate::names::Names;
 
 pub use resp::Address;
 use resp::{Argument, Connection, Reply};
@@ -78,8 +79,7 @@ pub struct RedisStore {
     options: RedisOptions,
     connection: Option<Connection>,
     server: Server,
-    /// The names of the volume that was listed last.
-    names: Option<(Uuid, BTreeSet<ObjectKey>)>,
+    names: Names,
     /// Something was acknowledged since the last sync.
     unsynced: bool,
     /// A server that isn't durable started again in between.
@@ -95,7 +95,7 @@ impl RedisStore {
         let mut connection = Connection::open(&options.address, options.timeout)?;
         let server = Server::greet(&mut connection, &options)?;
         let connection = Some(connection);
-        let (names, unsynced, restarted) = (None, false, false);
+        let (names, unsynced, restarted) = (Names::default(), false, false);
         Ok(Self { options, connection, server, names, unsynced, restarted })
     }
 
@@ -130,7 +130,7 @@ impl RedisStore {
             self.restarted |= self.unsynced;
         }
         self.server = server;
-        self.names = None;
+        self.names.forget();
         Ok(connection)
     }
 
@@ -244,9 +244,7 @@ impl ShardStore for RedisStore {
             other => return Err(refusal("SET", &other)),
         }
         self.unsynced = true;
-        if let Some((_, names)) = self.names.as_mut().filter(|(volume, _)| *volume == key.volume) {
-            names.insert(*key);
-        }
+        self.names.insert(key);
         Ok(())
     }
 
@@ -270,16 +268,11 @@ impl ShardStore for RedisStore {
         after: Option<&ObjectKey>,
         limit: u16,
     ) -> Result<Vec<ObjectKey>, NodeError> {
-        // A new listing asks the server; its later pages come from what it said, kept up to date.
-        let known = self.names.take().filter(|(of, _)| of == volume && after.is_some());
-        let names = match known {
-            Some((_, names)) => names,
-            None => self.scan(volume)?,
-        };
-        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(*after));
-        let page = names.range((from, Bound::Unbounded)).take(limit.into()).copied().collect();
-        self.names = Some((*volume, names));
-        Ok(page)
+        if let Some(page) = self.names.page(volume, after, limit) {
+            return Ok(page);
+        }
+        let names = self.scan(volume)?;
+        Ok(self.names.learn(volume, names, (after, limit)))
     }
 
     fn delete(&mut self, key: &ObjectKey) -> Result<(), NodeError> {
@@ -290,9 +283,7 @@ impl ShardStore for RedisStore {
             other => return Err(refusal("DEL", &other)),
         }
         self.unsynced = true;
-        if let Some((_, names)) = &mut self.names {
-            names.remove(key);
-        }
+        self.names.remove(key);
         Ok(())
     }
 

@@ -402,3 +402,36 @@ fn a_proposer_does_one_thing_at_a_time() {
     proposer.start(Edit::Read, 0).unwrap();
     assert!(proposer.start(Edit::Read, 0).is_err());
 }
+
+#[test]
+fn settling_acceptors_that_were_not_committed_would_fork_the_history() {
+    let mut nodes = nodes(6);
+    let all = [0, 1, 2, 3, 4, 5];
+    let mut holder = proposer(1, &all);
+    run(&mut nodes, &mut holder, create(&[0, 1, 2])).unwrap();
+    let accepted_by = |only: u8| {
+        move |node: u8, request: &RegisterRequest| {
+            let arrives = matches!(request, RegisterRequest::Prepare { .. }) || node == only;
+            (arrives, arrives)
+        }
+    };
+    // The two sets reach node 2 alone; nobody has committed them.
+    let begin = Edit::BeginAcceptors { acceptors: vec![3, 4, 5] };
+    let begun = run_lossy(&mut nodes, &mut proposer(2, &all), begin, accepted_by(2));
+    assert!(matches!(begun, Err(ChangeError::Unreachable { in_doubt: true, .. })), "{begun:?}");
+    let state = nodes[2].state();
+    let found = VolumeRecord::parse(state.accepted().unwrap().1).unwrap();
+    assert!(!found.members.next.is_empty());
+    // Against the rule: the new set is settled on what one acceptor has. It reaches node 3 alone.
+    let settle = Edit::SettleAcceptors { committed: Box::new(found) };
+    let mut careless = proposer(3, &[0, 2, 3, 4, 5]);
+    let settled = run_lossy(&mut nodes, &mut careless, settle, accepted_by(3));
+    assert!(matches!(settled, Err(ChangeError::Unreachable { in_doubt: true, .. })));
+    // The old set goes on without knowing, and the new one has another history.
+    holder.set_nodes(vec![0, 1]);
+    let old = run(&mut nodes, &mut holder, Edit::Renew { epoch: 1 }).unwrap().record;
+    let new = run(&mut nodes, &mut proposer(4, &[3, 4, 5]), Edit::Read).unwrap().record;
+    assert!(old.members.current != new.members.current && new.change != old.change);
+    let again = run(&mut nodes, &mut holder, Edit::Read).unwrap().record;
+    assert_eq!(again, old, "so the rule is needed");
+}
