@@ -27,7 +27,7 @@ pub trait NodeFile {
     ///
     /// # Errors
     /// The file can't be used.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
 
     /// Fills `buffer` from `offset`. What was written before is seen, synced or not.
     ///
@@ -119,7 +119,7 @@ impl RealFile {
 }
 
 impl NodeFile for RealFile {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 

@@ -237,8 +237,8 @@ impl Drop for Direct {
 }
 
 impl NodeFile for UringFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
     }
 
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {

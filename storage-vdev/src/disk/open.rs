@@ -167,7 +167,7 @@ fn read_index(file: &mut impl NodeFile, superblock: &Superblock) -> Result<Index
     let mut index =
         Index { slots: Slots::default(), objects: Vec::new(), newest_batch: 0, erase: Vec::new() };
     let mut step = vec![0; INDEX_STEP as usize * SLOT_BYTES];
-    let len = file.len()?;
+    let len = file.size()?;
     loop {
         let first = index.slots.len();
         let is_inside =

@@ -51,7 +51,7 @@ impl Superblock {
     pub(super) fn read(file: &mut impl NodeFile, copy: u64) -> io::Result<Found> {
         let mut bytes = [0; BYTES];
         let at = copy * BLOCK as u64;
-        if file.len()? < at + BYTES as u64 {
+        if file.size()? < at + BYTES as u64 {
             return Ok(Found::Blank);
         }
         file.read_at(at, &mut bytes)?;

@@ -339,7 +339,7 @@ fn failure(what: &str) -> io::Error {
 }
 
 impl NodeFile for SimFile {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.disk.len(self.which))
     }
 

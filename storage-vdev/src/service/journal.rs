@@ -100,7 +100,7 @@ impl<F: NodeFile> Journals<F> {
         let (content, crc) = header.split_at_mut(HEADER_BYTES - 4);
         crc.copy_from_slice(&crc32c::crc32c(content).to_le_bytes());
         let mut found = [0; HEADER_BYTES];
-        if file.len()? >= HEADER_BYTES as u64 {
+        if file.size()? >= HEADER_BYTES as u64 {
             file.read_at(0, &mut found)?;
         }
         if is_blank(&found) {

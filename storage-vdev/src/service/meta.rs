@@ -314,7 +314,7 @@ impl<F: NodeFile> Meta<F> {
     }
 
     fn read_entries(&mut self) -> Result<(), MetaError> {
-        let len = self.file.len()?;
+        let len = self.file.size()?;
         let mut entry = vec![0; ENTRY_BYTES];
         let mut mended = false;
         for index in 0..VOLUMES_MAX {
@@ -391,7 +391,7 @@ fn write_headers(file: &mut impl NodeFile, identity: &NodeIdentity) -> io::Resul
 
 fn read_header(file: &mut impl NodeFile, copy: u64) -> io::Result<Header> {
     let mut bytes = Zeroizing::new([0; SECTOR]);
-    if file.len()? < copy * HEADER_PAGE + SECTOR as u64 {
+    if file.size()? < copy * HEADER_PAGE + SECTOR as u64 {
         return Ok(Header::Blank);
     }
     file.read_at(copy * HEADER_PAGE, &mut bytes[..])?;
