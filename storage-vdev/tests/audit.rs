@@ -1,4 +1,5 @@
 //! The audit tree: known roots, every leaf of small objects, and proofs that somebody made up.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use proptest::prelude::*;
 use storage_vdev::audit::{

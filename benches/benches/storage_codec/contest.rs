@@ -6,8 +6,8 @@ use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 use storage_vdev::codec::{Codec, Kernel};
 
 /// The names of those that ratios are told of.
-pub const ISAL: &str = "ISA-L 2.31";
-pub const SIMD: &str = "rs-simd 3.1";
+pub(crate) const ISAL: &str = "ISA-L 2.31";
+pub(crate) const SIMD: &str = "rs-simd 3.1";
 
 /// The most turns that a contestant has; the best one counts.
 const TURNS_MAX: usize = 30;
@@ -17,18 +17,21 @@ const TURN_MS: f64 = 0.5;
 const ALL_TURNS_MS: f64 = 100.0;
 
 /// The shards of one length of one code.
-pub struct Cell {
-    pub data_shards: usize,
-    pub parity_shards: usize,
-    pub len: usize,
+pub(crate) struct Cell {
+    pub(crate) data_shards: usize,
+    pub(crate) parity_shards: usize,
+    pub(crate) len: usize,
     /// All of them, as the reference computes them.
     shards: Vec<Vec<u8>>,
 }
 
+/// From the sources to the outputs.
+type Work<'a> = Box<dyn FnMut(&[Vec<u8>], &mut [Vec<u8>]) + 'a>;
+
 /// Something that makes outputs from sources.
-pub struct Contestant<'a> {
-    pub name: String,
-    work: Box<dyn FnMut(&[Vec<u8>], &mut [Vec<u8>]) + 'a>,
+pub(crate) struct Contestant<'a> {
+    pub(crate) name: String,
+    work: Work<'a>,
     /// Its code is the formats' one, so its outputs must be right to the byte.
     same_code: bool,
 }
@@ -54,7 +57,7 @@ impl<'a> Contestant<'a> {
 }
 
 impl Cell {
-    pub fn new(data_shards: usize, parity_shards: usize, len: usize) -> Self {
+    pub(crate) fn new(data_shards: usize, parity_shards: usize, len: usize) -> Self {
         let byte = |i: usize| (i.wrapping_mul(0x9e37_79b9) >> 13) as u8;
         let shard = |s: usize| (0..len).map(|i| byte(i + s * len)).collect();
         let mut shards: Vec<Vec<u8>> = (0..data_shards).map(shard).collect();
@@ -65,7 +68,7 @@ impl Cell {
     }
 
     /// `k+m`, and the length of a shard.
-    pub fn labels(&self) -> Vec<String> {
+    pub(crate) fn labels(&self) -> Vec<String> {
         let code = format!("{}+{}", self.data_shards, self.parity_shards);
         vec![code, format!("{} KiB", self.len >> 10)]
     }
@@ -75,7 +78,7 @@ impl Cell {
     }
 
     /// Makes the parity from the data.
-    pub fn encode(&self) -> Vec<f64> {
+    pub(crate) fn encode(&self) -> Vec<f64> {
         let (data, parity) = self.shards.split_at(self.data_shards);
         let mut all = vec![Contestant::new("memcpy", copy).of_another_code()];
         for kernel in kernels() {
@@ -106,7 +109,7 @@ impl Cell {
     }
 
     /// Loses the first m data shards, or as many as there are, and makes them from the others.
-    pub fn reconstruct(&self) -> Vec<f64> {
+    pub(crate) fn reconstruct(&self) -> Vec<f64> {
         let lost = self.parity_shards.min(self.data_shards);
         let kept: Vec<usize> = (lost..lost + self.data_shards).collect();
         let (gone, rest) = self.shards.split_at(lost);
@@ -208,7 +211,7 @@ impl Cell {
 }
 
 /// The names of the contestants, in the order of the rates.
-pub fn names() -> Vec<String> {
+pub(crate) fn names() -> Vec<String> {
     let mut names = vec!["memcpy".to_owned()];
     names.extend(kernels().iter().map(|kernel| kernel.name().to_owned()));
     if cfg!(feature = "isal") {

@@ -25,7 +25,7 @@ unsafe extern "C" {
 const TABLE_BYTES: usize = 32;
 
 /// A matrix made ready for ISA-L.
-pub struct Tables {
+pub(crate) struct Tables {
     rows: usize,
     columns: usize,
     tables: Vec<u8>,
@@ -33,7 +33,7 @@ pub struct Tables {
 
 impl Tables {
     /// From cells row after row.
-    pub fn new(rows: usize, columns: usize, cells: &[u8]) -> Self {
+    pub(crate) fn new(rows: usize, columns: usize, cells: &[u8]) -> Self {
         assert_eq!(cells.len(), rows * columns, "a cell for each row and column");
         let mut tables = vec![0; TABLE_BYTES * rows * columns];
         // SAFETY: `cells` has k * rows bytes and `tables` the 32 for each that the header asks for.
@@ -46,12 +46,12 @@ impl Tables {
 
     /// Whether the library has chosen its GFNI kernels: only their tables are bit matrices, and
     /// that of 1 is this one.
-    pub fn are_for_gfni() -> bool {
+    pub(crate) fn are_for_gfni() -> bool {
         Self::new(1, 1, &[1]).tables.starts_with(&0x0102_0408_1020_4080_u64.to_le_bytes())
     }
 
     /// Writes the matrix's product with `sources` to `outputs`.
-    pub fn multiply(&self, sources: &[Vec<u8>], outputs: &mut [Vec<u8>]) {
+    pub(crate) fn multiply(&self, sources: &[Vec<u8>], outputs: &mut [Vec<u8>]) {
         assert_eq!((sources.len(), outputs.len()), (self.columns, self.rows), "the matrix's shape");
         let len = sources[0].len();
         let equal =
