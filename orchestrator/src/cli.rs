@@ -9,7 +9,8 @@ use clap_complete::Shell;
 use spec::deployment::{Deployment, TEXT_BYTES_MAX, parse_bytes};
 
 use crate::output::Output;
-use crate::{doctor, exit_code, run, state};
+use crate::volume::arguments::VolumeVerb;
+use crate::{doctor, exit_code, run, state, volume};
 
 /// Runs unikernel workloads described by a JSON spec.
 #[derive(Debug, Parser)]
@@ -64,6 +65,9 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Volumes: encrypted, erasure-coded disks over many nodes.
+    #[command(subcommand)]
+    Volume(VolumeVerb),
     /// Prints completions for a shell.
     #[command(after_help = "Example:\n  hypha completions bash > ~/.local/share/bash-completion/\
         completions/hypha")]
@@ -93,6 +97,10 @@ pub fn main() -> i32 {
                 code => code,
             }
         }
+        Verb::Volume(verb) => volume::verbs::run(verb).unwrap_or_else(|error| {
+            complain(&error);
+            error.exit_code()
+        }),
         Verb::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "hypha", &mut text);

@@ -27,8 +27,14 @@ pub mod exit_code {
     pub const FAILURE: i32 = 1;
     /// The spec or the command line is wrong; nothing was started.
     pub const BAD_SPEC: i32 = 2;
+    /// There is nothing of that name.
+    pub const NOT_FOUND: i32 = 3;
     /// The deployment is running, or one of its ports is taken.
     pub const CONFLICT: i32 = 4;
+    /// Too few nodes answer.
+    pub const UNAVAILABLE: i32 = 5;
+    /// It works, with less redundancy than it should have.
+    pub const DEGRADED: i32 = 6;
     /// This host can't: no KVM, no VMM, no memory, no state directory, or the sandbox was refused.
     pub const HOST_CANNOT: i32 = 125;
 }

@@ -1,0 +1,126 @@
+//! `hypha volume rm`: the key first, for nobody can read the shards without it; then the shards.
+
+use std::io::Write;
+
+use serde_json::json;
+use storage_vdev::VolumeKey;
+use storage_vdev::node::{ObjectKey, Request, Response};
+use storage_vdev::service::Rights;
+
+use super::arguments::Which;
+use super::host::{Access, HostNodes};
+use super::manifest::{Folder, Manifest};
+use super::session::Exchange;
+use super::verbs::{VolumeError, answer, confirm, folder, tell, uuid_of};
+
+/// How many names are asked for, and removed, at once.
+const KEYS_MAX: u16 = 512;
+
+/// Destroys a volume.
+///
+/// # Errors
+/// It is in use, or (without `abandon`) a node doesn't answer: nothing was changed then.
+pub(super) fn remove(which: &Which, yes: bool, abandon: bool) -> Result<i32, VolumeError> {
+    let folder = folder(&which.form, &which.name)?;
+    let manifest = folder.read()?;
+    let Some(_lock) = folder.lock()? else {
+        let name = which.name.clone();
+        let message = "it is in use by another process of this host: stop that first".to_owned();
+        return Err(VolumeError::Remote { name, message });
+    };
+    if !yes {
+        let question = format!("This destroys the key of volume {}, for good.", folder.name());
+        if !confirm(&question)? || answer()? != folder.name() {
+            return Err(VolumeError::Argument {
+                field: "--yes",
+                reason: "not given, and nobody confirmed: nothing was changed".to_owned(),
+            });
+        }
+    }
+    let key = VolumeKey::new(folder.key()?.expose());
+    let uuid = uuid_of(&manifest)?;
+    let access = Access { create: false, rights: Rights::ALL };
+    let mut exchange = Exchange::new(HostNodes::connect(&manifest, (&key, uuid), access)?);
+    if !abandon {
+        let silent = silent_nodes(&mut exchange, uuid);
+        if !silent.is_empty() {
+            return Err(VolumeError::Argument {
+                field: "--abandon",
+                reason: format!(
+                    "not given, and these nodes don't answer: {}: nothing was changed",
+                    silent.join(", ")
+                ),
+            });
+        }
+    }
+    let left = destroy(&folder, &manifest, uuid, &mut exchange)?;
+    tell(&which.form, &json!({"removed": folder.name(), "nodes_left": left}), || {
+        if left.is_empty() {
+            String::new()
+        } else {
+            format!("the key is destroyed; unreadable shards stay on {}\n", left.join(", "))
+        }
+    })?;
+    Ok(0)
+}
+
+fn silent_nodes(exchange: &mut Exchange<HostNodes>, uuid: [u8; 16]) -> Vec<String> {
+    let nodes = exchange.nodes().infos().to_vec();
+    let asked = (0u8..).zip(&nodes);
+    asked
+        .filter(|(node, _)| {
+            let request = Request::List { volume: uuid, after: None, limit: 1 };
+            exchange.ask(*node, request).is_err()
+        })
+        .map(|(_, info)| info.name.clone())
+        .collect()
+}
+
+/// Destroys the key, then the shards; the names of the nodes that still have some.
+fn destroy(
+    folder: &Folder,
+    manifest: &Manifest,
+    uuid: [u8; 16],
+    exchange: &mut Exchange<HostNodes>,
+) -> Result<Vec<String>, VolumeError> {
+    let inside = folder.path().to_owned();
+    let outside: Vec<_> = manifest
+        .nodes
+        .iter()
+        .filter_map(|node| match &node.place {
+            super::node_spec::Place::Directory(path) => Some(path.clone()),
+            super::node_spec::Place::Server { .. } => None,
+        })
+        .filter(|path| !path.starts_with(&inside))
+        .collect();
+    folder.destroy()?;
+    let names: Vec<String> =
+        exchange.nodes().infos().iter().map(|info| info.name.clone()).collect();
+    let mut left = Vec::new();
+    for (node, name) in (0u8..).zip(names) {
+        let gone = std::path::Path::new(&name).starts_with(&inside);
+        if !gone && !empty_node(exchange, node, uuid) {
+            left.push(name);
+        }
+    }
+    if !outside.is_empty() {
+        _ = writeln!(std::io::stderr(), "directories outside the state stay, without the volume");
+    }
+    Ok(left)
+}
+
+/// Removes a volume's objects from one node; whether all are gone.
+fn empty_node(exchange: &mut Exchange<HostNodes>, node: u8, uuid: [u8; 16]) -> bool {
+    let mut after: Option<ObjectKey> = None;
+    loop {
+        let list = Request::List { volume: uuid, after, limit: KEYS_MAX };
+        let Ok(Response::Keys(keys)) = exchange.ask(node, list) else { return false };
+        let Some(last) = keys.last().copied() else { return true };
+        after = Some(last);
+        // The fence lets the last epoch delete; a higher one needs none.
+        let request = Request::Delete { epoch: u64::MAX, keys };
+        if exchange.ask(node, request) != Ok(Response::Done) {
+            return false;
+        }
+    }
+}
