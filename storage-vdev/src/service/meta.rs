@@ -319,8 +319,14 @@ impl<F: NodeFile> Meta<F> {
         let mut mended = false;
         for index in 0..VOLUMES_MAX {
             let at = ENTRIES_AT + (index * ENTRY_BYTES) as u64;
-            if at + ENTRY_BYTES as u64 > len {
+            if at >= len {
                 break;
+            }
+            let end = at + ENTRY_BYTES as u64;
+            if end > len {
+                // A copy of the file may have lost the zeroes at its end.
+                self.file.write_at(end - SECTOR as u64, &[0; SECTOR])?;
+                mended = true;
             }
             self.file.read_at(at, &mut entry)?;
             if is_blank(&entry) {
