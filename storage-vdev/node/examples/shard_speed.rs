@@ -33,6 +33,12 @@ fn now_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
+/// The processor time of this process, both ends of every session.
+fn cpu_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 fn start(directory: &Path, number: usize) -> Result<Server, Failure> {
     let identity = NodeIdentity {
         node: [number as u8; 16],
@@ -84,15 +90,15 @@ fn wait(nodes: &mut SocketNodes) -> Result<Response, Failure> {
     }
 }
 
-/// Keeps `depth` requests under way for so many seconds; how many were answered, and in how many
-/// nanoseconds.
+/// Keeps `depth` requests under way for so many seconds; how many were answered, in how many
+/// nanoseconds, and in how many of processor time.
 fn keep(
     nodes: &mut SocketNodes,
     depth: u64,
     seconds: f64,
     mut next: impl FnMut(u64) -> (u8, Request),
-) -> Result<(u64, u64), Failure> {
-    let start = now_ns();
+) -> Result<(u64, u64, u64), Failure> {
+    let (start, cpu) = (now_ns(), cpu_ns());
     let until = start + (seconds * 1e9) as u64;
     let (mut sent, mut done) = (0, 0);
     while done < sent || sent == 0 {
@@ -104,7 +110,7 @@ fn keep(
         wait(nodes)?;
         done += 1;
     }
-    Ok((done, now_ns() - start))
+    Ok((done, now_ns() - start, cpu_ns() - cpu))
 }
 
 /// A bare round trip: 64 bytes there, so many back.
@@ -146,15 +152,17 @@ fn main() -> Result<(), Failure> {
     for bytes in [64 << 10, 1 << 20] {
         let content = Bytes::from((0..bytes).map(|at| (at * 31 >> 3) as u8).collect::<Vec<u8>>());
         for depth in [12, 48] {
-            let (count, ns) = keep(&mut nodes, depth, seconds, |number| {
+            let (count, ns, cpu_ns) = keep(&mut nodes, depth, seconds, |number| {
                 sequence += 1;
                 let key = ObjectKey { volume: VOLUME, epoch: 1, sequence, shard: 0 };
                 ((number % NODES as u64) as u8, Request::Put { key, parts: vec![content.clone()] })
             })?;
             let rate = (count * bytes as u64) as f64 / ns as f64 * 1e3;
             let per_second = count as f64 / ns as f64 * 1e9;
+            let per_cpu = (count * bytes as u64) as f64 / cpu_ns as f64 * 1e3;
             println!(
-                "put {:>4} KiB depth {depth:>2}: {rate:.0} MB/s, {per_second:.0}/s",
+                "put {:>4} KiB depth {depth:>2}: {rate:.0} MB/s, {per_second:.0}/s, {per_cpu:.0} MB per \
+                 second of processor",
                 bytes >> 10
             );
         }
@@ -166,12 +174,13 @@ fn main() -> Result<(), Failure> {
     });
     let node = node.ok_or("the last object is nowhere")?;
     for depth in [1, 32] {
-        let (count, ns) = keep(&mut nodes, depth, seconds, |number| {
+        let (count, ns, cpu_ns) = keep(&mut nodes, depth, seconds, |number| {
             let offset = (number * 7 % 200) as u32 * UNIT as u32;
             (node, Request::Get { key, offset, len: UNIT as u32 })
         })?;
         let each = ns as f64 / count as f64 / 1e3;
-        println!("get {UNIT} B depth {depth:>2}: {each:.1} us each, {:.0}/s", 1e6 / each);
+        let cpu = cpu_ns as f64 / count as f64 / 1e3;
+        println!("get {UNIT} B depth {depth:>2}: {each:.1} us each, {cpu:.1} us of processor");
     }
     let bare = ping_pong(UNIT, seconds)? / 1e3;
     println!("bare ping-pong of {UNIT} B over a unix socket: {bare:.1} us");

@@ -120,7 +120,7 @@ impl Channel {
         Some(Self {
             sealing: Direction::new(&keys.send)?,
             opening: Direction::new(&keys.receive)?,
-            incoming: Incoming { buffer: Vec::new(), expected: READ_BYTES },
+            incoming: Incoming { buffer: Vec::new(), expected: READ_BYTES, opened: Bytes::new() },
             outgoing: Outgoing::default(),
             failed: false,
         })
@@ -179,6 +179,15 @@ impl Channel {
         self.incoming.room()
     }
 
+    /// Gives memory back that is only kept to be used again: for a session that is idle.
+    pub fn shrink(&mut self) {
+        self.outgoing.spare = Vec::new();
+        self.incoming.opened = Bytes::new();
+        if self.incoming.buffer.is_empty() {
+            self.incoming.buffer = Vec::new();
+        }
+    }
+
     /// Opens the complete frames in the read buffer and gives their messages to `take`. No frame may
     /// hold a message of more than `message_bytes_max`.
     ///
@@ -222,17 +231,14 @@ struct Outgoing {
     /// How much of the first buffer is written.
     sent: usize,
     bytes: usize,
-    /// An empty buffer to use again.
+    /// An empty buffer to use again: fresh memory costs more than sealing what goes into it.
     spare: Vec<u8>,
 }
 
 impl Outgoing {
     fn buffer_for(&mut self, frame_bytes: usize) -> &mut Vec<u8> {
         let shares = frame_bytes <= COALESCE_BYTES
-            && self.queue.back().is_some_and(|last| {
-                last.len().max(last.capacity()) <= SEND_BYTES
-                    && last.len() + frame_bytes <= SEND_BYTES
-            });
+            && self.queue.back().is_some_and(|last| last.len() + frame_bytes <= SEND_BYTES);
         if !shares {
             let mut fresh = std::mem::take(&mut self.spare);
             fresh.reserve_exact(frame_bytes.max(COALESCE_BYTES));
@@ -259,7 +265,7 @@ impl Outgoing {
             self.sent -= front.len();
             if let Some(mut written) = self.queue.pop_front() {
                 written.clear();
-                if written.capacity() <= SEND_BYTES {
+                if written.capacity() > self.spare.capacity() {
                     self.spare = written;
                 }
             }
@@ -276,6 +282,8 @@ struct Incoming {
     /// The length of the last large frame: frames of one size mostly follow each other, and one
     /// that is read into a buffer of its own size need not be moved.
     expected: usize,
+    /// The buffer of the messages that were given last: used again once they are gone.
+    opened: Bytes,
 }
 
 #[derive(Default)]
@@ -296,11 +304,23 @@ impl Incoming {
         let wanted = self.wanted().unwrap_or(0).min(FRAME_BYTES_MAX);
         let capacity = if self.buffer.len() < wanted { wanted } else { self.expected };
         if self.buffer.capacity() < capacity || self.buffer.len() == self.buffer.capacity() {
-            let mut fresh = Vec::with_capacity(capacity.max(self.buffer.len() + READ_BYTES / 4));
+            let mut fresh = self.used_again();
+            fresh.reserve_exact(capacity.max(self.buffer.len() + READ_BYTES / 4));
             fresh.extend_from_slice(&self.buffer);
             self.buffer = fresh;
         }
         &mut self.buffer
+    }
+
+    /// The last buffer, emptied, if nobody holds a message in it any more; else a new one.
+    fn used_again(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.opened).try_into_mut().map_or_else(
+            |_| Vec::new(),
+            |mut buffer| {
+                buffer.clear();
+                Vec::from(buffer)
+            },
+        )
     }
 
     fn open(&mut self, key: &mut Direction, message_bytes_max: usize) -> (Bytes, Opened) {
@@ -331,7 +351,8 @@ impl Incoming {
             return (Bytes::new(), opened);
         }
         let rest = self.buffer.get(at..).unwrap_or_default().to_vec();
-        (Bytes::from(std::mem::replace(&mut self.buffer, rest)), opened)
+        self.opened = Bytes::from(std::mem::replace(&mut self.buffer, rest));
+        (self.opened.clone(), opened)
     }
 }
 

@@ -64,6 +64,9 @@ pub struct ClientConfig {
 /// progress.
 pub const PATIENCE: u64 = 8;
 
+/// So many sealed bytes wait for the socket at most, and one message more.
+const SEAL_AHEAD_BYTES: usize = 128 << 10;
+
 /// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
@@ -174,8 +177,8 @@ enum State {
 pub struct Client {
     config: Arc<ClientConfig>,
     state: State,
-    /// What was submitted before the session stood.
-    waiting: Vec<(Tag, Request)>,
+    /// What was submitted and is not sealed yet: the session doesn't stand, or enough is on its way.
+    waiting: VecDeque<(Tag, Request)>,
     outstanding: BTreeMap<u64, Outstanding>,
     next_id: u64,
     completions: VecDeque<NodeCompletion>,
@@ -199,7 +202,7 @@ impl Client {
         Ok(Self {
             config,
             state: State::Hello { pending: Some(pending), reader, out, sent: 0 },
-            waiting: Vec::new(),
+            waiting: VecDeque::new(),
             outstanding: BTreeMap::new(),
             next_id: 0,
             completions: VecDeque::new(),
@@ -213,9 +216,23 @@ impl Client {
     /// Sends `request`, or keeps it until the session stands.
     pub fn submit(&mut self, tag: Tag, request: Request) {
         match &self.state {
-            State::Hello { .. } => self.waiting.push((tag, request)),
-            State::Open(_) => self.send_request(tag, &request),
+            State::Hello { .. } | State::Open(_) => {
+                self.waiting.push_back((tag, request));
+                self.send_waiting();
+            }
             State::Ended(_) => self.complete(tag, Err(NodeError::Unavailable)),
+        }
+    }
+
+    /// Seals what waits, but not far ahead of the socket: a sealed request is a copy, which is best
+    /// written while it is in the processor's cache.
+    fn send_waiting(&mut self) {
+        while let State::Open(channel) = &self.state {
+            if channel.outgoing_bytes() >= SEAL_AHEAD_BYTES {
+                break;
+            }
+            let Some((tag, request)) = self.waiting.pop_front() else { break };
+            self.send_request(tag, &request);
         }
     }
 
@@ -295,9 +312,7 @@ impl Client {
             let authorise = Box::new(credential.authorise(&keys.binding));
             self.send_own(Asker::Credential, &ClientMessage::Authorise(authorise));
         }
-        for (tag, request) in std::mem::take(&mut self.waiting) {
-            self.submit(tag, request);
-        }
+        self.send_waiting();
         Ok(())
     }
 
@@ -348,6 +363,7 @@ impl Client {
             State::Open(channel) => channel.sent(count),
             State::Ended(_) => {}
         }
+        self.send_waiting();
     }
 
     /// Looks at the clock: gives a silent node up, or asks whether it is there.
@@ -365,6 +381,9 @@ impl Client {
         }
         if idle {
             self.progress_ns = Some(now_ns);
+            if let State::Open(channel) = &mut self.state {
+                channel.shrink();
+            }
             self.send_own(Asker::Ping, &ClientMessage::Ping);
         } else {
             self.end(ClientError::Silent);
@@ -390,7 +409,9 @@ impl Client {
     }
 
     fn is_waiting(&self) -> bool {
-        matches!(self.state, State::Hello { .. }) || !self.outstanding.is_empty()
+        matches!(self.state, State::Hello { .. })
+            || !self.outstanding.is_empty()
+            || !self.waiting.is_empty()
     }
 
     /// The next completion.

@@ -182,6 +182,11 @@ impl ServerSession {
         self.channel.send(size, |out| Ok(message::encode_server(id, message, out)?))
     }
 
+    /// Gives memory back that is only kept to be used again: for a session that is idle.
+    pub fn shrink(&mut self) {
+        self.channel.shrink();
+    }
+
     /// The bytes to write next; empty if there are none.
     #[must_use]
     pub fn outgoing(&self) -> &[u8] {

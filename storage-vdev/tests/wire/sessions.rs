@@ -96,6 +96,37 @@ fn the_largest_object_passes() {
 }
 
 #[test]
+fn little_is_sealed_ahead_of_the_socket_and_nothing_is_lost_when_it_never_takes_it() {
+    let mut pair = Pair::open(1);
+    for tag in 0..100 {
+        pair.client.submit(tag, put(1 << 20));
+    }
+    assert!(pair.client.outgoing().len() < 2 << 20);
+    pair.client.tick(0);
+    pair.client.tick(1_000);
+    assert_eq!(pair.client.error(), Some(ClientError::Silent));
+    let mut tags: Vec<u64> = completions(&mut pair.client).iter().map(|done| done.tag).collect();
+    tags.sort_unstable();
+    assert_eq!(tags, (0..100).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_session_goes_on_after_it_gave_its_buffers_back() {
+    let mut pair = Pair::open(1);
+    for tag in 0..3 {
+        pair.client.submit(tag, put(200_000));
+        assert_eq!(pair.to_server().len(), 1);
+        pair.server.answer(tag + 1, Ok(Response::Done)).unwrap();
+        pair.to_client();
+        pair.server.shrink();
+        assert_eq!(
+            completions(&mut pair.client),
+            [NodeCompletion { tag, result: Ok(Response::Done) }]
+        );
+    }
+}
+
+#[test]
 fn a_stranger_may_send_little() {
     let mut pair = Pair::silent(Vec::new(), 1);
     pair.client.submit(1, put(STRANGER_MESSAGE_BYTES_MAX));

@@ -10,6 +10,9 @@ use storage_vdev::wire::server::{Event, SessionError};
 
 use super::config::Limits;
 
+/// A connection without progress for so long keeps no buffers.
+const QUIET_NS: u64 = 1_000_000_000;
+
 /// Why a connection is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
@@ -104,9 +107,13 @@ impl Connection {
         sent
     }
 
-    /// Ends a connection that has made no progress for too long.
+    /// Ends a connection that has made no progress for too long; one that is quiet gives memory back.
     pub(super) fn expire(&mut self, now_ns: u64, limits: &Limits) {
-        if self.end.is_none() && now_ns.saturating_sub(self.progress_ns) >= limits.idle_ns {
+        let quiet_ns = now_ns.saturating_sub(self.progress_ns);
+        if quiet_ns >= QUIET_NS {
+            self.session.shrink();
+        }
+        if self.end.is_none() && quiet_ns >= limits.idle_ns {
             self.end = Some(End::Idle);
         }
     }
