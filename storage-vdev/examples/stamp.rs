@@ -7,7 +7,9 @@
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
-use storage_vdev::{Geometry, Options, Randomness, VolumeKey, open_directories, sim::Rng};
+use storage_vdev::engine::{Limits, Policy};
+use storage_vdev::files::sim::Rng;
+use storage_vdev::{Geometry, Options, VolumeKey, open_directories};
 
 const BLOCKS: u64 = 256;
 
@@ -17,19 +19,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: stamp DIRECTORY SEED".into());
     };
     let mut rng = Rng::new(seed.parse()?);
-    let mut random = Randomness { salt: [0; 32], uuid: [0; 16] };
-    let mut source = std::fs::File::open("/dev/urandom")?;
-    source.read_exact(&mut random.salt)?;
-    source.read_exact(&mut random.uuid)?;
+    let mut random = [0; 32];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
     let geometry = Geometry::new(2, 1, BLOCKS * 4096)?.with_journal_bytes(256 << 10)?;
-    let options = Options { geometry, key: VolumeKey::new(&[7; 32]), create: true };
+    let options = Options {
+        geometry,
+        key: VolumeKey::new(&[7; 32]),
+        create: true,
+        policy: Policy::Quorum,
+        limits: Limits::SMALL,
+    };
     let directories: Vec<PathBuf> =
         (0..3).map(|shard| PathBuf::from(&directory).join(shard.to_string())).collect();
-    let mut volume = open_directories(&directories, &options, &random)?;
+    // Directories answer inside `poll`: the clock may stand still.
+    let mut volume = open_directories(&directories, &options, &random, 0)?;
 
     // Go on from the highest stamp that is there.
     volume.submit_read(0, 0, vec![0; (BLOCKS * 4096) as usize]);
-    let found = volume.poll().ok_or("no completion")?;
+    let found = volume.poll(0).ok_or("no completion")?;
     found.result?;
     let stamp_of = |block: &[u8]| block.get(8..16)?.try_into().ok().map(u64::from_le_bytes);
     let mut stamp = found.buffer.chunks(4096).filter_map(stamp_of).max().unwrap_or(0);
@@ -44,13 +51,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             volume.submit_write(stamp, block * 4096, &content);
         }
         volume.submit_flush(0);
-        while let Some(done) = volume.poll() {
+        while let Some(done) = volume.poll(0) {
             done.result?;
         }
         writeln!(out, "flushed {stamp}")?;
         out.flush()?;
-        if rng.below(16) == 0 {
-            volume.repair_step();
-        }
     }
 }

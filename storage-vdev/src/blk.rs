@@ -1,21 +1,20 @@
 //! The virtio block device (virtio 1.2 §5.2) in front of a [`Volume`].
 //!
 //! One queue, used in order. Requests go to the volume in the order in which they were made
-//! available and all flushes of one [`Device::process`] share one commit: a driver makes a write
-//! durable with one batch of write and flush, and one doorbell.
+//! available, so a flush covers every write before it; all flushes of one [`Device::process`] share
+//! one append to the journal: a driver makes a write durable with one batch of write and flush, and
+//! one doorbell.
 //!
 //! One call is bounded: it takes no more requests than were there when it began (a read into the
-//! ring itself can bring the next request), and no more than so many bytes. What is left is for the
-//! next call, which is due at once.
-//!
-//! Background work (checkpoint, rebuild) is done a step at a time when the guest has been idle for
-//! a moment, or now and then when it is never idle; when nothing is left there is no deadline.
+//! ring itself can bring the next request), no more than so many bytes, and none that the volume
+//! would have to keep a copy of. What is left is for the next call.
 
 mod request;
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vdev::{Chain, Device, DeviceError, DeviceQueue, GuestRam, Progress, RingError};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
@@ -25,10 +24,10 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
+use crate::engine::{Completion, RequestError, RequestId, Volume};
 use crate::fields::Writer;
 use crate::geometry::{BLOCK_BYTES, SECTOR_BYTES};
-use crate::store::Store;
-use crate::volume::{Completion, RequestId, Step, Volume};
+use crate::node::Nodes;
 use request::{HEADER_BYTES, Refusal, Request, ZERO_SECTORS_MAX, ZERO_SEGMENTS_MAX, parse};
 
 const QUEUE_SIZE: u16 = 128;
@@ -39,20 +38,22 @@ const CONFIG_BYTES: usize = 60;
 const CALL_BYTES_MAX: usize = 32 << 20;
 /// How many zeroed bytes cost as much as one that is read or written.
 const ZEROED_PER_BYTE: u64 = 8;
+/// A write is begun if the volume has room for so many bytes; what doesn't fit waits in a copy.
+const WRITE_BYTES: u64 = 64 << 10;
 /// How many bytes of finished reads may wait for a flush before them.
 const HELD_BYTES_MAX: usize = 4 << 20;
 /// The largest buffer that is kept between requests.
 const BUFFER_KEPT_MAX: usize = 1 << 20;
-/// How long the guest is idle before background work starts.
-const IDLE_NS: u64 = 100_000_000;
-/// How long after one step of background work the next may come, to an idle and to a busy guest.
-const STEP_NS: u64 = 1_000_000;
-const BUSY_STEP_NS: u64 = 10_000_000;
+/// The id of the volume's closing: no request of the guest has it.
+const CLOSE_ID: RequestId = RequestId::MAX;
+/// How often closing waits for something. Nodes that need more are given up.
+const CLOSE_WAITS_MAX: u32 = 10_000;
+/// How long it waits at most each time.
+const CLOSE_WAIT_NS: u64 = 1_000_000_000;
 
 /// A volume as a virtio block device.
-#[derive(Debug)]
-pub struct BlockDevice<S> {
-    volume: Volume<S>,
+pub struct BlockDevice<N> {
+    volume: Volume<N>,
     id: [u8; VIRTIO_BLK_ID_BYTES as usize],
     read_only: bool,
     /// Requests in the order in which they were made available.
@@ -62,17 +63,12 @@ pub struct BlockDevice<S> {
     held_bytes: usize,
     /// Buffers of finished requests, for later ones.
     spare: Vec<u8>,
-    /// Whether the volume may have been opened with work left to do, which nobody asked for yet.
-    fresh: bool,
-    background_at_ns: Option<u64>,
+    /// The time of the last call.
+    now_ns: u64,
+    /// Whether this call gave a request back.
+    used: bool,
 }
 
-/// What one call did with the queue.
-struct Taken {
-    any: bool,
-    /// The driver has made more available.
-    more: bool,
-}
 
 /// A request that has not been given back to the driver yet.
 #[derive(Debug)]
@@ -84,10 +80,10 @@ struct InFlight {
     answer: Vec<u8>,
 }
 
-impl<S: Store> BlockDevice<S> {
+impl<N: Nodes> BlockDevice<N> {
     /// The device of `volume`. `name` is what GET_ID answers (its first 20 bytes).
     #[must_use]
-    pub fn new(volume: Volume<S>, name: &str, read_only: bool) -> Self {
+    pub fn new(volume: Volume<N>, name: &str, read_only: bool) -> Self {
         let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
         id.iter_mut().zip(name.bytes()).for_each(|(target, byte)| *target = byte);
         Self {
@@ -98,39 +94,46 @@ impl<S: Store> BlockDevice<S> {
             first_id: 0,
             held_bytes: 0,
             spare: Vec::new(),
-            fresh: true,
-            background_at_ns: None,
+            now_ns: 0,
+            used: false,
         }
     }
 
     /// The volume, for its status.
     #[must_use]
-    pub fn volume(&self) -> &Volume<S> {
+    pub fn volume(&self) -> &Volume<N> {
         &self.volume
     }
 
+    /// Serves the queue; returns whether the driver has made more available.
     fn take_requests(
         &mut self,
         queue: &mut DeviceQueue,
         ram: &GuestRam,
-    ) -> Result<Taken, RingError> {
+    ) -> Result<bool, RingError> {
         let mut bytes_left = CALL_BYTES_MAX;
-        let mut any = false;
         for _ in 0..queue.available(ram)? {
-            if bytes_left == 0 {
+            if bytes_left == 0 || !self.has_room(queue, ram)? {
                 break;
             }
             let Some(chain) = queue.pop(ram)? else { break };
             let request = parse(&chain, ram)?;
             bytes_left = bytes_left.saturating_sub(cost(&chain, &request));
             self.start(chain, request, ram);
-            any = true;
             if self.held_bytes > HELD_BYTES_MAX {
                 self.finish(queue, ram)?;
             }
         }
         self.finish(queue, ram)?;
-        Ok(Taken { any, more: queue.available(ram)? > 0 })
+        Ok(queue.available(ram)? > 0)
+    }
+
+    /// Whether the volume takes a write at once, after what is done has been given back.
+    fn has_room(&mut self, queue: &mut DeviceQueue, ram: &GuestRam) -> Result<bool, RingError> {
+        if !self.volume.takes_write(WRITE_BYTES) {
+            self.finish(queue, ram)?;
+        }
+        Ok(self.volume.takes_write(WRITE_BYTES))
     }
 
     fn start(&mut self, chain: Chain, request: Result<Request, Refusal>, ram: &GuestRam) {
@@ -179,13 +182,13 @@ impl<S: Store> BlockDevice<S> {
 
     /// Polls the volume and gives finished requests back, in order.
     fn finish(&mut self, queue: &mut DeviceQueue, ram: &GuestRam) -> Result<(), RingError> {
-        while let Some(Completion { id, result, buffer }) = self.volume.poll() {
+        while let Some(Completion { id, result, buffer }) = self.volume.poll(self.now_ns) {
             let position = id.checked_sub(self.first_id).map(|position| position as usize);
             let entry = position.and_then(|position| self.in_flight.get_mut(position));
             let Some(entry) = entry else { continue };
             entry.parts = entry.parts.saturating_sub(1);
             match result {
-                Ok(()) => entry.answer = buffer,
+                Ok(_) => entry.answer = buffer,
                 Err(error) => {
                     // Not louder: the guest decides how often it asks.
                     tracing::debug!(%error, "block request failed");
@@ -201,6 +204,7 @@ impl<S: Store> BlockDevice<S> {
     fn give_back(&mut self, queue: &mut DeviceQueue, ram: &GuestRam) -> Result<(), RingError> {
         while let Some(entry) = self.in_flight.pop_front_if(|entry| entry.parts == 0) {
             self.first_id += 1;
+            self.used = true;
             let InFlight { chain, status, answer, .. } = entry;
             self.held_bytes -= answer.len().min(self.held_bytes);
             // The used length counts from the first byte, so a failed read gets zeroes.
@@ -217,7 +221,7 @@ impl<S: Store> BlockDevice<S> {
 
     fn is_inside(&self, offset: u64, len: u64) -> bool {
         let end = offset.checked_add(len);
-        end.is_some_and(|end| end <= self.volume.geometry().size_bytes())
+        end.is_some_and(|end| end <= self.volume.size_bytes())
     }
 
     fn buffer(&mut self, len: usize) -> Vec<u8> {
@@ -231,27 +235,6 @@ impl<S: Store> BlockDevice<S> {
             self.spare = buffer;
         }
     }
-
-    /// Does a step of background work if it is due.
-    fn background(&mut self, busy: bool, now_ns: u64) {
-        let due = self.background_at_ns.is_some_and(|at| at <= now_ns);
-        if due {
-            let pause_ns = if busy { BUSY_STEP_NS } else { STEP_NS };
-            self.background_at_ns = match self.volume.repair_step() {
-                Step::More => Some(now_ns.saturating_add(pause_ns)),
-                Step::Done => None,
-            };
-        }
-        if busy || std::mem::take(&mut self.fresh) {
-            // Wait until the guest is idle, but not for ever while there is something to rebuild.
-            let idle_at = now_ns.saturating_add(IDLE_NS);
-            let rebuilding = self.volume.needs_repair();
-            self.background_at_ns = match self.background_at_ns {
-                Some(at) if rebuilding => Some(at.min(idle_at)),
-                _ => Some(idle_at),
-            };
-        }
-    }
 }
 
 impl InFlight {
@@ -261,7 +244,7 @@ impl InFlight {
     }
 }
 
-impl<S: Store> Device for BlockDevice<S> {
+impl<N: Nodes> Device for BlockDevice<N> {
     fn device_id(&self) -> u32 {
         VIRTIO_ID_BLOCK
     }
@@ -291,7 +274,7 @@ impl<S: Store> Device for BlockDevice<S> {
         let mut config = vec![0; CONFIG_BYTES];
         let block_sectors = (BLOCK_BYTES as u64 / SECTOR_BYTES) as u32;
         Writer::new(&mut config)
-            .put(&(self.volume.geometry().size_bytes() / SECTOR_BYTES).to_le_bytes())
+            .put(&(self.volume.size_bytes() / SECTOR_BYTES).to_le_bytes())
             .put(&0u32.to_le_bytes()) // size_max
             .put(&SEG_MAX.to_le_bytes())
             .put(&[0; 4]) // geometry
@@ -313,23 +296,57 @@ impl<S: Store> Device for BlockDevice<S> {
         ram: &GuestRam,
         now_ns: u64,
     ) -> Result<Progress, DeviceError> {
-        let mut taken = Taken { any: false, more: false };
+        self.now_ns = now_ns;
+        self.used = false;
+        let mut more = false;
         if let Some(queue) = queues.first_mut() {
-            taken = self
+            more = self
                 .take_requests(queue, ram)
                 .map_err(|source| DeviceError::Ring { queue: 0, source })?;
         }
-        self.background(taken.any, now_ns);
-        let deadline_ns = if taken.more { Some(now_ns) } else { self.background_at_ns };
-        Ok(Progress { used_queues: u32::from(taken.any), deadline_ns })
+        let waits = self.volume.deadline_ns();
+        // What doesn't fit the volume goes on when a node has answered.
+        let deadline_ns = if more && self.volume.takes_write(WRITE_BYTES) {
+            Some(now_ns)
+        } else {
+            waits
+        };
+        Ok(Progress { used_queues: u32::from(self.used), deadline_ns })
     }
 
     fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+        self.volume.ready_fd()
     }
 
     fn close(&mut self) -> Result<(), DeviceError> {
-        self.volume.close().map_err(|error| DeviceError::Backend(Box::new(error)))
+        self.volume.submit_close(CLOSE_ID);
+        let failed = |error: RequestError| DeviceError::Backend(Box::new(error));
+        for _ in 0..CLOSE_WAITS_MAX {
+            while let Some(Completion { id, result, .. }) = self.volume.poll(self.now_ns) {
+                if id == CLOSE_ID {
+                    return result.map(|_| ()).map_err(failed);
+                }
+            }
+            self.wait();
+        }
+        Err(failed(RequestError::Unavailable))
+    }
+}
+
+impl<N: Nodes> BlockDevice<N> {
+    /// Waits until the volume has something to do. Without a clock of its own, it takes the time
+    /// that it was to wait for as the time that has passed.
+    fn wait(&mut self) {
+        let until_ns = self.volume.deadline_ns().unwrap_or(u64::MAX);
+        let pause_ns = until_ns.saturating_sub(self.now_ns).min(CLOSE_WAIT_NS);
+        if let Some(fd) = self.volume.ready_fd() {
+            let timeout = Timespec { tv_sec: 0, tv_nsec: pause_ns.min(999_999_999) as i64 };
+            let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout));
+            if ready.is_ok_and(|ready| ready > 0) {
+                return;
+            }
+        }
+        self.now_ns = self.now_ns.saturating_add(pause_ns.max(1));
     }
 }
 

@@ -14,7 +14,6 @@ mod plan;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod shuffle256;
-pub(crate) mod stripe;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -48,10 +48,6 @@ impl<'a> Reader<'a> {
     pub(crate) fn u64(&mut self) -> Option<u64> {
         self.bytes().map(u64::from_le_bytes)
     }
-
-    pub(crate) fn u128(&mut self) -> Option<u128> {
-        self.bytes().map(u128::from_le_bytes)
-    }
 }
 
 /// The little-endian `u32` at `offset`, if it is there.

@@ -8,7 +8,6 @@
 //! Erasure: [`VolumeKey`] is zeroed when dropped; the key schedules inside `ring` are not erased
 //! (the library offers no way), and live as long as the volume is open.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -65,21 +64,9 @@ pub struct Opening {
 #[derive(Debug)]
 pub(crate) struct EpochKeys {
     pub(crate) opening: Opening,
-    uuid: Uuid,
     journal: LessSafeKey,
-    stripe: LessSafeKey,
-    unit: LessSafeKey,
-    header: hmac::Key,
     superblock: hmac::Key,
     segment: Arc<SegmentKeys>,
-}
-
-/// What a block's ciphertext is bound to, so that a block moved elsewhere doesn't open.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct BlockAddress {
-    pub(crate) stripe: u64,
-    pub(crate) sequence: u64,
-    pub(crate) index: usize,
 }
 
 /// A seal that didn't open: the bytes are not what was sealed.
@@ -99,11 +86,7 @@ impl EpochKeys {
         };
         Self {
             opening,
-            uuid,
             journal: aead(b"journal record"),
-            stripe: aead(b"stripe block"),
-            unit: aead(b"stripe unit"),
-            header: mac(b"slot header"),
             superblock: mac(b"superblock"),
             segment: Arc::new(SegmentKeys::derive(volume_key, uuid, opening)),
         }
@@ -112,29 +95,6 @@ impl EpochKeys {
     /// The keys of the segments of this opening.
     pub(crate) fn segment(&self) -> &Arc<SegmentKeys> {
         &self.segment
-    }
-
-    /// Encrypts a block of a stripe in place and returns its tag. Each address is sealed once.
-    pub(crate) fn seal_block(&self, address: BlockAddress, block: &mut [u8]) -> [u8; TAG_BYTES] {
-        let nonce = nonce(address.sequence, address.index as u32);
-        seal(&self.stripe, nonce, &self.block_aad(address), block)
-    }
-
-    /// Decrypts a block of a stripe in place.
-    pub(crate) fn open_block(
-        &self,
-        address: BlockAddress,
-        block: &mut [u8],
-        tag: [u8; TAG_BYTES],
-    ) -> Result<(), NotAuthentic> {
-        let nonce = nonce(address.sequence, address.index as u32);
-        open(&self.stripe, nonce, &self.block_aad(address), block, tag)
-    }
-
-    /// The MAC of a whole unit (tags and ciphertext). The same unit always gets the same MAC, so
-    /// repair can compute it again without encrypting anything.
-    pub(crate) fn unit_mac(&self, sequence: u64, shard: u8, unit: &[u8]) -> [u8; TAG_BYTES] {
-        seal(&self.unit, nonce(sequence, u32::from(shard)), unit, &mut [])
     }
 
     /// Encrypts the payload of journal record `sequence` in place; `header` is authenticated too.
@@ -158,16 +118,6 @@ impl EpochKeys {
         open(&self.journal, nonce(sequence, 0), header, payload, tag)
     }
 
-    /// The MAC of a slot header.
-    pub(crate) fn header_mac(&self, header: &[u8]) -> [u8; 32] {
-        mac_bytes(&hmac::sign(&self.header, header))
-    }
-
-    /// Whether `mac` is the MAC of a slot header.
-    pub(crate) fn header_is_authentic(&self, header: &[u8], mac: &[u8]) -> bool {
-        hmac::verify(&self.header, header, mac).is_ok()
-    }
-
     /// The MAC of a superblock.
     pub(crate) fn superblock_mac(&self, superblock: &[u8]) -> [u8; 32] {
         mac_bytes(&hmac::sign(&self.superblock, superblock))
@@ -177,21 +127,12 @@ impl EpochKeys {
     pub(crate) fn superblock_is_authentic(&self, superblock: &[u8], mac: &[u8]) -> bool {
         hmac::verify(&self.superblock, superblock, mac).is_ok()
     }
-
-    fn block_aad(&self, address: BlockAddress) -> [u8; 28] {
-        let mut aad = [0; 28];
-        Writer::new(&mut aad)
-            .put(&self.uuid)
-            .put(&address.stripe.to_le_bytes())
-            .put(&(address.index as u32).to_le_bytes());
-        aad
-    }
 }
 
 /// The keys that seal one opening's segments: one for blocks, one for entry tables.
 ///
 /// No nonce recurs under them. A block's nonce is `sequence ‖ index`, a table's `sequence ‖ 0`, and
-/// [`SegmentKeys::claim`] hands each sequence out once, to one builder, which counts its blocks and
+/// `SegmentKeys::claim` hands each sequence out once, to one builder, which counts its blocks and
 /// seals one table. Another opening has drawn another salt, so it has other keys: that covers the
 /// crash, the roll-back of the host, of a snapshot or of the register, and two openers at once. A
 /// clone has another uuid. Repair copies ciphertext and seals nothing.
@@ -298,99 +239,9 @@ impl SegmentKeys {
     }
 }
 
-/// The keys of all openings whose writings are still in the volume.
-#[derive(Debug)]
-pub struct KeyRing {
-    volume_key: VolumeKey,
-    uuid: Uuid,
-    epochs: Vec<EpochKeys>,
-    index: HashMap<Opening, u32>,
-}
-
-impl KeyRing {
-    /// The keys of the volume `uuid` under `volume_key`.
-    #[must_use]
-    pub fn new(volume_key: &VolumeKey, uuid: Uuid) -> Self {
-        Self { volume_key: volume_key.clone(), uuid, epochs: Vec::new(), index: HashMap::new() }
-    }
-
-    /// The volume's uuid.
-    #[must_use]
-    pub fn uuid(&self) -> Uuid {
-        self.uuid
-    }
-
-    /// The number of the keys of `opening`, which are kept from now on.
-    pub(crate) fn add(&mut self, opening: Opening) -> u32 {
-        if let Some(index) = self.index.get(&opening) {
-            return *index;
-        }
-        let keys = EpochKeys::derive(&self.volume_key, self.uuid, opening);
-        self.keep(keys)
-    }
-
-    /// Calls `check` with the keys of `opening` and keeps them if it says that they fit: what a
-    /// store claims costs no memory before it is proven.
-    pub(crate) fn add_if(
-        &mut self,
-        opening: Opening,
-        check: impl FnOnce(&EpochKeys) -> bool,
-    ) -> Option<u32> {
-        if let Some(index) = self.index.get(&opening) {
-            return check(self.get(*index)?).then_some(*index);
-        }
-        let keys = EpochKeys::derive(&self.volume_key, self.uuid, opening);
-        check(&keys).then(|| self.keep(keys))
-    }
-
-    /// The keys with this number.
-    pub(crate) fn get(&self, index: u32) -> Option<&EpochKeys> {
-        self.epochs.get(index as usize)
-    }
-
-    /// The volume key, to sign superblocks with.
-    pub(crate) fn volume_key(&self) -> &VolumeKey {
-        &self.volume_key
-    }
-
-    /// The key of the map's sum; the same for all openings.
-    pub(crate) fn map_key(&self) -> MapKey {
-        let always = Opening { epoch: 0, salt: [0; 32] };
-        let root = root(&self.volume_key);
-        let parts = (&b"stripe map"[..], self.uuid, always);
-        MapKey(expand(&root, parts, hmac::HMAC_SHA256))
-    }
-
-    fn keep(&mut self, keys: EpochKeys) -> u32 {
-        let index = self.epochs.len() as u32;
-        self.index.insert(keys.opening, index);
-        self.epochs.push(keys);
-        index
-    }
-}
-
 /// Keys for one check of something that names its own opening.
 pub(crate) fn keys_for(volume_key: &VolumeKey, uuid: Uuid, opening: Opening) -> EpochKeys {
     EpochKeys::derive(volume_key, uuid, opening)
-}
-
-/// The key of the sum over a volume's stripe map.
-#[derive(Debug)]
-pub(crate) struct MapKey(hmac::Key);
-
-impl MapKey {
-    /// What one stripe adds to the sum. The opening is part of it: after a crash a sequence number
-    /// that was used and not committed comes again, under another opening.
-    pub(crate) fn term(&self, stripe: u64, sequence: u64, opening: Opening) -> u128 {
-        let mut bytes = [0; 56];
-        Writer::new(&mut bytes)
-            .put(&stripe.to_le_bytes())
-            .put(&sequence.to_le_bytes())
-            .put(&opening.epoch.to_le_bytes())
-            .put(&opening.salt);
-        let tag = hmac::sign(&self.0, &bytes);
-        tag.as_ref().first_chunk().map_or(0, |half| u128::from_le_bytes(*half))
-    }
 }
 
 /// The key that signs the records of a volume's register; the same for all openings, because a
@@ -458,27 +309,27 @@ mod tests {
     }
 
     #[test]
-    fn a_block_opens_only_where_it_was_sealed() {
-        let address = BlockAddress { stripe: 5, sequence: 11, index: 2 };
+    fn a_record_opens_only_under_its_own_opening_number_and_header() {
         let mut sealed = vec![0x41; 4096];
-        let tag = keys(OPENING).seal_block(address, &mut sealed);
-        let opens = |keys: EpochKeys, address| {
+        let tag = keys(OPENING).seal_record(11, b"header", &mut sealed);
+        let opens = |keys: EpochKeys, sequence, header: &[u8]| {
             let mut copy = sealed.clone();
-            keys.open_block(address, &mut copy, tag).is_ok() && copy == vec![0x41; 4096]
+            let opened = keys.open_record(sequence, header, &mut copy, tag).is_ok();
+            opened && copy == vec![0x41; 4096]
         };
-        assert!(opens(keys(OPENING), address));
-        assert!(!opens(keys(OPENING), BlockAddress { stripe: 6, ..address }));
-        assert!(!opens(keys(OPENING), BlockAddress { sequence: 12, ..address }));
-        assert!(!opens(keys(OPENING), BlockAddress { index: 3, ..address }));
-        assert!(!opens(keys(Opening { epoch: 4, ..OPENING }), address));
-        assert!(!opens(keys(Opening { salt: [8; 32], ..OPENING }), address));
+        assert!(opens(keys(OPENING), 11, b"header"));
+        assert!(!opens(keys(OPENING), 12, b"header"));
+        assert!(!opens(keys(OPENING), 11, b"another"));
+        assert!(!opens(keys(Opening { epoch: 4, ..OPENING }), 11, b"header"));
+        assert!(!opens(keys(Opening { salt: [8; 32], ..OPENING }), 11, b"header"));
     }
 
     #[test]
-    fn purposes_have_keys_of_their_own() {
-        let keys = keys(OPENING);
-        assert_ne!(keys.header_mac(b"x"), keys.superblock_mac(b"x"));
-        assert_ne!(keys.unit_mac(0, 0, b"x"), keys.seal_record(0, b"x", &mut []));
+    fn a_superblock_is_signed_for_its_opening() {
+        let mac = keys(OPENING).superblock_mac(b"x");
+        assert!(keys(OPENING).superblock_is_authentic(b"x", &mac));
+        assert!(!keys(OPENING).superblock_is_authentic(b"y", &mac));
+        assert!(!keys(Opening { epoch: 4, ..OPENING }).superblock_is_authentic(b"x", &mac));
     }
 
     #[test]

@@ -6,14 +6,14 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use storage_vdev::sim::Rng;
-use storage_vdev::{
-    DirError, DirStore, Geometry, OpenError, Options, Randomness, ShardState, Step, Volume,
-    VolumeKey, open_directories,
-};
+use storage_vdev::dir_nodes::{DirNodes, DirNodesError};
+use storage_vdev::engine::{Command, Completion, Limits, NodeState, OpenError, Policy, Volume};
+use storage_vdev::files::DirectoryError;
+use storage_vdev::files::sim::Rng;
+use storage_vdev::{DirectoriesError, Geometry, Options, VolumeKey, open_directories};
 use tempfile::TempDir;
 
 fn geometry() -> Geometry {
@@ -21,35 +21,59 @@ fn geometry() -> Geometry {
 }
 
 fn options() -> Options {
-    Options { geometry: geometry(), key: VolumeKey::new(&[7; 32]), create: true }
+    Options {
+        geometry: geometry(),
+        key: VolumeKey::new(&[7; 32]),
+        create: true,
+        policy: Policy::Quorum,
+        limits: Limits::SMALL,
+    }
 }
 
 fn directories(parent: &Path) -> Vec<PathBuf> {
     (0..3).map(|shard| parent.join(shard.to_string())).collect()
 }
 
-fn open(directories: &[PathBuf], salt: u8) -> Result<Volume<DirStore>, OpenError> {
-    let random = Randomness { salt: [salt; 32], uuid: [salt; 16] };
-    open_directories(directories, &options(), &random)
+fn open(directories: &[PathBuf], salt: u8) -> Result<Volume<DirNodes>, DirectoriesError> {
+    open_directories(directories, &options(), &[salt; 32], 0)
 }
 
-fn read(volume: &mut Volume<DirStore>, offset: u64, len: usize) -> Vec<u8> {
+/// Polls until request `id` is done; directories never keep anybody waiting.
+fn finish(volume: &mut Volume<DirNodes>, id: u64) -> Completion {
+    let mut now_ns = 0;
+    for _ in 0..1000 {
+        while let Some(done) = volume.poll(now_ns) {
+            if done.id == id {
+                return done;
+            }
+            done.result.unwrap();
+        }
+        now_ns = volume.deadline_ns().unwrap_or(now_ns);
+    }
+    panic!("request {id} never ends");
+}
+
+fn read(volume: &mut Volume<DirNodes>, offset: u64, len: usize) -> Vec<u8> {
     volume.submit_read(0, offset, vec![0; len]);
-    let done = volume.poll().unwrap();
+    let done = finish(volume, 0);
     done.result.unwrap();
     done.buffer
 }
 
-fn write(volume: &mut Volume<DirStore>, offset: u64, data: &[u8]) {
+fn write(volume: &mut Volume<DirNodes>, offset: u64, data: &[u8]) {
     volume.submit_write(0, offset, data);
     volume.submit_flush(1);
-    while let Some(done) = volume.poll() {
-        done.result.unwrap();
-    }
+    finish(volume, 1).result.unwrap();
 }
 
-fn repair(volume: &mut Volume<DirStore>) {
-    while volume.repair_step() == Step::More {}
+fn repair(volume: &mut Volume<DirNodes>) {
+    volume.submit_command(2, Command::Repair);
+    finish(volume, 2).result.unwrap();
+}
+
+fn close(mut volume: Volume<DirNodes>) {
+    volume.submit_close(3);
+    finish(&mut volume, 3).result.unwrap();
 }
 
 #[test]
@@ -57,8 +81,8 @@ fn an_open_volume_is_refused_by_name_until_it_is_dropped() {
     let parent = TempDir::new().unwrap();
     let directories = directories(parent.path());
     let volume = open(&directories, 1).unwrap();
-    let error = open(&directories, 2).unwrap_err();
-    assert!(matches!(error, OpenError::Directory(DirError::InUse { .. })), "{error}");
+    let error = open(&directories, 2).err().unwrap();
+    assert!(matches!(error, DirectoriesError::Nodes(DirNodesError::Directory(DirectoryError::InUse { .. }))), "{error}");
     assert!(error.to_string().contains(&directories[0].display().to_string()), "{error}");
     drop(volume);
     open(&directories, 3).unwrap();
@@ -70,14 +94,14 @@ fn the_same_directory_twice_is_refused_and_nothing_is_made() {
     let mut given = directories(parent.path());
     given[2] = parent.path().join("x/../0");
     fs::create_dir(parent.path().join("x")).unwrap();
-    let error = open(&given, 1).unwrap_err();
-    assert!(matches!(error, OpenError::Directory(DirError::Same { .. })), "{error}");
+    let error = open(&given, 1).err().unwrap();
+    assert!(matches!(error, DirectoriesError::Nodes(DirNodesError::Same { .. })), "{error}");
     assert!(!parent.path().join("0").exists());
     fs::create_dir(parent.path().join("0")).unwrap();
     given[2] = parent.path().join("link");
     symlink(parent.path().join("0"), &given[2]).unwrap();
-    let error = open(&given, 1).unwrap_err();
-    assert!(matches!(error, OpenError::Directory(DirError::Same { .. })), "{error}");
+    let error = open(&given, 1).err().unwrap();
+    assert!(matches!(error, DirectoriesError::Nodes(DirNodesError::Same { .. })), "{error}");
     assert_eq!(fs::read_dir(parent.path().join("0")).unwrap().count(), 0);
 }
 
@@ -87,22 +111,21 @@ fn a_lost_directory_is_made_again_and_rebuilt() {
     let directories = directories(parent.path());
     let mut volume = open(&directories, 1).unwrap();
     write(&mut volume, 8192, &[9; 65536]);
-    volume.close().unwrap();
-    drop(volume);
+    close(volume);
     for (salt, lost) in [(2, 1), (3, 0), (4, 2)] {
         fs::remove_dir_all(&directories[lost]).unwrap();
         let mut volume = open(&directories, salt).unwrap();
         assert_eq!(volume.status().redundancy, Some(0));
-        assert!(matches!(volume.status().shards[lost], ShardState::Rebuilding { .. }));
+        assert!(volume.status().nodes[lost].shards_missing > 0);
         assert_eq!(read(&mut volume, 8192, 65536), vec![9; 65536]);
         repair(&mut volume);
         assert_eq!(volume.status().redundancy, Some(1));
-        volume.close().unwrap();
+        close(volume);
     }
     fs::remove_dir_all(&directories[0]).unwrap();
     fs::remove_dir_all(&directories[1]).unwrap();
-    let error = open(&directories, 5).unwrap_err();
-    assert!(matches!(error, OpenError::TooManyLost { .. }), "{error}");
+    let error = open(&directories, 5).err().unwrap();
+    assert!(matches!(error, DirectoriesError::TooManyLost { .. }), "{error}");
     assert!(!directories[0].exists(), "a refused open makes nothing");
 }
 
@@ -121,9 +144,8 @@ fn a_directory_that_cannot_be_used_costs_redundancy_only() {
     repair(&mut volume);
     let status = volume.status();
     assert_eq!(status.redundancy, Some(0), "{status:?}");
-    assert!(matches!(status.shards[0], ShardState::Failed(_)), "{status:?}");
-    volume.close().unwrap();
-    drop(volume);
+    assert!(matches!(status.nodes[0].state, NodeState::Down(_)), "{status:?}");
+    close(volume);
     fs::remove_file(&directories[0]).unwrap();
     let mut volume = open(&directories, 3).unwrap();
     repair(&mut volume);
@@ -132,42 +154,46 @@ fn a_directory_that_cannot_be_used_costs_redundancy_only() {
 }
 
 #[test]
-fn files_of_another_volume_are_set_aside_and_not_destroyed() {
+fn a_directory_of_another_volume_is_refused_and_stays_as_it_is() {
     let parent = TempDir::new().unwrap();
-    let (one, other) = (parent.path().join("one"), parent.path().join("other"));
-    let one = directories(&one);
-    let other = directories(&other);
+    let one = directories(&parent.path().join("one"));
+    let other = directories(&parent.path().join("other"));
     drop(open(&one, 1).unwrap());
     drop(open(&other, 2).unwrap());
-    let foreign = fs::read(other[2].join("shard")).unwrap();
+    let foreign = fs::read(other[2].join("objects")).unwrap();
     let mut mixed = one.clone();
     mixed[2].clone_from(&other[2]);
-    let mut volume = open(&mixed, 3).unwrap();
-    repair(&mut volume);
-    assert_eq!(volume.status().redundancy, Some(1));
-    assert!(fs::read(other[2].join("shard.set-aside-0")).unwrap() == foreign);
+    let error = open(&mixed, 3).err().unwrap();
+    assert!(matches!(error, DirectoriesError::Foreign { .. }), "{error}");
+    assert!(fs::read(other[2].join("objects")).unwrap() == foreign);
 }
 
 #[test]
-fn discarded_stripes_give_their_space_back() {
-    use std::os::unix::fs::MetadataExt;
+fn the_wrong_key_is_told_and_changes_nothing() {
     let parent = TempDir::new().unwrap();
     let directories = directories(parent.path());
-    let mut volume = open(&directories, 1).unwrap();
-    write(&mut volume, 0, &[1; 1 << 20]);
-    repair(&mut volume);
-    let blocks = || fs::metadata(directories[1].join("shard")).unwrap().blocks();
-    let full = blocks();
-    volume.submit_discard(0, 0, 1 << 20);
-    volume.submit_flush(1);
-    while volume.poll().is_some() {}
-    repair(&mut volume);
-    assert!(blocks() < full / 4, "{full} blocks before, {} after", blocks());
+    drop(open(&directories, 1).unwrap());
+    let before = fs::read(directories[0].join("objects")).unwrap();
+    let wrong = Options { key: VolumeKey::new(&[8; 32]), ..options() };
+    let error = open_directories(&directories, &wrong, &[2; 32], 0).err().unwrap();
+    assert!(matches!(error, DirectoriesError::Open(OpenError::WrongKey)), "{error}");
+    assert!(fs::read(directories[0].join("objects")).unwrap() == before);
+}
+
+#[test]
+fn a_volume_of_the_first_form_is_refused_in_words() {
+    let parent = TempDir::new().unwrap();
+    let directories = directories(parent.path());
+    fs::create_dir(&directories[1]).unwrap();
+    fs::write(directories[1].join("shard"), [0; 4096]).unwrap();
+    let error = open(&directories, 1).err().unwrap();
+    assert!(error.to_string().contains("made by an earlier Hypha"), "{error}");
+    assert!(!directories[0].exists(), "a refused open makes nothing");
 }
 
 /// Starts the stamping writer, kills it at a random moment, and returns the last promise it made.
 fn kill_at_random(binary: &Path, parent: &Path, rng: &mut Rng, seed: u64) -> u64 {
-    let mut child = Command::new(binary)
+    let mut child = std::process::Command::new(binary)
         .arg(parent)
         .arg(seed.to_string())
         .stdout(Stdio::piped())

@@ -47,7 +47,7 @@ pub enum LaunchError {
         /// The volume.
         field: String,
         /// Why not.
-        source: Box<storage_vdev::OpenError>,
+        source: Box<storage_vdev::DirectoriesError>,
     },
     /// The image is no guest, or doesn't fit.
     #[error("image {path}: {source}")]
@@ -251,7 +251,7 @@ fn open_devices(
 ) -> Result<(Vec<NamedDevice>, Needs), LaunchError> {
     let mut devices = Vec::new();
     for (number, disk) in config.block.iter().enumerate() {
-        devices.push(open_block(number, disk, random()?, random()?)?);
+        devices.push(open_block(number, disk, &random()?)?);
     }
     for (number, (card, socket)) in config.net.iter().zip(sockets).enumerate() {
         let unix_time_at_zero_ns = unix_time_ns().saturating_sub(now_ns());

@@ -66,16 +66,6 @@ impl OwnSegment {
         Location::new(self.builder.sequence(), self.builder.blocks())
     }
 
-    /// Whether it takes no more.
-    pub(super) fn is_full(&self) -> bool {
-        self.builder.is_full()
-    }
-
-    /// Whether nothing is in it.
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// Appends a page of the map and says where it will lie; `None` if it is full.
     pub(super) fn push_page(&mut self, address: PageAddress, page: &[u8]) -> Option<Location> {
         let location = self.next()?;
@@ -239,10 +229,5 @@ impl Log {
     /// The last batch of those whose segments are durable, with all segments before them.
     pub(super) fn durable_batch(&self) -> Option<BatchId> {
         self.under_way.iter().take_while(|one| one.durable).filter_map(|one| one.batch).last()
-    }
-
-    /// How many segments are on their way.
-    pub(super) fn under_way(&self) -> usize {
-        self.under_way.len()
     }
 }

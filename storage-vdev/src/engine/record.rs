@@ -32,37 +32,37 @@ const KIND_ZERO: u64 = 2;
 
 /// What a record does to a run of blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
+pub(super) struct Extent {
     /// The first block.
-    pub first_block: u64,
+    pub(super) first_block: u64,
     /// How many blocks.
-    pub count: u64,
+    pub(super) count: u64,
     /// Whether the blocks become zero; otherwise the payload has their content.
-    pub zero: bool,
+    pub(super) zero: bool,
 }
 
 /// A record, checked and decrypted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
+pub(super) struct Record {
     /// Its number; each record of an opening has the next one.
-    pub sequence: u64,
+    pub(super) sequence: u64,
     /// The tag of the record before it.
-    pub previous: [u8; TAG_BYTES],
+    pub(super) previous: [u8; TAG_BYTES],
     /// Its own tag.
-    pub tag: [u8; TAG_BYTES],
+    pub(super) tag: [u8; TAG_BYTES],
     /// The numbers of the first and the last write of its group.
-    pub writes: (u64, u64),
+    pub(super) writes: (u64, u64),
     /// Whether its group goes on in the next record.
-    pub more: bool,
+    pub(super) more: bool,
     /// What it does, in this order.
-    pub extents: Vec<Extent>,
+    pub(super) extents: Vec<Extent>,
     /// The content of the extents that are not zero, one after the other.
-    pub payload: Vec<u8>,
+    pub(super) payload: Vec<u8>,
 }
 
 /// Why bytes are not a journal record of this opening.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RecordError {
+pub(super) enum RecordError {
     /// The header isn't whole, or the bytes end before the record does.
     #[error("the journal record is cut off or damaged")]
     Corrupt,
@@ -86,7 +86,7 @@ pub(crate) fn record_bytes(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Reads the record at the start of `bytes`, checks its checksums and its MAC and decrypts it.
-pub(crate) fn parse_record(
+pub(super) fn parse_record(
     bytes: &[u8],
     keys: &EpochKeys,
     uuid: Uuid,

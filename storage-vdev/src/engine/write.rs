@@ -77,7 +77,8 @@ impl Engine {
     /// Whether a write of `len` bytes would be taken at once. Whoever copies its data for each
     /// submission had better wait while it is not.
     pub(super) fn takes_write(&self, len: u64) -> bool {
-        self.with(|state| state.takes(len.div_ceil(BLOCK) + 1))
+        // A volume that has stopped refuses at once.
+        self.check_running().is_err() || self.with(|state| state.takes(len.div_ceil(BLOCK) + 1))
     }
 
     pub(super) fn submit_write(&self, id: RequestId, offset: u64, data: &[u8], fua: bool) {

@@ -5,9 +5,8 @@ use storage_vdev::segment::{
     ADDRESS_MAX, Entry, Fault, FormatError, HEAD_BYTES, Place, SegmentHeader, Shard, ShardHead,
     UNIT_BYTES, open_unit, rebuild_shard,
 };
-use storage_vdev::sim::Rng;
 
-use crate::sample::{SEQUENCE, Sample, correct_checksums, sample};
+use crate::sample::{Rng, SEQUENCE, Sample, correct_checksums, sample};
 
 /// Whether the shard passes all that can be checked without a key.
 fn is_intact(object: &[u8]) -> bool {
@@ -75,7 +74,7 @@ fn a_lie_under_corrected_checksums_is_found_with_the_key() {
             let mut object = sample.object(shard);
             object[at] ^= 0x11;
             correct_checksums(&mut object);
-            if at < 248 || at >= HEAD_BYTES {
+            if !(248..HEAD_BYTES).contains(&at) {
                 assert!(!is_authentic(&sample, &object), "shard {shard}, byte {at}");
                 tried += 1;
             } else {

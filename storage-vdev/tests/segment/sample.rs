@@ -5,13 +5,38 @@ use std::sync::Arc;
 use bytes::Bytes;
 use storage_vdev::codec::Codec;
 use storage_vdev::segment::{Entry, Link, Sealed, SegmentBuilder, Shape, Shard};
-use storage_vdev::sim::Rng;
 use storage_vdev::{BLOCK_BYTES, Opening, SegmentKeys, VolumeKey};
 
 pub(crate) const UUID: [u8; 16] = *b"a volume's uuid.";
 pub(crate) const SEQUENCE: u64 = 7;
 pub(crate) const LINK: Link = Link { sequence: 5, tag: [0x1a; 16] };
 pub(crate) const WRITES: (u64, u64) = (100, 140);
+
+/// SplitMix64: the fixture's blocks come from it, so it never changes.
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
 
 /// A segment and all that one needs to look at it.
 pub(crate) struct Sample {

@@ -10,11 +10,11 @@ use storage_vdev::segment::{
     ADDRESS_MAX, CHUNK_BYTES, Entry, FormatError, HEAD_BYTES, Link, Place, PushError, ROWS_MAX,
     SegmentBuilder, Shape, Shard, ShardHead, TABLE_BYTES_MAX, UNIT_BYTES, open_unit,
 };
-use storage_vdev::sim::Rng;
 use storage_vdev::{BLOCK_BYTES, SegmentKeys, SequenceUsed, VolumeKey};
 
 use crate::sample::{
-    LINK, SEQUENCE, Sample, UUID, WRITES, builder, entry_of, keys, opening, random_block, sample,
+    LINK, Rng, SEQUENCE, Sample, UUID, WRITES, builder, entry_of, keys, opening, random_block,
+    sample,
 };
 
 fn place_of(index: u16) -> Place {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use storage_vdev::sim::Rng;
+use storage_vdev::files::sim::Rng;
 
 use crate::client::{
     BLOCK_STATUS, Client, EXPORT_NAME, FAST_ZERO, FLUSH, FUA, GO, LIST, NO_HOLE, READ, TRIM, WRITE,

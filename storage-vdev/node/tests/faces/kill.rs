@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use storage_vdev::sim::Rng;
+use storage_vdev::files::sim::Rng;
 
 use crate::client::{Client, FLUSH, FUA, WRITE, WRITE_ZEROES};
 use crate::server::{Server, folder};

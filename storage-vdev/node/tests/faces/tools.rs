@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use storage_vdev::sim::Rng;
+use storage_vdev::files::sim::Rng;
 
 use crate::server::{SIZE_BYTES, Server, folder, has, output, run};
 

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use storage_node::heal::{Policy, Report, SpareShard, Verdict};
+use storage_vdev::files::sim::Rng;
 use storage_vdev::segment::{HEAD_BYTES, Shard};
-use storage_vdev::sim::Rng;
 
 use crate::world::{Sketch, World, is_same};
 

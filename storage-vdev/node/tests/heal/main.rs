@@ -4,4 +4,5 @@
 mod losses;
 mod manifest;
 mod races;
+mod volume;
 mod world;

@@ -10,12 +10,12 @@ use bytes::Bytes;
 use storage_node::heal::{Healer, Manifest, ManifestNode, Policy, Report, run};
 use storage_vdev::codec::Codec;
 use storage_vdev::extent_map::Root;
+use storage_vdev::files::sim::Rng;
 use storage_vdev::node::{
     NodeCompletion, NodeError, NodeIndex, Nodes, ObjectKey, Request, Response, SUPERBLOCK_SHARD,
     Tag,
 };
 use storage_vdev::segment::{HEAD_BYTES, Link, SegmentBuilder, Shape, Shard};
-use storage_vdev::sim::Rng;
 use storage_vdev::{BLOCK_BYTES, Opening, SegmentKeys, Uuid, VolumeKey};
 
 pub(crate) const VOLUME: Uuid = [7; 16];

@@ -1,5 +1,7 @@
 //! Objects in a directory, in memory, and in a bucket of a server with a script.
 
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 mod bucket;
 
 use bytes::Bytes;
