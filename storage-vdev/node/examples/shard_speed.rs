@@ -150,7 +150,7 @@ fn main() -> Result<(), Failure> {
     let mut nodes = connect(directory)?;
     let mut sequence = now_ns();
     for bytes in [64 << 10, 1 << 20] {
-        let content = Bytes::from((0..bytes).map(|at| (at * 31 >> 3) as u8).collect::<Vec<u8>>());
+        let content = Bytes::from((0..bytes).map(|at| ((at * 31) >> 3) as u8).collect::<Vec<u8>>());
         for depth in [12, 48] {
             let (count, ns, cpu_ns) = keep(&mut nodes, depth, seconds, |number| {
                 sequence += 1;

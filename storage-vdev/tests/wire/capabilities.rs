@@ -129,9 +129,9 @@ fn a_card_is_signed_for_its_volume() {
 fn a_refused_credential_is_known_to_the_client_and_grants_nothing() {
     let expired = signer(VOLUME).delegate(Rights::ALL, client_key().public(), TODAY - 1);
     let mut pair = Pair::silent(vec![Credential::Delegation(expired)], 1);
-    let events = pair.to_server();
+    let events = pair.carry_up();
     assert_eq!(events, [Event::Refused(CapabilityError::Expired)]);
-    pair.to_client();
+    pair.carry_down();
     assert!(pair.client.is_denied() && pair.client.is_open());
     assert_eq!(pair.server.grants(TODAY), &storage_vdev::service::Grants::none());
 }
@@ -140,7 +140,7 @@ fn a_refused_credential_is_known_to_the_client_and_grants_nothing() {
 fn rights_end_with_their_delegation_in_the_middle_of_a_session() {
     let delegation = signer(VOLUME).delegate(Rights::ALL, client_key().public(), TODAY + 5);
     let mut pair = Pair::silent(vec![Credential::Delegation(delegation)], 1);
-    assert!(matches!(pair.to_server()[..], [Event::Authorised { .. }]));
+    assert!(matches!(pair.carry_up()[..], [Event::Authorised { .. }]));
     let none = storage_vdev::service::Grants::none();
     assert_ne!(pair.server.grants(TODAY + 5), &none);
     assert_eq!(pair.server.grants(TODAY + 6), &none);

@@ -39,7 +39,7 @@ fn what_is_submitted_before_the_session_stands_is_sent_behind_the_credentials() 
     let (server, welcome) = ServerSession::welcome(receive_hello(&hello)).unwrap();
     to_client(&mut client, &welcome);
     let mut pair = Pair { client, server };
-    let events = pair.to_server();
+    let events = pair.carry_up();
     assert!(
         matches!(
             events[..],
@@ -59,10 +59,10 @@ fn answers_reach_their_requests_in_any_order() {
     pair.client.submit(100, get(3));
     pair.client.submit(200, put(10));
     pair.client.submit(300, get(4));
-    assert_eq!(pair.to_server().len(), 3);
+    assert_eq!(pair.carry_up().len(), 3);
     pair.server.answer(3, Err(NodeError::NotFound)).unwrap();
     pair.server.answer(1, Ok(Response::Bytes(Bytes::from_static(b"abc")))).unwrap();
-    pair.to_client();
+    pair.carry_down();
     let abc = Ok(Response::Bytes(Bytes::from_static(b"abc")));
     let expected = [
         NodeCompletion { tag: 300, result: Err(NodeError::NotFound) },
@@ -81,14 +81,14 @@ fn a_request_that_breaks_a_bound_ends_no_session() {
     pair.client.submit(2, get(1));
     let unsupported = NodeCompletion { tag: 1, result: Err(NodeError::Unsupported) };
     assert_eq!(completions(&mut pair.client), [unsupported]);
-    assert!(matches!(pair.to_server()[..], [Event::Request { id: 1, .. }]));
+    assert!(matches!(pair.carry_up()[..], [Event::Request { id: 1, .. }]));
 }
 
 #[test]
 fn the_largest_object_passes() {
     let mut pair = Pair::open(1);
     pair.client.submit(1, put(4 << 20));
-    let events = pair.to_server();
+    let events = pair.carry_up();
     let [Event::Request { request: Request::Put { parts, .. }, .. }] = &events[..] else {
         panic!("{events:?}")
     };
@@ -115,9 +115,9 @@ fn a_session_goes_on_after_it_gave_its_buffers_back() {
     let mut pair = Pair::open(1);
     for tag in 0..3 {
         pair.client.submit(tag, put(200_000));
-        assert_eq!(pair.to_server().len(), 1);
+        assert_eq!(pair.carry_up().len(), 1);
         pair.server.answer(tag + 1, Ok(Response::Done)).unwrap();
-        pair.to_client();
+        pair.carry_down();
         pair.server.shrink();
         assert_eq!(
             completions(&mut pair.client),
@@ -256,7 +256,7 @@ fn a_silent_node_is_given_up_after_the_timeout() {
     let mut pair = Pair::open(1);
     pair.client.tick(5_000);
     pair.client.submit(1, get(1));
-    pair.to_server();
+    pair.carry_up();
     pair.client.tick(5_100);
     assert_eq!(pair.client.deadline_ns(), Some(6_100));
     pair.client.tick(6_099);
@@ -282,15 +282,15 @@ fn one_request_that_is_never_answered_ends_a_busy_session() {
     let mut pair = Pair::open(1);
     pair.client.tick(0);
     pair.client.submit(1, get(1));
-    pair.to_server();
+    pair.carry_up();
     pair.client.tick(0);
     let mut now_ns = 0;
     for id in 2.. {
         now_ns += 500;
         pair.client.submit(id, put(1));
-        pair.to_server();
+        pair.carry_up();
         pair.server.answer(id, Ok(Response::Done)).unwrap();
-        pair.to_client();
+        pair.carry_down();
         pair.client.tick(now_ns);
         if pair.client.error().is_some() {
             break;
@@ -308,9 +308,9 @@ fn an_idle_client_asks_whether_the_node_is_there() {
     assert_eq!(pair.client.deadline_ns(), Some(100_000));
     pair.client.tick(100_000);
     assert!(!pair.client.outgoing().is_empty());
-    assert!(pair.to_server().is_empty(), "a ping is the session's own business");
+    assert!(pair.carry_up().is_empty(), "a ping is the session's own business");
     pair.client.tick(100_001);
-    pair.to_client();
+    pair.carry_down();
     pair.client.tick(100_002);
     assert_eq!(pair.client.deadline_ns(), Some(200_002));
     assert_eq!(pair.client.error(), None);

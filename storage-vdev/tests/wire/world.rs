@@ -92,14 +92,14 @@ impl Pair {
     /// A session whose client may do everything with [`VOLUME`].
     pub(crate) fn open(seed: u8) -> Self {
         let mut pair = Self::silent(vec![owner()], seed);
-        let events = pair.to_server();
+        let events = pair.carry_up();
         assert!(matches!(events[..], [Event::Authorised { .. }]), "{events:?}");
-        pair.to_client();
+        pair.carry_down();
         pair
     }
 
     /// Carries what the client sent; what the node is asked.
-    pub(crate) fn to_server(&mut self) -> Vec<Event> {
+    pub(crate) fn carry_up(&mut self) -> Vec<Event> {
         let bytes = take_from_client(&mut self.client);
         let mut events = Vec::new();
         self.server.read_buffer().extend_from_slice(&bytes);
@@ -108,7 +108,7 @@ impl Pair {
     }
 
     /// Carries what the node sent.
-    pub(crate) fn to_client(&mut self) {
+    pub(crate) fn carry_down(&mut self) {
         let bytes = take_from_server(&mut self.server);
         to_client(&mut self.client, &bytes);
     }
