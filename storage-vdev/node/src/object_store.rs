@@ -94,7 +94,9 @@ impl ObjectShards {
     /// If the options make no sense. The bucket is not asked yet.
     pub fn s3(options: &S3Options) -> Result<Self, ObjectStoreError> {
         // Another part of the process may have chosen already: that one is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        if rustls::crypto::ring::default_provider().install_default().is_err() {
+            tracing::debug!("the process has a provider of cryptography already");
+        }
         let is_plain = options.endpoint.as_ref().is_some_and(|url| url.starts_with("http://"));
         let retry = RetryConfig {
             backoff: BackoffConfig::default(),

@@ -156,7 +156,11 @@ impl AcceptorState {
         value: &Bytes,
     ) -> Result<Transition, NodeError> {
         let record = match VolumeRecord::parse(value) {
-            Ok(record) if value.len() <= REGISTER_BYTES_MAX && record.register == *register => {
+            Ok((record, signed))
+                if value.len() <= REGISTER_BYTES_MAX
+                    && record.register == *register
+                    && signed == ballot =>
+            {
                 record
             }
             _ => return Err(NodeError::Unsupported),

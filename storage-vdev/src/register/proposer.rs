@@ -379,13 +379,18 @@ impl Proposer {
         let Goal::Promises { found } = &mut round.goal else { return None };
         if let Some((at, value)) = accepted {
             match VolumeRecord::open(&value, &self.key, self.register) {
-                Ok(record) if at <= ballot && !record.members.current.is_empty() => {
+                Ok((record, signed))
+                    if signed == at && at <= ballot && !record.members.current.is_empty() =>
+                {
                     if found.as_ref().is_none_or(|found| found.0 < at) {
                         *found = Some(Box::new((at, record)));
                     }
                 }
-                // A damaged or forged value: this acceptor's promise is worth nothing.
-                Ok(_) => return None,
+                // Shown under a ballot that it never had: this acceptor lies.
+                Ok(_) => {
+                    round.unreadable.push(RecordError::Forged);
+                    return None;
+                }
                 Err(error) => {
                     round.unreadable.push(error);
                     return None;
@@ -444,7 +449,7 @@ impl Proposer {
             round.promised.iter().find(|(at, _)| at == *node).is_none_or(|(_, id)| is_member(id))
         };
         let targets = self.nodes.iter().filter(may_count).copied().collect();
-        let value = Bytes::from(record.encode(&self.key));
+        let value = Bytes::from(record.encode(&self.key, round.ballot));
         let request = RegisterRequest::Accept { ballot: round.ballot, value: value.clone() };
         let proposal = Proposal { record, value, before, refusal, accepted: vec![] };
         let mut round = Round { goal: Goal::Acceptance(Box::new(proposal)), ..round.clone() };

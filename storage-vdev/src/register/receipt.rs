@@ -132,18 +132,17 @@ pub fn verify_evidence(
     if receipts.len() > RECEIPTS_MAX || value.len() > REGISTER_BYTES_MAX {
         return Err(EvidenceError::Malformed);
     }
-    let record = VolumeRecord::parse(value).map_err(|_| EvidenceError::Malformed)?;
+    let (record, signed) = VolumeRecord::parse(value).map_err(|_| EvidenceError::Malformed)?;
     if record.register != *register || record.epoch != epoch {
         return Err(EvidenceError::OtherEpoch);
     }
     let hash = sha256(value);
-    let mut ballot = None;
     let mut signers = Vec::with_capacity(receipts.len());
     for bytes in receipts {
         let receipt = Receipt::verify(bytes)?;
         let same =
             receipt.register == *register && receipt.epoch == epoch && receipt.sha256 == hash;
-        if !same || *ballot.get_or_insert(receipt.ballot) != receipt.ballot {
+        if !same || receipt.ballot != signed {
             return Err(EvidenceError::OtherEpoch);
         }
         signers.push(receipt.acceptor);

@@ -12,9 +12,13 @@
 //! | 112 | 8, 8, 32 | superblock: version, epoch, SHA-256 |
 //! | 160 | 1, 1, 1, 5 | length of the holder's name, acceptors in the set, in the next set, 0 |
 //! | 168 | 64 | the holder's name, UTF-8, then zeros |
-//! | 232 | 32 each | acceptors of the set, then of the next set |
+//! | 232 | 24 | the ballot under which these bytes are to be accepted |
+//! | 256 | 32 each | acceptors of the set, then of the next set |
 //! | … | 32 | HMAC-SHA256 of all before, under the key for `register record` |
 //! | … | 4 | CRC-32C of all before |
+//!
+//! The ballot is signed too. Else an acceptor could show an old record under a new ballot, and one
+//! that lies would be enough to roll the register back.
 
 use ring::hmac;
 
@@ -25,7 +29,7 @@ use crate::node::{AcceptorId, Ballot};
 const MAGIC: [u8; 8] = *b"HYPHREG1";
 const FORMAT: u16 = 1;
 const FLAG_RELEASED: u16 = 1;
-const FIXED_BYTES: usize = 232;
+const FIXED_BYTES: usize = 256;
 const MAC_BYTES: usize = 32;
 const CRC_BYTES: usize = 4;
 
@@ -152,12 +156,12 @@ impl Members {
 }
 
 impl VolumeRecord {
-    /// The bytes of this record.
+    /// The bytes of this record, to be accepted under `ballot`.
     ///
     /// A name longer than [`HOLDER_NAME_BYTES_MAX`] is cut at a character, and acceptors behind
     /// [`ACCEPTORS_MAX`] are refused by the [`Edit`](super::Edit) that would bring them in.
     #[must_use]
-    pub fn encode(&self, key: &RegisterKey) -> Vec<u8> {
+    pub fn encode(&self, key: &RegisterKey, ballot: Ballot) -> Vec<u8> {
         let ids = || self.members.current.iter().chain(&self.members.next);
         let body = FIXED_BYTES + 32 * ids().count();
         let mut bytes = vec![0; body + MAC_BYTES + CRC_BYTES];
@@ -184,7 +188,9 @@ impl VolumeRecord {
             .put(&self.superblock.epoch.to_le_bytes())
             .put(&self.superblock.sha256)
             .put(&[name.len() as u8, current as u8, next as u8, 0, 0, 0, 0, 0])
-            .put(&padded);
+            .put(&padded)
+            .put(&ballot.counter.to_le_bytes())
+            .put(&ballot.proposer);
         for id in ids() {
             writer.put(id);
         }
@@ -196,12 +202,12 @@ impl VolumeRecord {
         bytes
     }
 
-    /// Reads a record without the key: what it says may be a lie.
+    /// Reads a record and its ballot without the key: what they say may be a lie.
     ///
     /// # Errors
     ///
     /// [`RecordError::Damaged`] or [`RecordError::Version`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+    pub fn parse(bytes: &[u8]) -> Result<(Self, Ballot), RecordError> {
         let mut head = Reader::new(bytes);
         if head.bytes() != Some(MAGIC) {
             return Err(RecordError::Damaged);
@@ -213,13 +219,18 @@ impl VolumeRecord {
         }
     }
 
-    /// Reads a record of the volume `register` that `key` has signed.
+    /// Reads a record of the volume `register` that `key` has signed, and the ballot under which it
+    /// was to be accepted.
     ///
     /// # Errors
     ///
     /// What is wrong with it.
-    pub fn open(bytes: &[u8], key: &RegisterKey, register: Uuid) -> Result<Self, RecordError> {
-        let record = Self::parse(bytes)?;
+    pub fn open(
+        bytes: &[u8],
+        key: &RegisterKey,
+        register: Uuid,
+    ) -> Result<(Self, Ballot), RecordError> {
+        let (record, ballot) = Self::parse(bytes)?;
         let tail = bytes.len().saturating_sub(MAC_BYTES + CRC_BYTES);
         let (signed, rest) = bytes.split_at_checked(tail).ok_or(RecordError::Damaged)?;
         let mac = rest.get(..MAC_BYTES).ok_or(RecordError::Damaged)?;
@@ -227,10 +238,10 @@ impl VolumeRecord {
         if record.register != register {
             return Err(RecordError::OtherVolume);
         }
-        Ok(record)
+        Ok((record, ballot))
     }
 
-    fn parse_body(bytes: &[u8]) -> Option<Self> {
+    fn parse_body(bytes: &[u8]) -> Option<(Self, Ballot)> {
         let (checked, crc) = bytes.split_last_chunk::<CRC_BYTES>()?;
         if crc32c::crc32c(checked) != u32::from_le_bytes(*crc) {
             return None;
@@ -250,6 +261,7 @@ impl VolumeRecord {
         let [name_len, current, next, padding @ ..] = fields.bytes::<8>()?;
         let name: [u8; HOLDER_NAME_BYTES_MAX] = fields.bytes()?;
         let (name, blank) = name.split_at_checked(name_len.into())?;
+        let ballot = Ballot { counter: fields.u64()?, proposer: fields.bytes()? };
         let members = Members {
             current: (0..current).map(|_| fields.bytes()).collect::<Option<_>>()?,
             next: (0..next).map(|_| fields.bytes()).collect::<Option<_>>()?,
@@ -264,7 +276,7 @@ impl VolumeRecord {
             && members.is_valid()
             && (members.next.is_empty() || !members.current.is_empty());
         let name = std::str::from_utf8(name).ok()?.to_owned();
-        plain.then_some(Self {
+        let record = Self {
             register,
             version,
             epoch,
@@ -275,7 +287,8 @@ impl VolumeRecord {
             released: flags & FLAG_RELEASED != 0,
             superblock,
             members,
-        })
+        };
+        plain.then_some((record, ballot))
     }
 }
 

@@ -102,7 +102,8 @@ pub(crate) fn journal_read(node: &mut Node, position: u64, len: u32) -> Result<B
     }
 }
 
-pub(crate) fn record(version: u64) -> Bytes {
+/// A record that may be accepted under `ballot`.
+pub(crate) fn record(version: u64, ballot: Ballot) -> Bytes {
     let record = VolumeRecord {
         register: VOLUME,
         version,
@@ -116,7 +117,7 @@ pub(crate) fn record(version: u64) -> Bytes {
         members: Members { current: vec![[1; 32]], next: Vec::new() },
     };
     let key = RegisterKey::new(&VolumeKey::new(&[3; 32]), VOLUME);
-    Bytes::from(record.encode(&key))
+    Bytes::from(record.encode(&key, ballot))
 }
 
 /// A journal as the model knows it.
@@ -198,7 +199,7 @@ impl Run {
             13 | 14 => Op::Trim(end - self.rng.below(end.min(9000) + 1)),
             15 => Op::Fence(self.now.fence + self.rng.below(3)),
             16 => Op::Prepare(ballot),
-            17 => Op::Accept(ballot, record(self.count)),
+            17 => Op::Accept(ballot, record(self.count, ballot)),
             _ => Op::Sync,
         }
     }

@@ -80,7 +80,7 @@ fn ballots_and_values_outlive_a_crash_under_the_same_name() {
     let disk = SimDisk::new(1);
     let (mut node, _) = open(&disk).unwrap();
     let ballot = |counter| Ballot { counter, proposer: [4; 16] };
-    let value = record(1);
+    let value = record(1, ballot(3));
     register(&mut node, RegisterRequest::Prepare { ballot: ballot(3) });
     let accept = RegisterRequest::Accept { ballot: ballot(3), value: value.clone() };
     assert!(matches!(register(&mut node, accept), RegisterResponse::Accepted { .. }));

@@ -132,8 +132,8 @@ fn where_acceptors_are_known_a_fence_needs_their_receipts() {
     let acceptor = AcceptorKey::signing(&[77; 32]).unwrap();
     node.introduce(&VOLUME, WRITER, &[acceptor.id()]).unwrap();
     node.sync();
-    let value = record(4);
     let ballot = Ballot { counter: 1, proposer: [1; 16] };
+    let value = record(4, ballot);
     let accept = RegisterRequest::Accept { ballot, value: value.clone() };
     let response = AcceptorState::default().step(&acceptor, &VOLUME, &accept).unwrap().response;
     let storage_vdev::node::RegisterResponse::Accepted { receipt, .. } = response else {

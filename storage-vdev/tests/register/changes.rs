@@ -268,8 +268,8 @@ fn an_acceptor_with_a_forged_value_is_outvoted() {
     let key = storage_vdev::register::RegisterKey::new(&VolumeKey::new(&[99; 32]), REGISTER);
     let mut record = run(&mut nodes, &mut holder, Edit::Read).unwrap().record;
     record.version = 40;
-    let value = Bytes::from(record.encode(&key));
     let ballot = Ballot { counter: 90, proposer: [1; 16] };
+    let value = Bytes::from(record.encode(&key, ballot));
     nodes[0].handle(&RegisterRequest::Accept { ballot, value }).unwrap();
     let read = run(&mut nodes, &mut holder, Edit::Read).unwrap();
     assert_eq!(read.record.version, 1);
@@ -312,11 +312,11 @@ fn an_acceptor_refuses_what_is_no_record_of_its_register() {
     let record = run(&mut nodes, &mut holder, Edit::Read).unwrap().record;
     let key = storage_vdev::register::RegisterKey::new(&VolumeKey::new(&[3; 32]), REGISTER);
     let other = VolumeRecord { register: [8; 16], ..record.clone() };
-    assert_eq!(nodes[0].handle(&accept(other.encode(&key))), Err(NodeError::Unsupported));
+    assert_eq!(nodes[0].handle(&accept(other.encode(&key, ballot))), Err(NodeError::Unsupported));
     // And a second value for a ballot.
-    assert!(nodes[0].handle(&accept(record.encode(&key))).is_ok());
+    assert!(nodes[0].handle(&accept(record.encode(&key, ballot))).is_ok());
     let second = VolumeRecord { version: 7, ..record };
-    assert_eq!(nodes[0].handle(&accept(second.encode(&key))), Err(NodeError::Unsupported));
+    assert_eq!(nodes[0].handle(&accept(second.encode(&key, ballot))), Err(NodeError::Unsupported));
 }
 
 #[test]
@@ -420,7 +420,7 @@ fn settling_acceptors_that_were_not_committed_would_fork_the_history() {
     let begun = run_lossy(&mut nodes, &mut proposer(2, &all), begin, accepted_by(2));
     assert!(matches!(begun, Err(ChangeError::Unreachable { in_doubt: true, .. })), "{begun:?}");
     let state = nodes[2].state();
-    let found = VolumeRecord::parse(state.accepted().unwrap().1).unwrap();
+    let (found, _) = VolumeRecord::parse(state.accepted().unwrap().1).unwrap();
     assert!(!found.members.next.is_empty());
     // Against the rule: the new set is settled on what one acceptor has. It reaches node 3 alone.
     let settle = Edit::SettleAcceptors { committed: Box::new(found) };
@@ -434,4 +434,34 @@ fn settling_acceptors_that_were_not_committed_would_fork_the_history() {
     assert!(old.members.current != new.members.current && new.change != old.change);
     let again = run(&mut nodes, &mut holder, Edit::Read).unwrap().record;
     assert_eq!(again, old, "so the rule is needed");
+}
+
+#[test]
+fn an_acceptor_that_shows_an_old_record_under_a_new_ballot_is_not_believed() {
+    let (mut nodes, mut holder) = created();
+    let old = nodes[0].state().accepted().unwrap().1.clone();
+    let taken = run(&mut nodes, &mut proposer(2, &THREE), take_over(2, 1)).unwrap();
+    let mut reader = proposer(3, &THREE);
+    reader.start(Edit::Read, 0).unwrap();
+    let mut now_ns = 0;
+    let read = loop {
+        match reader.poll(now_ns) {
+            Step::Send { message, node: 0, request: RegisterRequest::Prepare { ballot } } => {
+                // The highest ballot that could be: it would win.
+                let accepted = Some((ballot, old.clone()));
+                let lie = RegisterResponse::Promised { acceptor: nodes[0].id(), accepted };
+                reader.answer(message, Ok(lie), now_ns);
+            }
+            Step::Send { message, node, request } => {
+                reader.answer(message, nodes[usize::from(node)].handle(&request), now_ns);
+            }
+            Step::Wait { until_ns } => now_ns = until_ns,
+            Step::Done(result) => break result.unwrap(),
+            Step::Idle => panic!("an edit went missing"),
+        }
+    };
+    assert_eq!(read.record, taken.record);
+    let mut late = proposer(4, &THREE);
+    assert!(matches!(refusal(run(&mut nodes, &mut late, take_over(4, 1))), Refusal::Changed(_)));
+    assert!(run(&mut nodes, &mut holder, Edit::Renew { epoch: 1 }).is_err());
 }

@@ -79,7 +79,7 @@ fn receipts_for_different_ballots_are_not_added_up() {
     let mut taker = proposer(2, &[0, 1, 2]);
     let first = run(&mut nodes, &mut taker, take_over(2, 1)).unwrap().evidence;
     let second = run(&mut nodes, &mut taker, Edit::Read).unwrap().evidence;
-    assert_eq!(first[0], second[0], "a read changes nothing");
+    assert_ne!(first[0], second[0], "the ballot is part of the bytes");
     let mixed = [first[0].clone(), first[1].clone(), second[2].clone()];
     let known = members(&nodes, &[0, 1, 2]);
     let verdict = verify_evidence(&REGISTER, 2, &known, &mixed);

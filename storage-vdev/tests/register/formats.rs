@@ -26,14 +26,16 @@ fn record() -> VolumeRecord {
     }
 }
 
+const BALLOT: Ballot = Ballot { counter: 13, proposer: [4; 16] };
+
 fn key() -> RegisterKey {
     RegisterKey::new(&volume_key(), REGISTER)
 }
 
 #[test]
 fn a_record_is_read_as_it_was_written() {
-    let bytes = record().encode(&key());
-    assert_eq!(VolumeRecord::open(&bytes, &key(), REGISTER), Ok(record()));
+    let bytes = record().encode(&key(), BALLOT);
+    assert_eq!(VolumeRecord::open(&bytes, &key(), REGISTER), Ok((record(), BALLOT)));
 }
 
 #[test]
@@ -43,13 +45,13 @@ fn the_first_version_of_a_record_stays_readable() {
     let digit = |byte: u8| (byte as char).to_digit(16).unwrap() as u8;
     let bytes: Vec<u8> =
         digits.chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect();
-    assert_eq!(record().encode(&key()), bytes);
-    assert_eq!(VolumeRecord::open(&bytes, &key(), REGISTER), Ok(record()));
+    assert_eq!(record().encode(&key(), BALLOT), bytes);
+    assert_eq!(VolumeRecord::open(&bytes, &key(), REGISTER), Ok((record(), BALLOT)));
 }
 
 #[test]
 fn every_flipped_bit_of_a_record_is_noticed() {
-    let bytes = record().encode(&key());
+    let bytes = record().encode(&key(), BALLOT);
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
@@ -59,7 +61,7 @@ fn every_flipped_bit_of_a_record_is_noticed() {
 
 #[test]
 fn every_truncated_and_every_longer_record_is_refused() {
-    let mut bytes = record().encode(&key());
+    let mut bytes = record().encode(&key(), BALLOT);
     for len in 0..bytes.len() {
         assert_eq!(VolumeRecord::parse(&bytes[..len]), Err(RecordError::Damaged), "{len} bytes");
     }
@@ -69,7 +71,7 @@ fn every_truncated_and_every_longer_record_is_refused() {
 
 #[test]
 fn a_forged_record_is_refused_although_its_checksum_is_right() {
-    let mut bytes = record().encode(&key());
+    let mut bytes = record().encode(&key(), BALLOT);
     let end = bytes.len() - 4;
     bytes[40] ^= 1;
     let crc = crc32c::crc32c(&bytes[..end]).to_le_bytes();
@@ -77,13 +79,13 @@ fn a_forged_record_is_refused_although_its_checksum_is_right() {
     assert!(VolumeRecord::parse(&bytes).is_ok());
     assert_eq!(VolumeRecord::open(&bytes, &key(), REGISTER), Err(RecordError::Forged));
     let other = RegisterKey::new(&VolumeKey::new(&[4; 32]), REGISTER);
-    let bytes = record().encode(&key());
+    let bytes = record().encode(&key(), BALLOT);
     assert_eq!(VolumeRecord::open(&bytes, &other, REGISTER), Err(RecordError::Forged));
 }
 
 #[test]
 fn another_volumes_record_is_refused_even_under_the_same_key() {
-    let bytes = record().encode(&key());
+    let bytes = record().encode(&key(), BALLOT);
     assert_eq!(VolumeRecord::open(&bytes, &key(), [9; 16]), Err(RecordError::OtherVolume));
     // A clone has a key of its own.
     let clone = RegisterKey::new(&volume_key(), [9; 16]);
@@ -92,7 +94,7 @@ fn another_volumes_record_is_refused_even_under_the_same_key() {
 
 #[test]
 fn a_record_of_a_later_format_is_named_as_such() {
-    let mut bytes = record().encode(&key());
+    let mut bytes = record().encode(&key(), BALLOT);
     bytes[8] = 2;
     assert_eq!(VolumeRecord::parse(&bytes), Err(RecordError::Version { found: 2 }));
 }
@@ -101,19 +103,18 @@ fn a_record_of_a_later_format_is_named_as_such() {
 fn a_long_name_is_cut_between_characters() {
     let mut long = record();
     long.holder.name = "x".to_owned() + &"ü".repeat(HOLDER_NAME_BYTES_MAX);
-    let bytes = long.encode(&key());
-    let name = VolumeRecord::parse(&bytes).unwrap().holder.name;
+    let bytes = long.encode(&key(), BALLOT);
+    let name = VolumeRecord::parse(&bytes).unwrap().0.holder.name;
     assert_eq!(name, "x".to_owned() + &"ü".repeat(31));
 }
 
 #[test]
 fn an_acceptors_state_is_read_as_it_was_written_and_damage_is_noticed() {
     let key = AcceptorKey::silent([1; 32]);
-    let value = Bytes::from(record().encode(&self::key()));
-    let ballot = Ballot { counter: 3, proposer: [2; 16] };
-    let accept = RegisterRequest::Accept { ballot, value };
+    let value = Bytes::from(record().encode(&self::key(), BALLOT));
+    let accept = RegisterRequest::Accept { ballot: BALLOT, value };
     let first = AcceptorState::default().step(&key, &REGISTER, &accept).unwrap().next.unwrap();
-    let higher = RegisterRequest::Prepare { ballot: Ballot { counter: 8, ..ballot } };
+    let higher = RegisterRequest::Prepare { ballot: Ballot { counter: 18, ..BALLOT } };
     let second = first.step(&key, &REGISTER, &higher).unwrap().next.unwrap();
     for state in [AcceptorState::default(), first, second] {
         let bytes = state.encode();
@@ -147,9 +148,13 @@ proptest! {
             if let Some((checked, crc)) = bytes.split_last_chunk_mut::<4>() {
                 *crc = crc32c::crc32c(checked).to_le_bytes();
             }
-            let _ = VolumeRecord::parse(&bytes);
-            let _ = AcceptorState::decode(&bytes);
-            let _ = storage_vdev::register::Receipt::verify(&bytes);
+            if let Ok((record, _)) = VolumeRecord::parse(&bytes) {
+                prop_assert!(record.members.current.len() <= 15);
+            }
+            if let Ok(state) = AcceptorState::decode(&bytes) {
+                prop_assert_eq!(state.encode(), bytes.clone());
+            }
+            prop_assert!(storage_vdev::register::Receipt::verify(&bytes).is_err());
         }
     }
 }

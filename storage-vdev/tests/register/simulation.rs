@@ -243,7 +243,7 @@ impl World {
             if now < lease.renew_at_ns() {
                 return Err(lease.renew_at_ns());
             }
-            if random % 8 != 0 {
+            if !random.is_multiple_of(8) {
                 return Ok(Edit::Renew { epoch });
             }
             // It stops first: the answer may get lost, and the next opener needn't wait.
@@ -258,7 +258,9 @@ impl World {
                 Ok(Edit::TakeOver { expected_version, holder, lease_ns: LEASE_NS })
             }
             // Look again a few times before the time is up.
-            Some(watch) if random % 4 != 0 => Err(watch.take_at_ns().min(now + LEASE_NS / 4)),
+            Some(watch) if !random.is_multiple_of(4) => {
+                Err(watch.take_at_ns().min(now + LEASE_NS / 4))
+            }
             _ => Ok(Edit::Read),
         }
     }

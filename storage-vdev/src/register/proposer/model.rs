@@ -118,7 +118,7 @@ impl World {
             (0..scripts.len()).map(|number| proposer(number as u8 + 1, attempts)).collect();
         // The ballots in use are known: the attempt that would find them out adds nothing.
         proposers.iter_mut().for_each(|proposer| proposer.counter = 1);
-        let value = Bytes::from(first_record().encode(&proposers[0].key));
+        let value = Bytes::from(first_record().encode(&proposers[0].key, first_record().change));
         let ballot = first_record().change;
         let request = RegisterRequest::Accept { ballot, value: value.clone() };
         let accepted = |node| {
@@ -252,9 +252,9 @@ impl World {
         if 2 * entry.1.len() <= 3 || self.ghost.chosen.contains_key(&ballot) {
             return Ok(());
         }
-        let new = VolumeRecord::parse(value).unwrap();
+        let (new, _) = VolumeRecord::parse(value).unwrap();
         for (other_ballot, other) in &self.ghost.chosen {
-            let old = VolumeRecord::parse(other).unwrap();
+            let (old, _) = VolumeRecord::parse(other).unwrap();
             let (old, new) = if *other_ballot < ballot { (&old, &new) } else { (&new, &old) };
             let follows = old.version < new.version && old.epoch <= new.epoch || old == new;
             if !follows || (old.epoch == new.epoch && old.opener != new.opener) {
@@ -277,8 +277,8 @@ impl World {
         let opener = &self.openers[index];
         match result {
             Ok(Committed { record, changed_ns, .. }) => {
-                let value = record.encode(&opener.proposer.key);
-                if !self.ghost.chosen.values().any(|chosen| chosen[..] == value[..]) {
+                let is_it = |value: &Bytes| VolumeRecord::parse(value).unwrap().0 == record;
+                if !self.ghost.chosen.values().any(is_it) {
                     return Err(format!("called committed, but not chosen: {record:?}"));
                 }
                 if record.version < opener.floor + u64::from(changed_ns.is_some()) {
@@ -289,7 +289,8 @@ impl World {
             Err(ChangeError::Refused(_)) => {
                 let mut chosen = self.ghost.chosen.values();
                 let change = change.ok_or("an edit without a name")?;
-                let happened = |value: &Bytes| VolumeRecord::parse(value).unwrap().change == change;
+                let happened =
+                    |value: &Bytes| VolumeRecord::parse(value).unwrap().0.change == change;
                 if chosen.any(happened) {
                     return Err(format!("refused, and chosen before: {change:?}"));
                 }
