@@ -1,6 +1,7 @@
 //! What a superblock tells somebody without the key: enough to mend a volume.
 
 use super::superblock::{Superblock, superblock_key, version_of};
+use crate::extent_map::Location;
 use crate::keys::Uuid;
 use crate::node::{NodeIndex, ObjectKey};
 use crate::segment::{Link, Shape};
@@ -17,8 +18,12 @@ pub struct Outline {
     pub version: u64,
     /// The epoch of the opening that wrote it.
     pub epoch: u64,
-    /// The last segment that its map contains. What lies behind belongs to who has the volume open.
+    /// The last segment whose blocks are in its map.
     pub frontier: Link,
+    /// The last segment that was committed when it was written, as far as it tells: the frontier,
+    /// or a later one that has pages of its maps. What lies behind belongs to who has the volume
+    /// open.
+    pub committed: u64,
     /// Objects are deleted so long after the superblock that announces it, at the earliest.
     pub lease_ns: u64,
     /// The nodes' ids.
@@ -45,6 +50,7 @@ impl Outline {
             version: superblock.version,
             epoch: superblock.opening.epoch,
             frontier: superblock.frontier,
+            committed: committed(&superblock),
             lease_ns: superblock.lease_ns,
             nodes: superblock.nodes.iter().map(|node| node.id).collect(),
             slots: superblock.slots.clone(),
@@ -73,4 +79,12 @@ impl Outline {
         let older = self.openings.iter().take_while(|(first, ..)| *first <= sequence);
         older.last().map(|(_, uuid, epoch)| (*uuid, *epoch))
     }
+}
+
+/// Segments are committed in their order, and pages before the superblock that names them.
+fn committed(superblock: &Superblock) -> u64 {
+    let roots = superblock.snapshots.iter().map(|snapshot| &snapshot.root);
+    let pages = roots.chain([&superblock.root]).flat_map(|root| [root.map, root.usage]);
+    let sequences = pages.flatten().map(Location::sequence);
+    sequences.fold(superblock.frontier.sequence, u64::max)
 }

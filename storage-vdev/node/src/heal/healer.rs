@@ -323,7 +323,7 @@ impl Healer {
         self.restore_superblocks(&found);
         let (segments, beyond) = self.survey.in_scope(&found.outline);
         self.go_by(found);
-        self.report.beyond_frontier = beyond;
+        self.report.uncommitted = beyond;
         self.segments = segments;
         let shards = self.manifest.shape.shards();
         let degraded = self.segments.values().any(|listed| listed.shards() < shards);

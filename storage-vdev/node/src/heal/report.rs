@@ -51,8 +51,8 @@ pub struct Report {
     pub verdicts: BTreeMap<Verdict, u64>,
     /// The first segments that are not as they should be.
     pub examples: Vec<(u64, Verdict)>,
-    /// Segments behind the superblock's frontier, which were left alone.
-    pub beyond_frontier: u64,
+    /// Segments behind the last one that the superblock shows as committed. They were left alone.
+    pub uncommitted: u64,
     /// Shards that were rebuilt and stored.
     pub shards_restored: u64,
     /// Bytes that were read and written.

@@ -57,12 +57,12 @@ impl Survey {
     }
 
     /// Keeps the segments that `outline` says belong to the volume, and returns them by sequence,
-    /// with the number of those that lie behind its frontier.
+    /// with the number of those that lie behind the last committed one.
     pub(super) fn in_scope(&mut self, outline: &Outline) -> (BTreeMap<u64, Listed>, u64) {
         let mut beyond = 0;
         let mut kept = BTreeMap::new();
         for ((sequence, epoch), listed) in std::mem::take(&mut self.segments) {
-            if sequence > outline.frontier.sequence {
+            if sequence > outline.committed {
                 beyond += 1;
             } else if is_live(outline, sequence, epoch) {
                 kept.insert(sequence, listed);
@@ -74,7 +74,7 @@ impl Survey {
 
 /// Whether the segment is one of the volume's own, and not about to be deleted.
 pub(super) fn is_live(outline: &Outline, sequence: u64, epoch: u64) -> bool {
-    sequence <= outline.frontier.sequence
+    sequence <= outline.committed
         && outline.opening_of(sequence) == Some((outline.uuid, epoch))
         && !outline.deletes.contains(&(sequence, epoch))
 }

@@ -6,14 +6,14 @@ use storage_vdev::node::Request;
 use crate::world::{EPOCH, LEASE_NS, Sketch, VERSION, World};
 
 #[test]
-fn what_lies_behind_the_frontier_is_the_writers() {
+fn what_is_not_known_to_be_committed_is_the_writers() {
     let mut world = World::new((4, 2), 9, 0);
     world.write_superblock(&Sketch { version: VERSION + 1, ..Sketch::new(6) });
     for sequence in 1..=9 {
         world.lose(sequence, 2);
     }
     let report = world.heal(Policy::default());
-    assert_eq!((report.count(Verdict::Repaired), report.beyond_frontier), (6, 3));
+    assert_eq!((report.count(Verdict::Repaired), report.uncommitted), (6, 3));
     assert!(world.stores.stored.iter().all(|(_, key)| key.sequence <= 6));
 }
 

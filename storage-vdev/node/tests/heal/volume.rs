@@ -9,9 +9,8 @@ use storage_vdev::engine::{
     TakeOver, Volume,
 };
 use storage_vdev::files::sim::Rng;
-use storage_vdev::files::sim::Rng;
 use storage_vdev::segment::Shape;
-use storage_vdev::service::{NodeCreate, NodeOptions};
+use storage_vdev::service::{NodeIdentity, NodeOptions};
 use storage_vdev::{BLOCK_BYTES, VolumeKey};
 
 const UUID: [u8; 16] = [0x33; 16];
