@@ -358,7 +358,10 @@ pub(super) async fn deleter(engine: Rc<Engine>) {
         if due && after < before {
             continue;
         }
-        let tick_ns = engine.runtime.now_ns().saturating_add(TICK_NS);
+        let tick_ns = match after {
+            0 => u64::MAX,
+            _ => engine.runtime.now_ns().saturating_add(TICK_NS),
+        };
         let mut woken = false;
         let news = || {
             // The first look is before anything happened.

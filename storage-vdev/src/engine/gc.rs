@@ -289,7 +289,10 @@ pub(super) async fn collector(engine: Rc<Engine>) {
             Err(_) => Some(None),
             Ok(()) => engine.with(|state| state.gc_work()).map(Some),
         };
+        // Only what is in the open batch changes without anybody being told.
+        let idle = engine.with(|state| state.overlay.open_batch().zeroes.is_empty());
         let tick_ns = engine.runtime.now_ns().saturating_add(TICK_NS);
+        let tick_ns = if idle { u64::MAX } else { tick_ns };
         let wait = engine.events.upkeep.until(&engine.runtime, due);
         let work = match either(wait, engine.runtime.sleep_until(tick_ns)).await {
             Either::First(None) => return,
