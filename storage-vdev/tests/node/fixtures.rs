@@ -12,7 +12,7 @@ use storage_vdev::service::{Grant, Grants, Rights};
 
 use super::harness::{
     JOURNAL, VOLUME, append, ask, ask_as, bytes, get_all, journal_open, journal_read, key, open,
-    put, record,
+    put,
 };
 
 const PAGE: usize = 4096;
@@ -39,7 +39,7 @@ fn filled() -> SimDisk {
     ask(&mut node, append(8, b" and another")).unwrap();
     ask(&mut node, Request::Fence { volume: VOLUME, epoch: 1, evidence: Vec::new() }).unwrap();
     let ballot = Ballot { counter: 5, proposer: [6; 16] };
-    let message = RegisterRequest::Accept { ballot, value: record(1, ballot) };
+    let message = RegisterRequest::Prepare { ballot };
     ask(&mut node, Request::Register { register: VOLUME, message }).unwrap();
     disk
 }

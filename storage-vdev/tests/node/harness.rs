@@ -114,7 +114,8 @@ pub(crate) fn record(version: u64, ballot: Ballot) -> Bytes {
         lease_ns: 1,
         released: false,
         superblock: SuperblockRef::default(),
-        members: Members { current: vec![[1; 32]], next: Vec::new() },
+        // So many that a node's copy of it takes several sectors.
+        members: Members { current: (1..=15).map(|id| [id; 32]).collect(), next: Vec::new() },
     };
     let key = RegisterKey::new(&VolumeKey::new(&[3; 32]), VOLUME);
     Bytes::from(record.encode(&key, ballot))
