@@ -5,9 +5,11 @@
 
 pub mod heal;
 pub mod etcd;
+mod latency;
 mod names;
 pub mod nbd;
 pub mod object_store;
+pub mod orders;
 pub mod redis;
 pub mod served;
 pub mod server;

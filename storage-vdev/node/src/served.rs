@@ -8,6 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::mpsc::Sender;
 
 use rustix::event::{PollFd, PollFlags};
 pub use storage_vdev::engine::Extent;
@@ -16,6 +17,8 @@ use storage_vdev::engine::{
 };
 use storage_vdev::node::Nodes;
 
+use crate::latency::{Kind, Latencies};
+use crate::orders::{Inbox, Order};
 use crate::wait::{now_ns, wait};
 
 /// The granularity of all requests.
@@ -135,15 +138,18 @@ impl From<&RequestError> for Failure {
 struct Pending<T> {
     context: Option<T>,
     then: Then,
+    kind: Kind,
+    since_ns: u64,
 }
 
 /// What is left to do when the volume has answered.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Then {
     Answer,
     AnswerBytes,
     AnswerHint,
     Close,
+    Obey(Sender<Result<Output, RequestError>>),
     /// A flush makes it durable.
     Flush,
     /// More zeroes follow.
@@ -196,6 +202,8 @@ pub struct Served<N, T> {
     spare: Vec<Vec<u8>>,
     spare_bytes: usize,
     zeroes: Vec<u8>,
+    orders: Option<Inbox>,
+    latencies: Latencies,
 }
 
 impl<N, T> std::fmt::Debug for Served<N, T> {
@@ -217,7 +225,14 @@ impl<N: Nodes, T> Served<N, T> {
             spare: Vec::new(),
             spare_bytes: 0,
             zeroes: Vec::new(),
+            orders: None,
+            latencies: Latencies::default(),
         }
+    }
+
+    /// Takes orders from `inbox` from now on.
+    pub fn take_orders(&mut self, inbox: Inbox) {
+        self.orders = Some(inbox);
     }
 
     /// The volume's size, a multiple of 4096. It may grow.
@@ -236,17 +251,18 @@ impl<N: Nodes, T> Served<N, T> {
     pub fn submit(&mut self, context: T, operation: Operation<'_>) {
         match operation {
             Operation::Read { offset, len } => {
-                let id = self.enter(Some(context), Then::AnswerBytes);
+                let id = self.enter(Some(context), Then::AnswerBytes, Kind::Read);
                 let buffer = self.buffer(len as usize);
                 self.volume.submit_read(id, offset, buffer);
             }
             Operation::Prefetch { offset, len } => {
-                let id = self.enter(Some(context), Then::AnswerHint);
+                let id = self.enter(Some(context), Then::AnswerHint, Kind::Read);
                 let buffer = self.buffer(len as usize);
                 self.volume.submit_read(id, offset, buffer);
             }
             Operation::Write { offset, data, durable } => {
-                let id = self.enter(Some(context), Then::Answer);
+                let kind = if durable { Kind::WriteFua } else { Kind::Write };
+                let id = self.enter(Some(context), Then::Answer, kind);
                 if durable {
                     self.volume.submit_write_fua(id, offset, data);
                 } else {
@@ -254,15 +270,15 @@ impl<N: Nodes, T> Served<N, T> {
                 }
             }
             Operation::Flush => {
-                let id = self.enter(Some(context), Then::Answer);
+                let id = self.enter(Some(context), Then::Answer, Kind::Flush);
                 self.volume.submit_flush(id);
             }
             Operation::Discard { offset, len, durable } => {
-                let id = self.enter(Some(context), Then::after(durable));
+                let id = self.enter(Some(context), Then::after(durable), Kind::Zero);
                 self.volume.submit_discard(id, offset, len);
             }
             Operation::Zero { offset, len, durable, allocate: false } => {
-                let id = self.enter(Some(context), Then::after(durable));
+                let id = self.enter(Some(context), Then::after(durable), Kind::Zero);
                 self.volume.submit_write_zeroes(id, offset, len);
             }
             Operation::Zero { offset, len, durable, allocate: true } => {
@@ -274,7 +290,7 @@ impl<N: Nodes, T> Served<N, T> {
                 }
             }
             Operation::Extents { offset, len } => {
-                let id = self.enter(Some(context), Then::Answer);
+                let id = self.enter(Some(context), Then::Answer, Kind::BlockStatus);
                 self.volume.submit_block_status(id, offset, len);
             }
         }
@@ -282,6 +298,7 @@ impl<N: Nodes, T> Served<N, T> {
 
     /// The next finished operation, if there is one by now (`now_ns`: CLOCK_BOOTTIME).
     pub fn poll(&mut self, now_ns: u64) -> Option<Finished<T>> {
+        self.obey();
         loop {
             if let Some(finished) = self.finished.pop_front() {
                 return Some(finished);
@@ -317,7 +334,7 @@ impl<N: Nodes, T> Served<N, T> {
     /// # Errors
     /// What was not flushed before may be lost.
     pub fn close(&mut self) -> Result<(), Failure> {
-        let id = self.enter(None, Then::Close);
+        let id = self.enter(None, Then::Close, Kind::Command);
         self.volume.submit_close(id);
         let limit_ns = now_ns() + CLOSE_NS;
         loop {
@@ -336,10 +353,29 @@ impl<N: Nodes, T> Served<N, T> {
         }
     }
 
-    fn enter(&mut self, context: Option<T>, then: Then) -> RequestId {
+    /// Starts what was ordered since the last time.
+    fn obey(&mut self) {
+        let orders = self.orders.as_ref();
+        let orders: Vec<Order> = orders.into_iter().flat_map(|inbox| inbox.0.try_iter()).collect();
+        for order in orders {
+            match order {
+                // Who asked may be gone.
+                Order::Status(reply) => {
+                    let latencies = self.latencies.render();
+                    _ = reply.send((Box::new(self.volume.status()), latencies));
+                }
+                Order::Command(command, reply) => {
+                    let id = self.enter(None, Then::Obey(reply), Kind::Command);
+                    self.volume.submit_command(id, command);
+                }
+            }
+        }
+    }
+
+    fn enter(&mut self, context: Option<T>, then: Then, kind: Kind) -> RequestId {
         let id = self.next_id;
         self.next_id += 1;
-        self.pending.insert(id, Pending { context, then });
+        self.pending.insert(id, Pending { context, then, kind, since_ns: now_ns() });
         id
     }
 
@@ -356,7 +392,7 @@ impl<N: Nodes, T> Served<N, T> {
             0 => Then::after(durable),
             left => Then::Zeroes { offset: offset + now, len: left, durable },
         };
-        let id = self.enter(context, then);
+        let id = self.enter(context, then, Kind::Zero);
         self.zeroes.resize(ZEROES_BYTES as usize, 0);
         let zeroes = self.zeroes.get(..now as usize).unwrap_or_default();
         self.volume.submit_write(id, offset, zeroes);
@@ -364,8 +400,15 @@ impl<N: Nodes, T> Served<N, T> {
 
     fn complete(&mut self, completion: Completion) {
         let Completion { id, result, buffer } = completion;
-        let Some(Pending { context, then }) = self.pending.remove(&id) else { return };
+        let Some(pending) = self.pending.remove(&id) else { return };
+        let Pending { context, then, kind, since_ns } = pending;
+        self.latencies.add(kind, now_ns().saturating_sub(since_ns));
         let answer = match (result, then) {
+            (result, Then::Obey(reply)) => {
+                // Who asked may be gone; the order is carried out all the same.
+                _ = reply.send(result);
+                return;
+            }
             (Err(error), then) => {
                 tracing::debug!(%error, "a request failed");
                 self.recycle(buffer);
@@ -387,7 +430,7 @@ impl<N: Nodes, T> Served<N, T> {
                 Ok(Answer::Done)
             }
             (Ok(_), Then::Flush) => {
-                let id = self.enter(context, Then::Answer);
+                let id = self.enter(context, Then::Answer, Kind::Flush);
                 self.volume.submit_flush(id);
                 return;
             }

@@ -253,7 +253,7 @@ impl Healer {
             What::SalvageRest { sequence, shard } => {
                 self.salvage_rest(sequence, (shard, node), result);
             }
-            What::Store { sequence, shard } => self.stored(sequence, (shard, node), result),
+            What::Store { sequence, shard } => self.stored(sequence, (shard, node), &result),
         }
         self.check_freshness();
     }

@@ -15,6 +15,7 @@ use super::connection::{Connection, Ending};
 use super::export::{Export, NAME_BYTES_MAX};
 use super::listen::Listener;
 use super::transmission::Ticket;
+use crate::orders::Inbox;
 use crate::served::Served;
 use crate::wait::{Stop, now_ns, wait};
 
@@ -111,6 +112,13 @@ impl<N: Nodes> Server<N> {
             read_only,
         });
         Ok(())
+    }
+
+    /// Lets volume number `volume` take orders from `inbox`.
+    pub fn take_orders(&mut self, volume: usize, inbox: Inbox) {
+        if let Some(volume) = self.volumes.get_mut(volume) {
+            volume.take_orders(inbox);
+        }
     }
 
     /// Serves until `stop`. Then closes the volumes.

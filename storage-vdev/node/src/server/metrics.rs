@@ -39,7 +39,7 @@ impl Histogram {
         self.sum_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
-    fn render(&self, out: &mut String, name: &str, labels: &str) -> fmt::Result {
+    pub(crate) fn render(&self, out: &mut String, name: &str, labels: &str) -> fmt::Result {
         let mut total = 0;
         for (bucket, count) in self.buckets.iter().enumerate() {
             total += count.load(Ordering::Relaxed);

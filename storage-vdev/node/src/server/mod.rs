@@ -12,7 +12,7 @@
 mod config;
 mod connection;
 mod door;
-mod metrics;
+pub(crate) mod metrics;
 mod store_loop;
 
 use std::collections::BTreeMap;

@@ -26,6 +26,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use self::frontend::{Frontend, Memory};
 use self::session::{Part, Session};
+use crate::orders::Inbox;
 use crate::served::{Failure, Served};
 use crate::socket_file::{SocketFile, SocketFileError};
 use crate::wait::{Stop, Wake, now_ns, wait};
@@ -85,6 +86,11 @@ impl<N: Nodes> Device<N> {
         id.iter_mut().zip(name.bytes()).for_each(|(target, byte)| *target = byte);
         let (listener, served) = (UnixListener::from(socket), Served::new(volume));
         Ok(Self { served, listener, file, name: id, read_only, sessions: 0 })
+    }
+
+    /// Lets the volume take orders from `inbox`.
+    pub fn take_orders(&mut self, inbox: Inbox) {
+        self.served.take_orders(inbox);
     }
 
     /// Serves one front-end after the other until `stop`. Then closes the volume.

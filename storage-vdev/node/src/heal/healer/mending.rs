@@ -331,7 +331,7 @@ impl Healer {
         &mut self,
         sequence: u64,
         (shard, node): (u8, NodeIndex),
-        result: Result<Response, NodeError>,
+        result: &Result<Response, NodeError>,
     ) {
         let Some(active) = self.active.get_mut(&sequence) else { return };
         let is_it = |storing: &Storing| (storing.rebuilt.shard, storing.node) == (shard, node);
