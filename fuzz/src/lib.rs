@@ -13,6 +13,7 @@ pub mod journal;
 pub mod mesh;
 pub mod mutate;
 pub mod nbd;
+pub mod register;
 pub mod segment;
 pub mod shard_handshake;
 pub mod shard_request;
@@ -40,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "journal", check: journal::check, runs: 1000 },
     Target { name: "mesh", check: mesh::check, runs: 800 },
     Target { name: "nbd", check: nbd::check, runs: 20000 },
+    Target { name: "register", check: register::check, runs: 2000 },
     Target { name: "segment", check: segment::check, runs: 2000 },
     Target { name: "shard_handshake", check: shard_handshake::check, runs: 500 },
     Target { name: "shard_request", check: shard_request::check, runs: 500 },

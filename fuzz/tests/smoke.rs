@@ -80,6 +80,11 @@ fn a_node_withstands_any_files() {
 }
 
 #[test]
+fn a_register_withstands_an_acceptor_that_lies() {
+    smoke("register");
+}
+
+#[test]
 fn a_segment_withstands_whoever_keeps_its_shards() {
     smoke("segment");
 }
