@@ -5,10 +5,10 @@ use storage_vdev::files::sim::{Rng, SimDisk, Which};
 use storage_vdev::node::{
     Ballot, NodeError, ObjectKey, RegisterRequest, RegisterResponse, Request, Response,
 };
-use storage_vdev::service::{MetaError, NodeOpenError};
+use storage_vdev::service::{Handled, MetaError, NodeOpenError};
 
 use super::harness::{
-    JOURNAL, Node, VOLUME, ask, bytes, get_all, journal_open, key, open, put, record,
+    JOURNAL, Node, VOLUME, append, ask, bytes, get_all, journal_open, key, open, put, record,
 };
 
 fn fence(epoch: u64) -> Request {
@@ -51,6 +51,25 @@ fn who_took_over_restores_objects_of_earlier_epochs_and_nobody_later_ones() {
     assert_eq!(get_all(&mut node, key(1)).unwrap(), bytes(1, 10));
     let later = ObjectKey { epoch: 6, ..key(1) };
     assert_eq!(ask(&mut node, restore(5, later)), Err(NodeError::Unsupported));
+}
+
+#[test]
+fn journals_and_promises_need_not_wait_for_shards_but_a_fence_does() {
+    let disk = SimDisk::new(1);
+    let (mut node, _) = open(&disk).unwrap();
+    ask(&mut node, journal_open(JOURNAL)).unwrap();
+    let all = storage_vdev::service::Grants::all();
+    let tickets =
+        [put(key(1), &bytes(1, 9000)), append(0, b"a record"), fence(2)].map(|request| match node
+            .handle(&all, request)
+        {
+            Handled::AfterSync(ticket) => ticket,
+            done => panic!("{done:?}"),
+        });
+    let quick = node.sync_journals();
+    assert_eq!(quick, [(tickets[1], Ok(Response::Done))]);
+    let rest: Vec<_> = node.sync().into_iter().map(|(ticket, _)| ticket).collect();
+    assert_eq!(rest, [tickets[0], tickets[2]]);
 }
 
 #[test]
