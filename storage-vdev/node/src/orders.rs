@@ -1,6 +1,5 @@
 //! Orders to a volume that a face serves, from other threads: a command's connection, a scraper.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -34,8 +33,8 @@ pub struct Inbox(pub(crate) Receiver<Order>);
 pub struct Gone;
 
 impl Orders {
-    /// Orders, and where they arrive. `wake` is an eventfd that the volume's `ready_fd` covers,
-    /// edge-triggered.
+    /// Orders, and where they arrive. `wake` is an eventfd that the volume's `ready_fd` covers, as
+    /// [`crate::thread_nodes::ThreadNodes::waker`] gives it.
     #[must_use]
     pub fn new(wake: Arc<OwnedFd>) -> (Self, Inbox) {
         let (sender, receiver) = channel();
@@ -82,13 +81,4 @@ impl Orders {
             Err(_) => Err(Gone),
         }
     }
-}
-
-/// An eventfd for [`Orders::new`].
-///
-/// # Errors
-/// The system's.
-pub fn wake() -> io::Result<Arc<OwnedFd>> {
-    let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
-    Ok(Arc::new(rustix::event::eventfd(0, flags)?))
 }

@@ -87,6 +87,12 @@ impl ThreadNodes {
         self.workers.get(usize::from(node))?.identity
     }
 
+    /// The eventfd behind [`Nodes::ready_fd`]: writing to it wakes whoever waits for the nodes.
+    #[must_use]
+    pub fn waker(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.ready)
+    }
+
     /// The nodes that can't be used.
     pub fn unavailable(&self) -> impl Iterator<Item = NodeIndex> {
         let broken = (0..).zip(&self.workers).filter(|(_, worker)| worker.identity.is_none());
