@@ -103,6 +103,7 @@ pub fn open_directories(
         key: options.key.clone(),
         nodes: infos(&nodes, &random),
         create: Some(create(options)).filter(|_| options.create || uuid.is_some()),
+        base: None,
         must_be_new: false,
         holder: Holder { id: random.bytes(b"holder"), name: "this host".to_owned() },
         register: false,
@@ -148,7 +149,7 @@ fn open_nodes(
     options: &Options,
     random: &Random,
 ) -> Result<(DirNodes, Option<Uuid>), DirectoriesError> {
-    let capacity_bytes = capacity(&options.geometry);
+    let capacity_bytes = node_capacity(&options.geometry);
     let mut nodes =
         DirNodes::open(directories, |_| NodeOptions { capacity_bytes, create: None })?;
     let lost = nodes.unavailable().count();
@@ -193,9 +194,10 @@ fn held_volume(nodes: &mut DirNodes) -> Result<Option<Uuid>, DirectoriesError> {
     }
 }
 
-/// What a directory may hold: its part of the volume, a quarter more for what garbage collection
-/// has not reached, and room for heads, tables and the map.
-fn capacity(geometry: &Geometry) -> u64 {
+/// The bytes that a directory may hold: its part of the volume, half as much again for what garbage
+/// collection has not reached, and room for heads, tables and the map.
+#[must_use]
+pub fn node_capacity(geometry: &Geometry) -> u64 {
     let share = geometry.size_bytes() / u64::from(geometry.data_shards());
     share + share / 2 + (128 << 20)
 }

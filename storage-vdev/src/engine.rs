@@ -20,6 +20,7 @@
 mod allocation;
 mod cache;
 mod checkpoint;
+mod clone;
 mod command;
 mod commit;
 mod executor;
@@ -53,7 +54,7 @@ mod upkeep;
 mod volume;
 mod write;
 
-pub use options::{
+pub use options::{CloneOf, 
     Create, Holder, JOURNAL_BYTES_MIN, Limits, NodeInfo, OpenError, OpenOptions, Policy,
     Randomness, TakeOver,
 };

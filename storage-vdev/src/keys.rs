@@ -251,6 +251,39 @@ pub(crate) fn register_mac_key(volume_key: &VolumeKey, uuid: Uuid) -> hmac::Key 
     expand(&root(volume_key), (b"register record", uuid, always), hmac::HMAC_SHA256)
 }
 
+/// Seals the key of volume `base` under that of its clone `own`. Each (clone, base) has a key of its
+/// own for this, which seals nothing else: the same bytes come out each time.
+pub(crate) fn wrap_key(
+    volume_key: &VolumeKey,
+    (own, base): (Uuid, Uuid),
+    key: &VolumeKey,
+) -> Vec<u8> {
+    let mut wrapped = key.0.to_vec();
+    let tag = seal(&wrapping_key(volume_key, own, base), nonce(0, 0), &base, &mut wrapped);
+    wrapped.extend_from_slice(&tag);
+    wrapped
+}
+
+/// Opens what [`wrap_key`] sealed; `wrapped` is the key in the clear then. `None` if it isn't that.
+pub(crate) fn unwrap_key(
+    volume_key: &VolumeKey,
+    (own, base): (Uuid, Uuid),
+    wrapped: &mut [u8],
+) -> Option<VolumeKey> {
+    let (key, tag) = wrapped.split_first_chunk_mut::<32>()?;
+    let tag: [u8; TAG_BYTES] = (&*tag).try_into().ok()?;
+    open(&wrapping_key(volume_key, own, base), nonce(0, 0), &base, key, tag).ok()?;
+    Some(VolumeKey::new(key))
+}
+
+fn wrapping_key(volume_key: &VolumeKey, own: Uuid, base: Uuid) -> LessSafeKey {
+    let mut salt = [0; 32];
+    Writer::new(&mut salt).put(&base);
+    let always = Opening { epoch: 0, salt };
+    let key: UnboundKey = expand(&root(volume_key), (b"base key", own, always), &AES_256_GCM);
+    LessSafeKey::new(key)
+}
+
 fn root(volume_key: &VolumeKey) -> hkdf::Prk {
     hkdf::Salt::new(hkdf::HKDF_SHA256, b"hypha volume 1").extract(&*volume_key.0)
 }

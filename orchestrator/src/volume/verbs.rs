@@ -6,6 +6,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use spec::node::{NodeSpec, Place};
 use storage_vdev::VolumeKey;
 use storage_vdev::engine::{
     Create as CreateOptions, Holder, Limits, OpenError, OpenOptions, Policy, Randomness,
@@ -19,7 +20,6 @@ use super::arguments::{
 use super::control::{self, Order, Outcome};
 use super::host::{self, Access, HostError, HostNodes};
 use super::manifest::{Folder, Manifest, ManifestError, parse_uuid};
-use super::node_spec::{NodeSpec, Place};
 use super::session::Session;
 use super::show::{self, Health, VolumeStatus};
 use crate::state::{self, StateError};
@@ -163,7 +163,7 @@ pub fn run(verb: VolumeVerb) -> Result<i32, VolumeError> {
         VolumeVerb::Repair { which, limit } => work(&which, &Order::Repair, limit),
         VolumeVerb::Scrub { which } => work(&which, &Order::Scrub, None),
         VolumeVerb::Recover(recover) => self::recover(&recover),
-        VolumeVerb::Serve(serve) => Err(VolumeError::Serve(format!("{serve:?}"))),
+        VolumeVerb::Serve(serve) => super::serve::serve(&serve),
         VolumeVerb::Rm { which, yes, abandon } => super::remove::remove(&which, yes, abandon),
     }
 }
@@ -208,15 +208,17 @@ pub(super) fn open(
     let key = VolumeKey::new(folder.key()?.expose());
     let uuid = uuid_of(manifest)?;
     let access = Access { create: create.is_some(), rights: Rights::ALL };
-    let nodes = HostNodes::connect(manifest, (&key, uuid), access)?;
+    let (nodes, infos) = host::connect(manifest, (&key, uuid), access)?;
+    let register = !nodes.is_local();
     let options = OpenOptions {
         uuid,
         key,
-        nodes: nodes.infos().to_vec(),
+        nodes: infos,
+        base: None,
         must_be_new: create.is_some(),
         create,
         holder: holder(folder)?,
-        register: !nodes.is_exclusive(),
+        register,
         take_over: if arguments.force { TakeOver::Wait } else { TakeOver::Refuse },
         accept_loss: arguments.accept_loss,
         limits,

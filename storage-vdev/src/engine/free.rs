@@ -163,6 +163,11 @@ impl State {
         if self.lease.is_some() { self.superblock.lease_ns } else { 0 }
     }
 
+    /// Whether this volume wrote the segment, and not a clone's base.
+    pub(super) fn is_own(&self, sequence: u64) -> bool {
+        self.openings.of(sequence).is_some_and(|(past, _)| past.uuid == self.superblock.uuid)
+    }
+
     /// Announces the deletion of segments in the next superblock. The table has them no more.
     fn doom(&mut self, dead: &[u64]) -> bool {
         let before = self.freeing.doomed.len();

@@ -41,6 +41,8 @@ const TICK_NS: u64 = 1_000_000_000;
 /// What is worth doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
+    /// Nothing yet, but the time of the next look has changed.
+    Look,
     /// Enough is dead: a checkpoint frees it.
     Free,
     /// Move blocks out of segments that are at most so full, in percent.
@@ -68,6 +70,10 @@ impl State {
             return None;
         }
         let usage = self.map.usage();
+        if usage.errors() > 0 {
+            // Nothing is deleted then: see `free`.
+            return None;
+        }
         let (stored, dead) = (usage.stored_blocks(), usage.dead_blocks());
         let free = self.free_blocks();
         let headroom = self.headroom_blocks();
@@ -110,7 +116,7 @@ impl State {
             let live = u64::from(segment.live).min(capacity);
             let sealed = segment.blocks > 0 && sequence <= self.log.frontier.sequence;
             let is_own = || self.openings.of(sequence).is_some_and(|past| past.0.uuid == own);
-            if !sealed || live == 0 || live * 100 > capacity * percent || !is_own() {
+            if !sealed || live == 0 || live * 100 > capacity * percent || !self.is_own(sequence) {
                 continue;
             }
             if self.freeing.is_held(sequence) {
@@ -285,12 +291,15 @@ impl State {
 /// Collects garbage, for ever.
 pub(super) async fn collector(engine: Rc<Engine>) {
     loop {
+        // What is discarded waits in the open batch: it is looked at again after a while.
+        let idle = engine.with(|state| state.overlay.open_batch().zeroes.is_empty());
         let due = || match engine.check_running() {
             Err(_) => Some(None),
-            Ok(()) => engine.with(|state| state.gc_work()).map(Some),
+            Ok(()) => engine.with(|state| {
+                let changed = state.overlay.open_batch().zeroes.is_empty() != idle;
+                state.gc_work().or(changed.then_some(Work::Look)).map(Some)
+            }),
         };
-        // Only what is in the open batch changes without anybody being told.
-        let idle = engine.with(|state| state.overlay.open_batch().zeroes.is_empty());
         let tick_ns = engine.runtime.now_ns().saturating_add(TICK_NS);
         let tick_ns = if idle { u64::MAX } else { tick_ns };
         let wait = engine.events.upkeep.until(&engine.runtime, due);
@@ -305,6 +314,7 @@ pub(super) async fn collector(engine: Rc<Engine>) {
             }
         };
         let done = match work {
+            Work::Look => continue,
             Work::Free => engine.checkpoint_and_free(|_, _| {}).await.map(|()| true),
             Work::Move { percent } => engine.collect_round(percent).await,
         };

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::cache::Cache;
+use super::clone::clone_of;
 use super::find::{find_newest, get_named};
 use super::flush::Flushes;
 use super::free::Freeing;
@@ -125,6 +126,11 @@ async fn begin(
     create: &Create,
     (opening, tenure): (Opening, Tenure),
 ) -> Result<(), OpenError> {
+    if let Some(of) = &options.base {
+        let deaf: Vec<NodeIndex> = tenure.deaf.iter().map(|(node, _)| *node).collect();
+        let begun = clone_of(engine, options, (create, of), (opening, &deaf)).await?;
+        return start(engine, options, begun, (opening, tenure)).await;
+    }
     let Create { data_shards: data, parity_shards: parity, size_bytes, .. } = *create;
     let shape = Shape::new(data, parity).map_err(|_| OpenError::Shards { data, parity })?;
     let chain = ChainEnd { sequence: 1, tag: [0; 16] };
@@ -149,7 +155,7 @@ async fn begin(
         openings: Vec::new(),
         snapshots: Vec::new(),
         deletes: Vec::new(),
-        base: None,
+        bases: Vec::new(),
     };
     start(engine, options, (superblock, Vec::new()), (opening, tenure)).await
 }
@@ -245,8 +251,7 @@ fn first_state(
         (superblock.frontier, superblock.frontier_write),
         superblock.frontier.sequence + 1,
     );
-    let own = superblock.uuid;
-    let key_of = |uuid| if uuid == own { Some(options.key.clone()) } else { None };
+    let key_of = |uuid| superblock.key_of(uuid, &options.key);
     let map = Map::from_root(&superblock.root, blocks, options.limits.map_bytes);
     Ok(State {
         shape,

@@ -79,6 +79,8 @@ pub struct OpenOptions {
     pub nodes: Vec<NodeInfo>,
     /// How it is made if the nodes hold no volume; `None`: it isn't.
     pub create: Option<Create>,
+    /// What the volume that is made (with `create`) begins as; `None`: as zeroes.
+    pub base: Option<CloneOf>,
     /// Whether it is an error if there is one already (with `create`).
     pub must_be_new: bool,
     /// Who opens it: an id of this process's own, and a name for people.
@@ -93,6 +95,18 @@ pub struct OpenOptions {
     pub accept_loss: bool,
     /// What it may use.
     pub limits: Limits,
+}
+
+/// A snapshot of another volume on the same nodes. It must be marked as a clone's base already
+/// ([`super::Command::PinSnapshot`]), and the new volume has the other's k and m.
+#[derive(Debug, Clone)]
+pub struct CloneOf {
+    /// The other volume.
+    pub uuid: Uuid,
+    /// Its key; the clone keeps it, sealed under its own.
+    pub key: VolumeKey,
+    /// The snapshot's name.
+    pub snapshot: String,
 }
 
 /// Who holds a volume open.
@@ -209,6 +223,9 @@ pub enum OpenError {
         /// How many are needed.
         wanted: usize,
     },
+    /// A clone's base has no such snapshot, or it isn't marked as a clone's.
+    #[error("there is no snapshot {0:?} that is marked as the base of a clone")]
+    NoSnapshot(String),
     /// There is no volume, and none was to be made.
     #[error("there is no volume on these nodes")]
     NotFound,

@@ -42,6 +42,10 @@ impl State {
         let usage = self.map.usage();
         let mut segments = Vec::new();
         for (sequence, segment) in usage.from(0).filter(|(_, segment)| segment.blocks > 0) {
+            // What a clone's base wrote is the base's to mend.
+            if !self.is_own(sequence) {
+                continue;
+            }
             let all = self.readable_shards(sequence, u32::MAX);
             let missing = all & !segment.present;
             // Shards that are missing as far as is known may be there after all.
@@ -287,7 +291,8 @@ impl Engine {
     /// Reads and verifies every shard of every segment, and repairs what is not as it should be.
     pub(super) async fn scrub(self: &Rc<Self>) -> Result<Report, RequestError> {
         let sequences: Vec<u64> = self.with(|state| {
-            let all = state.map.usage().from(0).filter(|(_, segment)| segment.blocks > 0);
+            let all = state.map.usage().from(0);
+            let all = all.filter(|(at, one)| one.blocks > 0 && state.is_own(*at));
             all.map(|(sequence, _)| sequence).collect()
         });
         let started_ns = self.runtime.now_ns();

@@ -105,7 +105,8 @@ pub(super) struct Superblock {
     pub(super) openings: Vec<PastOpening>,
     pub(super) snapshots: Vec<Snapshot>,
     pub(super) deletes: Vec<DeleteIntent>,
-    pub(super) base: Option<Base>,
+    /// The volumes whose segments this one reads, if it is a clone: its base comes last.
+    pub(super) bases: Vec<Base>,
 }
 
 /// Why bytes are not a superblock of this volume.
@@ -181,7 +182,7 @@ impl Superblock {
         put_list(&mut out, &self.deletes, |out, intent| {
             put_u64(out, &[intent.sequence, intent.epoch]);
         });
-        put_list(&mut out, self.base.as_slice(), |out, base| {
+        put_list(&mut out, &self.bases, |out, base| {
             out.extend_from_slice(&base.uuid);
             put_list(out, &base.wrapped_key, |out, byte| out.push(*byte));
         });
@@ -259,12 +260,11 @@ impl Superblock {
             deletes: read_list(fields, |fields| {
                 Some(DeleteIntent { sequence: fields.u64()?, epoch: fields.u64()? })
             })?,
-            base: read_list(fields, |fields| {
+            bases: read_list(fields, |fields| {
                 let uuid = fields.bytes()?;
                 let wrapped_key = read_list(fields, |fields| fields.bytes::<1>().map(|[b]| b))?;
                 Some(Base { uuid, wrapped_key })
-            })?
-            .pop(),
+            })?,
         };
         let known = code == CODE_REED_SOLOMON
             && flags & !(FLAG_CLOSED | FLAG_ALLOW_DEGRADED | FLAG_SHARED_DOMAINS) == 0;

@@ -60,6 +60,7 @@ pub(crate) fn options(nodes: usize, create: Option<Create>) -> OpenOptions {
         key: VolumeKey::new(&[0x42; 32]),
         nodes: node_infos(nodes),
         create,
+        base: None,
         must_be_new: false,
         holder: Holder { id: [1; 16], name: "test".to_owned() },
         register: false,

@@ -10,12 +10,16 @@ use crate::nodes::{MemoryNodes, Mood, Rng, Shared, world};
 
 const BLOCKS: usize = 256;
 
-fn command(bench: &mut Bench, world: &Shared, command: Command) -> Result<Output, RequestError> {
+pub(crate) fn command(
+    bench: &mut Bench,
+    world: &Shared,
+    command: Command,
+) -> Result<Output, RequestError> {
     let submit = |volume: &mut Volume<MemoryNodes>, id| volume.submit_command(id, command);
     bench.run(world, submit).expect("no crash").0
 }
 
-fn snapshot(bench: &mut Bench, world: &Shared, name: &str) {
+pub(crate) fn snapshot(bench: &mut Bench, world: &Shared, name: &str) {
     let name = name.to_owned();
     command(bench, world, Command::Snapshot { name, unix_time: 5 }).unwrap();
 }
@@ -28,12 +32,18 @@ fn segments(world: &Shared) -> usize {
     shards.map(|key| key.sequence).collect::<std::collections::BTreeSet<u64>>().len()
 }
 
-fn bytes(world: &Shared) -> usize {
+pub(crate) fn bytes(world: &Shared) -> usize {
     let world = world.borrow();
     world.nodes.iter().flat_map(|node| node.objects.values()).map(bytes::Bytes::len).sum()
 }
 
-fn fill(bench: &mut Bench, world: &Shared, rng: &mut Rng, model: &mut [u8], count: usize) {
+pub(crate) fn fill(
+    bench: &mut Bench,
+    world: &Shared,
+    rng: &mut Rng,
+    model: &mut [u8],
+    count: usize,
+) {
     for _ in 0..count {
         let first = rng.below((model.len() / BLOCK - 8) as u64) as usize;
         let len = (1 + rng.below(8) as usize) * BLOCK;

@@ -53,6 +53,7 @@ pub(crate) fn open(
         key: VolumeKey::new(&[7; 32]),
         nodes: (0..NODES).map(node).collect(),
         create: Some(create),
+        base: None,
         must_be_new: false,
         holder: Holder { id: random()?, name: "an example".into() },
         register: false,

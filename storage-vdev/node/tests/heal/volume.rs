@@ -42,7 +42,7 @@ fn open(folder: &Path, salt: u8, create: bool) -> Volume<DirNodes> {
         register: false,
         local: true,
     };
-    let create = create.then(|| Create {
+    let create = create.then_some(Create {
         data_shards: 4,
         parity_shards: 2,
         size_bytes: (BLOCKS * BLOCK_BYTES) as u64,
@@ -57,6 +57,7 @@ fn open(folder: &Path, salt: u8, create: bool) -> Volume<DirNodes> {
         key: VolumeKey::new(&[0x42; 32]),
         nodes: (0..6).map(info).collect(),
         create,
+        base: None,
         must_be_new: false,
         holder: Holder { id: [1; 16], name: "test".to_owned() },
         register: false,
