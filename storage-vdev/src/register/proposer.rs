@@ -7,7 +7,7 @@
 //! followed by another one, later, with a higher ballot.
 
 #[cfg(test)]
-mod model;
+mod tests;
 
 use std::collections::VecDeque;
 

@@ -455,21 +455,21 @@ fn a_reader_sees_what_was_committed_before_it_began() {
 }
 
 #[test]
-#[ignore = "minutes: cargo test --release -p storage-vdev --lib model -- --ignored --nocapture"]
+#[ignore = "minutes: cargo test --release -p storage-vdev --lib register -- --ignored --nocapture"]
 fn two_openers_that_try_again_never_both_hold() {
     let scripts = vec![vec![take_over(1)], vec![take_over(2)]];
     assert_safe("two openers, two attempts each", World::new(scripts, 2), 50_000_000);
 }
 
 #[test]
-#[ignore = "minutes: cargo test --release -p storage-vdev --lib model -- --ignored --nocapture"]
+#[ignore = "minutes: cargo test --release -p storage-vdev --lib register -- --ignored --nocapture"]
 fn three_openers_at_once_never_both_hold() {
     let scripts = vec![vec![take_over(1)], vec![take_over(2)], vec![take_over(3)]];
     assert_safe("three openers, one attempt each", World::new(scripts, 1), 50_000_000);
 }
 
 #[test]
-#[ignore = "minutes: cargo test --release -p storage-vdev --lib model -- --ignored --nocapture"]
+#[ignore = "minutes: cargo test --release -p storage-vdev --lib register -- --ignored --nocapture"]
 fn an_opener_that_goes_on_working_meets_another() {
     let scripts = vec![vec![superblock(2, 1), take_over(1)], vec![take_over(2)]];
     assert_safe("an opener with a superblock, and another", World::new(scripts, 1), 50_000_000);
