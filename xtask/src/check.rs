@@ -102,6 +102,10 @@ pub(crate) fn run(repository: &Repository, quick: bool) -> Result<(), Failure> {
     let needed = [packages::GCC, packages::LIBC, packages::STRACE];
     packages::install(repository, &needed)?;
     packages::install(repository, &packages::STORES)?;
+    packages::install(repository, &packages::FACES)?;
+    packages::install(repository, &[packages::QEMU])?;
+    // For the guest that puts a file system on a volume.
+    svm::fetch_kernel(repository)?;
     let mut run = Run { steps: Vec::new() };
     let cargo = |arguments: &[&str]| Task::cargo(repository, arguments);
     run.step("format", || Outcome::of_one(cargo(&["fmt", "--all", "--check"]).run()));

@@ -39,6 +39,14 @@ pub(crate) const STORES: [Package; 2] = [
     Package { name: "redis-server", present: |_| in_path("redis-server") },
     Package { name: "etcd-server", present: |_| in_path("etcd") },
 ];
+/// Clients of the faces of a volume, run by the tests of `storage-node`.
+pub(crate) const FACES: [Package; 5] = [
+    Package { name: "qemu-utils", present: |_| in_path("qemu-img") && in_path("qemu-io") },
+    Package { name: "libnbd-bin", present: |_| in_path("nbdinfo") && in_path("nbdcopy") },
+    Package { name: "fio", present: |_| in_path("fio") },
+    Package { name: "e2fsprogs", present: |_| in_path("mke2fs") && in_path("e2fsck") },
+    Package { name: "openssl", present: |_| in_path("openssl") },
+];
 /// The machine emulator.
 pub(crate) const QEMU: Package =
     Package { name: "qemu-system-x86", present: |_| in_path("qemu-system-x86_64") };

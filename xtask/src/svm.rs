@@ -29,6 +29,14 @@ use crate::repository::Repository;
 use crate::tally::{self, Tally};
 use crate::task::{self, Task};
 
+/// Fetches Debian's kernel and busybox where they are not there yet.
+///
+/// # Errors
+/// They can't be downloaded.
+pub(crate) fn fetch_kernel(repository: &Repository) -> Result<(), Failure> {
+    Kernel::fetch(repository).map(|_| ())
+}
+
 /// The packages whose tests need KVM.
 const PACKAGES: [&str; 2] = ["vmm", "orchestrator"];
 

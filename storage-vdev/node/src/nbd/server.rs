@@ -219,6 +219,12 @@ impl<N: Nodes> Server<N> {
     }
 
     fn accept(&mut self, now_ns: u64) {
+        // A volume may have grown; a client sees the size that there was when it came.
+        for export in &mut self.exports {
+            if let Some(volume) = self.volumes.get(export.volume) {
+                export.size_bytes = volume.size_bytes();
+            }
+        }
         for listener in &self.listeners {
             while self.connections.len() < CONNECTIONS_MAX {
                 match listener.accept() {

@@ -1,7 +1,7 @@
 //! Linux in a virtual machine of QEMU makes a file system on an empty volume, fills it, trims it and
 //! has it checked: once over NBD and once over vhost-user-blk.
 //!
-//! Debian's kernel and busybox are unpacked, not installed; `cargo xtask setup` fetches them into
+//! Debian's kernel and busybox are unpacked, not installed; `cargo xtask check` fetches them into
 //! the target folder (`HYPHA_DEBIAN` names another one). QEMU emulates the CPU: hardware is not
 //! needed, and a software KVM would be slower.
 
@@ -137,7 +137,7 @@ fn machine(into: &Path) -> Option<(PathBuf, PathBuf)> {
     let kernel = find(&debian.join("kernel"), "vmlinuz-");
     let busybox = find(&debian.join("busybox/bin"), "busybox");
     let (Some(kernel), Some(busybox)) = (kernel, busybox) else {
-        println!("SKIPPED: no kernel in {} (cargo xtask setup fetches it)", debian.display());
+        println!("SKIPPED: no kernel in {} (cargo xtask check fetches it)", debian.display());
         return None;
     };
     let mut archive = Archive::default();
@@ -174,8 +174,8 @@ fn libraries(program: &Path) -> Vec<String> {
     lines.lines().filter_map(path).collect()
 }
 
-/// Runs the guest with more arguments for its disk.
-fn boot(machine: &(PathBuf, PathBuf), disk: &[&str]) {
+/// Runs the guest with more arguments for its disk. What it said.
+fn boot(machine: &(PathBuf, PathBuf), disk: &[&str]) -> String {
     let (kernel, initial) = machine;
     let command_line = "console=ttyS0 quiet panic=-1 rdinit=/init no_timer_check";
     let output = Command::new("timeout")
@@ -194,6 +194,7 @@ fn boot(machine: &(PathBuf, PathBuf), disk: &[&str]) {
     let passed = said.contains("GUEST-PASSED") && !said.contains("GUEST-FAILED");
     assert!(passed, "{said}\n{told}");
     println!("{said}");
+    said.into_owned()
 }
 
 #[test]
@@ -228,9 +229,10 @@ fn a_linux_guest_makes_and_checks_a_file_system_over_vhost_user() {
         "-device",
         "vhost-user-blk-pci,chardev=disk,num-queues=2",
     ];
-    boot(&machine, &arguments);
+    let first = boot(&machine, &arguments);
+    assert!(!first.contains("contains a ext4 file system"), "the volume was not empty");
     // The next front-end finds the file system that the last one left.
-    let again: Vec<&str> = arguments.to_vec();
-    boot(&machine, &again);
+    let second = boot(&machine, &arguments);
+    assert!(second.contains("contains a ext4 file system"), "{second}");
     server.end();
 }

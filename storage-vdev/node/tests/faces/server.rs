@@ -93,7 +93,7 @@ pub(crate) fn has(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&paths).any(|path| path.join(program).is_file());
     if !found {
-        println!("SKIPPED: {program} is not installed (cargo xtask setup installs it)");
+        println!("SKIPPED: {program} is not installed (cargo xtask check installs it)");
     }
     found
 }
