@@ -28,6 +28,7 @@ pub mod node;
 pub mod register;
 pub mod segment;
 pub mod service;
+pub mod sim_nodes;
 pub mod wire;
 
 pub use blk::BlockDevice;

@@ -1,0 +1,11 @@
+//! Deterministic simulation of whole systems: the real engine over real nodes on simulated disks and
+//! a simulated network, in virtual time, against an oracle that knows every sector's history.
+//!
+//! `HYPHA_SEEDS=FIRST..END` chooses the seeds of the campaigns, `HYPHA_SEED=N` one of them, whose
+//! faults are printed. `docs/reliability.md` says what each campaign does.
+
+mod campaign;
+mod faults;
+mod host;
+mod oracle;
+mod run;
