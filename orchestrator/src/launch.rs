@@ -11,8 +11,9 @@ use std::sync::Arc;
 use net_vdev::{PrivateKey, PublicKey};
 use spec::deployment::{Deployment, From, Image, Interface, Machine, Network};
 use spec::secret::{Public32, Secret32};
-use spec::vm::{AllowRule, BlockConfig, NetConfig, PeerConfig, Protocol, VERSION, VmConfig};
+use spec::vm::{AllowRule, NetConfig, PeerConfig, Protocol, VERSION, VmConfig};
 
+use crate::disk::Disk;
 use crate::state::{DeploymentState, StateError};
 
 /// The most bytes of `HYPHA_PEERS` that surely fit the boot page beside the spec's own strings.
@@ -95,6 +96,8 @@ pub struct Identity {
 pub struct Prepared {
     /// Its configuration.
     pub config: VmConfig,
+    /// What its disks need besides, in the same order.
+    pub disks: Vec<Disk>,
     /// Who it is, if it has a network card.
     pub identity: Option<Identity>,
     /// The sockets that its process inherits; they outlive a restart, and so do their ports.
@@ -177,22 +180,28 @@ pub fn plan(
     let mut configs = Vec::new();
     for (machine, image) in deployment.machines.iter().zip(images) {
         let mut config = base_config(machine, image);
-        config.block = block_devices(machine, state)?;
+        let mut disks = Vec::new();
+        for mount in &machine.mounts {
+            let (disk, block) = Disk::plan(&mount.volume, mount.read_only, state)?;
+            disks.push(disk);
+            config.block.push(block);
+        }
         if let (Some(interface), Some(card)) = (&machine.interface, cards.get(&*machine.name)) {
             let neighbours = Neighbours { deployment, interface, cards: &cards };
             let gateway = gateways.iter().find(|gateway| gateway.network == interface.network.name);
             config.env.push(("HYPHA_PEERS".to_owned(), neighbours.names(machine)?));
             config.net.push(neighbours.net_config(machine, card, gateway));
         }
-        configs.push(config);
+        configs.push((config, disks));
     }
-    let machines = configs.into_iter().map(|config| {
+    let machines = configs.into_iter().map(|(config, disks)| {
         let card = cards.remove(config.name.as_str());
         let identity = card.as_ref().map(|card| {
             let (key, endpoint) = (card.public, card.endpoint);
             Identity { key, endpoint }
         });
-        Prepared { config, identity, sockets: card.into_iter().map(|card| card.socket).collect() }
+        let sockets = card.into_iter().map(|card| card.socket).collect();
+        Prepared { config, disks, identity, sockets }
     });
     Ok(Plan { machines: machines.collect(), gateways })
 }
@@ -233,29 +242,6 @@ fn base_config(machine: &Machine, image: PathBuf) -> VmConfig {
         die_with_parent: true,
         keeper_fd: None,
     }
-}
-
-fn block_devices(
-    machine: &Machine,
-    state: &DeploymentState,
-) -> Result<Vec<BlockConfig>, LaunchError> {
-    let mut devices = Vec::new();
-    for mount in &machine.mounts {
-        let volume = &mount.volume;
-        let shards = usize::from(volume.data_shards) + usize::from(volume.parity_shards);
-        let found = state.volume(&volume.name, shards)?;
-        devices.push(BlockConfig {
-            name: volume.name.clone(),
-            key: found.key,
-            directories: found.directories,
-            data_shards: volume.data_shards,
-            parity_shards: volume.parity_shards,
-            size_bytes: volume.size_bytes,
-            read_only: mount.read_only,
-            create: found.is_new,
-        });
-    }
-    Ok(devices)
 }
 
 fn card(

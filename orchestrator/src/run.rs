@@ -188,7 +188,8 @@ impl Runner<'_> {
         for process in &self.processes {
             fds.extend(process.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         }
-        let timeout = self.supervisor.deadline_ns().map(|at| {
+        let couriers = self.processes.iter().filter_map(Process::deadline_ns);
+        let timeout = couriers.chain(self.supervisor.deadline_ns()).min().map(|at| {
             let left = std::time::Duration::from_nanos(at.saturating_sub(self.clock.now_ns()));
             Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })
         });
@@ -201,7 +202,9 @@ impl Runner<'_> {
     /// Reads what a machine wrote, and takes note of its end.
     fn serve(&mut self, machine: usize) {
         self.relay(machine);
+        let now_ns = self.clock.now_ns();
         let Some(process) = self.processes.get_mut(machine) else { return };
+        process.serve_couriers(now_ns);
         let Some(exit) = process.try_wait() else { return };
         if !matches!(exit, Exit::Code(exit_code::BAD_SPEC | exit_code::HOST_CANNOT)) {
             process.note_volumes_made();

@@ -7,6 +7,8 @@
 //!                              /networks/NET/key        the same for the host's mesh member
 //!                              /volumes/VOL/key         volume key, 32 bytes
 //!                              /volumes/VOL/shard-N/    one directory per shard
+//!                              /volumes/VOL/uuid        with shard servers: 16 of 32 random bytes
+//!                              /volumes/VOL/holder      and who this host is to the register
 //! $HYPHA_STATE/volumes/NAME/                           see `volume::manifest`
 //! $HYPHA_STATE/storage/                                see `storage`
 //! ```
@@ -70,6 +72,9 @@ pub enum StateError {
         /// A shard directory that is not empty.
         shard: PathBuf,
     },
+    /// A volume elsewhere whose key is gone.
+    #[error("{0} is missing, but the volume was made, and only this key can read it")]
+    VolumeKeyLost(PathBuf),
     /// The kernel gives no random bytes.
     #[error("the kernel gives no random bytes")]
     Random,
@@ -148,7 +153,8 @@ impl DeploymentState {
         key(&self.root.join("networks").join(name))
     }
 
-    /// The key of a volume, made at first use, and its `count` shard directories.
+    /// The key of a volume, made at first use, and its `count` shard directories: none if its shards
+    /// lie elsewhere.
     ///
     /// # Errors
     /// Something can't be read or made, or the key is gone while the data is there.
@@ -165,11 +171,14 @@ impl DeploymentState {
                 return Err(StateError::KeyLost { key: key_path, shard: shard.clone() });
             }
         }
-        let secret = key(&directory)?;
-        shards.iter().try_for_each(|shard| create_directory(shard))?;
         let made = directory.join(MADE);
         let is_new = !made.try_exists().map_err(at(&made))?;
-        Ok(VolumeState { key: secret, directories: shards, is_new })
+        if shards.is_empty() && !is_new && !key_path.try_exists().map_err(at(&key_path))? {
+            return Err(StateError::VolumeKeyLost(key_path));
+        }
+        let secret = key(&directory)?;
+        shards.iter().try_for_each(|shard| create_directory(shard))?;
+        Ok(VolumeState { key: secret, directories: shards, folder: directory, is_new })
     }
 }
 
@@ -180,19 +189,37 @@ pub struct VolumeState {
     pub key: Secret32,
     /// Its shard directories, in shard order.
     pub directories: Vec<PathBuf>,
+    /// Its folder.
+    pub folder: PathBuf,
     /// No machine is known to have run on it: it may be made.
     pub is_new: bool,
 }
 
-/// Notes durably that the volume with these shard directories exists.
+impl VolumeState {
+    /// The uuid of a volume with shard servers, made at first use.
+    ///
+    /// # Errors
+    /// It can't be read or made.
+    pub fn uuid(&self) -> Result<[u8; 16], StateError> {
+        half(&self.folder.join("uuid"))
+    }
+
+    /// Who this host is to the register of a volume with shard servers, made at first use. Only who
+    /// has the deployment's lock may use it.
+    ///
+    /// # Errors
+    /// It can't be read or made.
+    pub fn holder(&self) -> Result<[u8; 16], StateError> {
+        half(&self.folder.join("holder"))
+    }
+}
+
+/// Notes durably that the volume with this folder exists.
 ///
 /// # Errors
 /// The note can't be written.
-pub fn note_volume_made(directories: &[PathBuf]) -> Result<(), StateError> {
-    match directories.first().and_then(|shard| shard.parent()) {
-        Some(directory) => write_whole(&directory.join(MADE), b""),
-        None => Ok(()),
-    }
+pub fn note_volume_made(folder: &Path) -> Result<(), StateError> {
+    write_whole(&folder.join(MADE), b"")
 }
 
 fn check_version(path: &Path) -> Result<(), StateError> {
@@ -236,17 +263,25 @@ pub(crate) fn prepare(directory: &Path) -> Result<(), StateError> {
 /// The key in `directory`, made if there is none.
 pub(crate) fn key(directory: &Path) -> Result<Secret32, StateError> {
     create_directory(directory)?;
-    let path = directory.join("key");
-    match File::open(&path) {
-        Ok(file) => read_key(&path, file),
+    random_file(&directory.join("key"))
+}
+
+/// What is in the file at `path`, made of random bytes if there is none.
+fn random_file(path: &Path) -> Result<Secret32, StateError> {
+    match File::open(path) {
+        Ok(file) => read_key(path, file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut bytes = Zeroizing::new([0u8; 32]);
             SystemRandom::new().fill(&mut *bytes).map_err(|_| StateError::Random)?;
-            write_whole(&path, &*bytes)?;
+            write_whole(path, &*bytes)?;
             Ok(Secret32::new(*bytes))
         }
-        Err(error) => Err(at(&path)(error)),
+        Err(error) => Err(at(path)(error)),
     }
+}
+
+fn half(path: &Path) -> Result<[u8; 16], StateError> {
+    Ok(random_file(path)?.expose().first_chunk().copied().unwrap_or_default())
 }
 
 fn read_key(path: &Path, mut file: File) -> Result<Secret32, StateError> {
@@ -345,8 +380,8 @@ mod tests {
         let state = open(directory.path());
         let volume = state.volume("db", 3).expect("made");
         assert!(volume.is_new);
+        note_volume_made(&volume.folder).expect("noted");
         let shards = volume.directories;
-        note_volume_made(&shards).expect("noted");
         assert!(!state.volume("db", 3).expect("found").is_new);
         assert_eq!(shards.len(), 3);
         fs::remove_dir(&shards[1]).expect("an empty directory");
@@ -354,5 +389,19 @@ mod tests {
         state.volume("db", 3).expect("a lost shard directory is made again");
         fs::remove_file(state.root().join("volumes/db/key")).expect("there");
         assert!(matches!(state.volume("db", 3), Err(StateError::KeyLost { .. })));
+    }
+
+    #[test]
+    fn a_volume_on_servers_keeps_its_names_and_is_not_given_a_new_key() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let state = open(directory.path());
+        let volume = state.volume("db", 0).expect("made");
+        let names = (volume.uuid().expect("made"), volume.holder().expect("made"));
+        assert_ne!(names.0, names.1);
+        note_volume_made(&volume.folder).expect("noted");
+        let again = state.volume("db", 0).expect("found");
+        assert_eq!((again.uuid().expect("read"), again.holder().expect("read")), names);
+        fs::remove_file(volume.folder.join("key")).expect("there");
+        assert!(matches!(state.volume("db", 0), Err(StateError::VolumeKeyLost(_))));
     }
 }

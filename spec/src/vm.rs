@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::secret::{Public32, Secret32};
 
 /// The version of this format; `vmm` refuses any other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// One virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,20 +53,104 @@ pub struct BlockConfig {
     pub name: String,
     /// The volume key (DEK).
     pub key: Secret32,
-    /// The shard directories, `data_shards + parity_shards` of them, in shard order.
-    pub directories: Vec<PathBuf>,
+    /// The nodes: one per shard, in shard order; then spares.
+    pub nodes: Vec<NodeConfig>,
     /// How many shards hold data (*k*).
     pub data_shards: u8,
-    /// How many shards hold parity (*m*): so many directories may be lost.
+    /// How many shards hold parity (*m*): so many nodes may be lost.
     pub parity_shards: u8,
     /// The volume's size in bytes, a multiple of 4096.
     pub size_bytes: u64,
+    /// When a flush is answered.
+    #[serde(default)]
+    pub policy: VolumePolicy,
     /// Whether the guest may not write.
     #[serde(default)]
     pub read_only: bool,
-    /// Whether the volume is made if its directories hold nothing. False once it was made, so that
-    /// a volume whose directories are all gone is an error, not an empty disk.
+    /// Whether the volume is made if its nodes hold nothing. False once it was made, so that a
+    /// volume whose nodes are all empty is an error, not an empty disk.
     pub create: bool,
+    /// What is known of a volume with shard servers; directories alone are kept apart by locks.
+    #[serde(default)]
+    pub remote: Option<RemoteConfig>,
+}
+
+/// What is known of a volume that has shard servers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoteConfig {
+    /// The volume's uuid.
+    pub uuid: [u8; 16],
+    /// Who opens it, to the volume's register: an id that only the holder of a lock uses, so that
+    /// its next process takes over from the last one at once.
+    pub holder: [u8; 16],
+    /// The holder's name, for people.
+    pub holder_name: String,
+    /// How long the volume is held without renewing, if it is made, in nanoseconds.
+    pub lease_ns: u64,
+    /// An inherited `SOCK_SEQPACKET` unix socket to a process that may connect: over it `vmm` asks
+    /// for a new socket to a node (see `storage_vdev::wire::courier`). Without it, a connection that
+    /// is lost stays lost.
+    #[serde(default)]
+    pub courier_fd: Option<i32>,
+}
+
+/// A node of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Where it is.
+    pub place: NodePlace,
+    /// What tells it from all others, whatever its address; not used of a directory that can say
+    /// its own.
+    pub id: [u8; 16],
+    /// Its name, for people.
+    pub name: String,
+    /// Its failure domain: two nodes of one domain are lost together.
+    pub domain: String,
+    /// Whether it is an acceptor of the volume's register.
+    #[serde(default)]
+    pub acceptor: bool,
+}
+
+impl NodeConfig {
+    /// A directory of this host, with a failure domain of its own, of a volume on directories alone.
+    #[must_use]
+    pub fn directory(path: PathBuf) -> Self {
+        let name = path.display().to_string();
+        let (id, domain) = ([0; 16], name.clone());
+        Self { place: NodePlace::Directory(path), id, name, domain, acceptor: false }
+    }
+}
+
+/// Where a node of a volume is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum NodePlace {
+    /// A directory of this host.
+    Directory(PathBuf),
+    /// A shard server.
+    Server {
+        /// The server's static X25519 key.
+        key: Public32,
+        /// Which of its stores.
+        store: String,
+        /// The inherited stream socket, connected or connecting; absent if it can't be reached now.
+        fd: Option<i32>,
+    },
+}
+
+/// When a flush is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumePolicy {
+    /// When it is durable on one node of this host.
+    Local,
+    /// When it is durable on *m* + 1 nodes in different failure domains.
+    #[default]
+    Quorum,
+    /// When it is in a segment on all nodes.
+    Sealed,
 }
 
 /// A network card on the mesh.

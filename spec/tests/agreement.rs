@@ -23,6 +23,11 @@ fn everything() -> Value {
             {"type": "volume", "name": "v", "data": {"size": 1048576}},
             {"type": "zmount", "name": "w",
              "data": {"size": "1TiB", "redundancy": {"data": 32, "parity": 0}}},
+            {"type": "disk", "name": "x",
+             "data": {"size": "1MiB", "redundancy": {"data": 1, "parity": 2}, "policy": "sealed",
+                      "nodes": [format!("tcp:[::1]:9700,key={}", "ef".repeat(32)), "/srv/disk1",
+                                format!("unix:/run/n,key={},store=a,domain=b", "ef".repeat(32)),
+                                "dir:/srv/disk2"]}},
             {"type": "vm", "name": "a", "labels": {"role": "web"}, "data": {
                 "image": {"unikernel": "../images/a"},
                 "compute_capacity": {"cpu": 1, "memory": 2097152},

@@ -38,8 +38,8 @@ pub trait Device {
     /// Consumes what the driver made available, moves finished work to the used rings, and does
     /// the I/O that is ready. Never blocks for a peer.
     ///
-    /// `queues` has one entry per [`Device::queue_sizes`]; `now_ns` is CLOCK_MONOTONIC in
-    /// nanoseconds.
+    /// `queues` has one entry per [`Device::queue_sizes`]; `now_ns` is CLOCK_BOOTTIME in
+    /// nanoseconds, which counts while the host sleeps, as a lease does.
     ///
     /// # Errors
     /// A broken ring or a back end that can't go on; either ends the VM.
@@ -49,6 +49,14 @@ pub trait Device {
         ram: &GuestRam,
         now_ns: u64,
     ) -> Result<Progress, DeviceError>;
+
+    /// Does what can't wait until a guest that computes asks for something: answers peers, renews a
+    /// lease. Called before the guest runs, and again at the time (CLOCK_BOOTTIME nanoseconds) that
+    /// the last call returned, which takes the guest out of its work; `None`: never again. Touches
+    /// no guest memory, which changes only when the guest asks.
+    fn attend(&mut self, _now_ns: u64) -> Option<u64> {
+        None
+    }
 
     /// The descriptor whose readability means that [`Device::process`] has something to do.
     fn ready_fd(&self) -> Option<BorrowedFd<'_>>;
@@ -66,7 +74,7 @@ pub trait Device {
 pub struct Progress {
     /// Bit *i* is set if queue *i* has new used entries that the guest has not been told of.
     pub used_queues: u32,
-    /// When to call again even if nothing happens (CLOCK_MONOTONIC nanoseconds).
+    /// When to call again even if nothing happens (CLOCK_BOOTTIME nanoseconds).
     pub deadline_ns: Option<u64>,
 }
 

@@ -4,12 +4,10 @@ use std::net::UdpSocket;
 
 use net_vdev::{CipherSupport, NetDevice, Peer, PrivateKey, PublicKey, Rule};
 use spec::vm::{BlockConfig, NetConfig, Protocol};
-use storage_vdev::engine::{Limits, Policy};
-use storage_vdev::{BlockDevice, Geometry, Options, VolumeKey, open_directories};
 
 use crate::devices::NamedDevice;
 use crate::launch::LaunchError;
-use crate::vm::now_ns;
+use crate::volumes::{DiskSockets, open_disk};
 
 /// The environment variable that tells the guest its card's addresses.
 const ADDRESSES_VARIABLE: &str = "HYPHA_ADDRESSES";
@@ -21,7 +19,7 @@ const MESH_PREFIX_LEN: u8 = 7;
 pub struct NetFacts {
     /// Fresh random bytes, for this card only.
     pub seed: [u8; 32],
-    /// CLOCK_REALTIME minus CLOCK_MONOTONIC, nanoseconds.
+    /// CLOCK_REALTIME minus CLOCK_BOOTTIME, nanoseconds.
     pub unix_time_at_zero_ns: u64,
 }
 
@@ -64,29 +62,19 @@ pub fn open_net(
 }
 
 /// Opens the volume of block device `number`, makes it if it may, and puts the device in front.
-/// `seed` is fresh random bytes, for this volume only.
 ///
 /// # Errors
 /// The volume is described wrongly, in use, lost, or can't be read.
 pub fn open_block(
     number: usize,
     disk: &BlockConfig,
-    seed: &[u8; 32],
+    sockets: DiskSockets,
 ) -> Result<NamedDevice, LaunchError> {
-    let field = format!("volume {:?} (block[{number}])", disk.name);
-    let geometry = Geometry::new(disk.data_shards, disk.parity_shards, disk.size_bytes)
-        .map_err(|error| LaunchError::Config { field: field.clone(), reason: error.to_string() })?;
-    let options = Options {
-        geometry,
-        key: VolumeKey::new(disk.key.expose()),
-        create: disk.create,
-        policy: Policy::Quorum,
-        limits: Limits::SMALL,
-    };
-    let volume = open_directories(&disk.directories, &options, seed, now_ns())
-        .map_err(|source| LaunchError::Volume { field, source: Box::new(source) })?;
-    let device = BlockDevice::new(volume, &disk.name, disk.read_only);
-    Ok(NamedDevice { name: format!("disk {:?}", disk.name), device: Box::new(device) })
+    let device = open_disk(disk, sockets).map_err(|source| LaunchError::Volume {
+        field: format!("volume {:?} (block[{number}])", disk.name),
+        source: Box::new(source),
+    })?;
+    Ok(NamedDevice { name: format!("disk {:?}", disk.name), device })
 }
 
 /// The variable that tells the guest the addresses of its first card, if it has one.

@@ -86,6 +86,11 @@ impl Devices {
         Ok(all)
     }
 
+    /// Does what can't wait for the guest; says when to be called again.
+    pub fn attend(&mut self, now_ns: u64) -> Option<u64> {
+        self.attached.iter_mut().filter_map(|attached| attached.device.attend(now_ns)).min()
+    }
+
     /// The descriptors whose readability means work.
     pub fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
         self.attached

@@ -310,7 +310,7 @@ impl Machine {
         self.vcpu.set_kvm_immediate_exit(0);
     }
 
-    /// Makes [`StopSignal`] and [`UpcallTimer`] reach this vCPU.
+    /// Makes [`StopSignal`] and [`AlarmTimer`] reach this vCPU.
     pub fn stop_on_signal(&mut self) {
         KVM_RUN_IMMEDIATE_EXIT
             .store(&raw mut self.vcpu.get_kvm_run().immediate_exit, Ordering::Release);
@@ -354,7 +354,7 @@ impl CpuFeatures {
 }
 
 static STOP_REQUESTED: AtomicBool = AtomicBool::new(false);
-static UPCALL_DUE: AtomicBool = AtomicBool::new(false);
+static ALARM_DUE: AtomicBool = AtomicBool::new(false);
 static STOP_EVENT: AtomicI32 = AtomicI32::new(-1);
 /// `kvm_run.immediate_exit` of the running vCPU, or null.
 static KVM_RUN_IMMEDIATE_EXIT: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
@@ -376,7 +376,7 @@ impl StopSignal {
         for (signal, handler) in [
             (libc::SIGTERM, on_stop_signal as extern "C" fn(_, _, _)),
             (libc::SIGINT, on_stop_signal),
-            (libc::SIGALRM, on_upcall_signal),
+            (libc::SIGALRM, on_alarm_signal),
         ] {
             vmm_sys_util::signal::register_signal_handler(signal, handler)
                 .map_err(std::io::Error::from)?;
@@ -392,11 +392,11 @@ impl StopSignal {
     }
 }
 
-/// The timer of the guest's upcall: SIGALRM, so that it ends KVM_RUN.
+/// The timer of [`crate::alarm`]: SIGALRM, so that it ends KVM_RUN.
 #[derive(Debug, Clone, Copy)]
-pub struct UpcallTimer;
+pub struct AlarmTimer;
 
-impl UpcallTimer {
+impl AlarmTimer {
     /// Fires once in `ns` nanoseconds (rounded up to microseconds); 0 disarms.
     pub fn arm(ns: u64) {
         let us = ns.div_ceil(1000);
@@ -416,7 +416,7 @@ impl UpcallTimer {
     /// Whether the timer has fired since the last call.
     #[must_use]
     pub fn take_due() -> bool {
-        UPCALL_DUE.swap(false, Ordering::AcqRel)
+        ALARM_DUE.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -431,8 +431,8 @@ fn interrupt_vcpu() {
     }
 }
 
-extern "C" fn on_upcall_signal(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    UPCALL_DUE.store(true, Ordering::Release);
+extern "C" fn on_alarm_signal(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    ALARM_DUE.store(true, Ordering::Release);
     interrupt_vcpu();
 }
 

@@ -15,6 +15,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::rand::{GetRandomFlags, getrandom};
 use spec::vm::VmConfig;
 
+use crate::alarm::Alarm;
 use crate::backends::{NetFacts, addresses_variable, open_block, open_net};
 use crate::boot::{BootDevice, BootError, BootInfo, Image, RamPlan, write_boot_page};
 use crate::devices::{Devices, NamedDevice, describe};
@@ -24,6 +25,7 @@ use crate::memory::{Memory, MemoryError};
 use crate::process::{Inherited, allocate_by_brk_only};
 use crate::sandbox::{self, Needs, SandboxError};
 use crate::vm::{ExitCounts, Vm, now_ns};
+use crate::volumes::{DiskError, DiskSockets, has_directories, has_servers};
 use crate::{paging, trampoline};
 
 /// The heap that a crash report is sure to find: less than what `malloc` gives back when it is
@@ -47,7 +49,7 @@ pub enum LaunchError {
         /// The volume.
         field: String,
         /// Why not.
-        source: Box<storage_vdev::DirectoriesError>,
+        source: Box<DiskError>,
     },
     /// The image is no guest, or doesn't fit.
     #[error("image {path}: {source}")]
@@ -134,6 +136,7 @@ pub fn launch(
     }
     // Before anything is opened: a wrong number must not name a descriptor of our own.
     let sockets = take_sockets(config, inherited)?;
+    let disk_sockets = take_disk_sockets(config, inherited)?;
     let keeper = config.keeper_fd.map(|number| inherited.take(number)).transpose();
     let keeper = keeper.map_err(system("keeper_fd"))?;
     inherited.close_others().map_err(system("inherited descriptors"))?;
@@ -145,7 +148,7 @@ pub fn launch(
     let kvm = kvm::open()?;
     let host = Host::load(&kvm, cache)?;
     watch.lap("open KVM");
-    let (devices, needs) = open_devices(config, sockets)?;
+    let (devices, needs) = open_devices(config, sockets, disk_sockets)?;
     let described: Vec<BootDevice> =
         devices.iter().map(|named| describe(named.device.as_ref())).collect();
     let queue_sizes = devices.iter().flat_map(|named| named.device.queue_sizes().to_vec());
@@ -186,7 +189,8 @@ pub fn launch(
     drop(Vec::<u8>::with_capacity(std::hint::black_box(REPORT_BYTES)));
     sandbox::enter(needs)?;
     watch.lap("sandbox");
-    let vm = Vm { machine, memory, devices, image, stop, exits: ExitCounts::default() };
+    let (exits, alarm) = (ExitCounts::default(), Alarm::default());
+    let vm = Vm { machine, memory, devices, image, stop, exits, alarm };
     Ok((vm, watch.phases))
 }
 
@@ -219,14 +223,21 @@ fn boot_info<'a>(
 }
 
 /// Fresh random bytes from the kernel.
-fn random<const LEN: usize>() -> Result<[u8; LEN], LaunchError> {
+///
+/// # Errors
+/// It has none.
+pub(crate) fn random_bytes<const LEN: usize>() -> std::io::Result<[u8; LEN]> {
     const { assert!(LEN <= 256, "up to 256 bytes come whole or not at all") };
     let mut bytes = [0; LEN];
     match getrandom(&mut bytes, GetRandomFlags::empty()) {
         Ok(len) if len == LEN => Ok(bytes),
-        Ok(_) => Err(system("random bytes")(std::io::ErrorKind::UnexpectedEof.into())),
-        Err(error) => Err(system("random bytes")(error.into())),
+        Ok(_) => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        Err(error) => Err(error.into()),
     }
+}
+
+fn random<const LEN: usize>() -> Result<[u8; LEN], LaunchError> {
+    random_bytes().map_err(system("random bytes"))
 }
 
 /// The bound UDP sockets of the network cards.
@@ -245,20 +256,42 @@ fn take_sockets(
     Ok(sockets)
 }
 
+/// The sockets of the disks that have shard servers.
+fn take_disk_sockets(
+    config: &VmConfig,
+    inherited: &mut Inherited,
+) -> Result<Vec<DiskSockets>, LaunchError> {
+    let mut sockets = Vec::new();
+    for (number, disk) in config.block.iter().enumerate() {
+        let taken = DiskSockets::take(disk, inherited);
+        sockets.push(taken.map_err(|error| LaunchError::Config {
+            field: format!("block[{number}]"),
+            reason: error.to_string(),
+        })?);
+    }
+    Ok(sockets)
+}
+
 fn open_devices(
     config: &VmConfig,
     sockets: Vec<UdpSocket>,
+    disk_sockets: Vec<DiskSockets>,
 ) -> Result<(Vec<NamedDevice>, Needs), LaunchError> {
     let mut devices = Vec::new();
-    for (number, disk) in config.block.iter().enumerate() {
-        devices.push(open_block(number, disk, &random()?)?);
+    for (number, (disk, sockets)) in config.block.iter().zip(disk_sockets).enumerate() {
+        devices.push(open_block(number, disk, sockets)?);
     }
     for (number, (card, socket)) in config.net.iter().zip(sockets).enumerate() {
         let unix_time_at_zero_ns = unix_time_ns().saturating_sub(now_ns());
         let facts = NetFacts { seed: random()?, unix_time_at_zero_ns };
         devices.push(open_net(number, card, socket, facts)?);
     }
-    Ok((devices, Needs { block: !config.block.is_empty(), net: !config.net.is_empty() }))
+    let needs = Needs {
+        block: config.block.iter().any(has_directories),
+        servers: config.block.iter().any(has_servers),
+        net: !config.net.is_empty(),
+    };
+    Ok((devices, needs))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the VMM is the edge: the guest's clock starts here")]

@@ -1,6 +1,7 @@
 //! A purpose-built virtual machine monitor for guests without a ring 0: one process, one VM.
 #![deny(unsafe_code)]
 
+pub mod alarm;
 pub mod backends;
 pub mod boot;
 pub mod cli;
@@ -17,3 +18,4 @@ pub mod process;
 pub mod sandbox;
 pub mod trampoline;
 pub mod vm;
+pub mod volumes;

@@ -26,6 +26,8 @@ const KVM_GET_VCPU_EVENTS: u64 = 0x8040_ae9f;
 pub struct Needs {
     /// It has block devices on files.
     pub block: bool,
+    /// It has block devices on shard servers, behind sockets.
+    pub servers: bool,
     /// It has network cards on UDP sockets.
     pub net: bool,
 }
@@ -99,7 +101,7 @@ pub fn allowed_calls(needs: Needs) -> Vec<(&'static str, i64)> {
         ("rt_sigreturn", libc::SYS_rt_sigreturn), // from SIGALRM, SIGTERM and SIGINT
         ("exit_group", libc::SYS_exit_group),
     ];
-    if needs.block || needs.net {
+    if needs.block || needs.servers || needs.net {
         calls.push(("brk", libc::SYS_brk)); // memory for what is in flight
     }
     if needs.block {
@@ -109,7 +111,15 @@ pub fn allowed_calls(needs: Needs) -> Vec<(&'static str, i64)> {
             ("fallocate", libc::SYS_fallocate), // discarded ranges
         ]);
     }
-    if needs.net {
+    if needs.servers {
+        calls.extend([
+            ("epoll_pwait", libc::SYS_epoll_pwait), // which servers have answered
+            ("epoll_ctl", libc::SYS_epoll_ctl),     // a new connection, for one that ended
+            ("recvmsg", libc::SYS_recvmsg),         // which comes from the parent
+            ("close", libc::SYS_close),
+        ]);
+    }
+    if needs.servers || needs.net {
         calls.extend([("sendto", libc::SYS_sendto), ("recvfrom", libc::SYS_recvfrom)]);
     }
     calls

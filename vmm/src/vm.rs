@@ -20,10 +20,11 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
+use crate::alarm::Alarm;
 use crate::boot::Image;
 use crate::crash;
 use crate::devices::{DeviceFailure, Devices};
-use crate::kvm::{Exit, KvmError, Machine, StopSignal, UpcallTimer};
+use crate::kvm::{AlarmTimer, Exit, KvmError, Machine, StopSignal};
 use crate::memory::Memory;
 use crate::output;
 use crate::trampoline::GateFrame;
@@ -92,12 +93,15 @@ pub struct Vm {
     pub stop: std::os::fd::BorrowedFd<'static>,
     /// The exits so far.
     pub exits: ExitCounts,
+    /// What takes the vCPU out of the guest.
+    pub alarm: Alarm,
 }
 
 impl Vm {
     /// Runs the guest to its end and closes the devices.
     pub fn run(&mut self) -> Outcome {
         self.machine.stop_on_signal();
+        self.attend(now_ns());
         let outcome = loop {
             match self.machine.run() {
                 Ok(exit) => {
@@ -160,7 +164,10 @@ impl Vm {
                 Some(Outcome::Crashed(self.report(reason, None, true)))
             }
             Call::ArmUpcall => {
-                UpcallTimer::arm(self.upcall(offset_of!(UpcallArea, timer_ns)));
+                let in_ns = self.upcall(offset_of!(UpcallArea, timer_ns));
+                let now_ns = now_ns();
+                let at_ns = Some(now_ns.saturating_add(in_ns)).filter(|_| in_ns > 0);
+                self.alarm.set_upcall(at_ns, now_ns);
                 None
             }
         };
@@ -216,17 +223,30 @@ impl Vm {
         }
     }
 
-    /// A signal took the vCPU out: stop, or deliver the upcall that is due.
+    /// Lets the devices do what can't wait for the guest.
+    fn attend(&mut self, now_ns: u64) {
+        let again_ns = self.devices.attend(now_ns);
+        self.alarm.set_attend(again_ns, now_ns);
+    }
+
+    /// A signal took the vCPU out: stop, or do what the alarm was set for.
     fn interrupted(&mut self) -> Option<Outcome> {
         self.exits.interrupted += 1;
         self.machine.clear_interrupt();
         if StopSignal::requested() {
             return Some(Outcome::Stopped);
         }
-        if UpcallTimer::take_due()
-            && let Err(error) = self.deliver_upcall()
-        {
-            return Some(Outcome::HostFailed(error.to_string()));
+        if AlarmTimer::take_due() {
+            let now_ns = now_ns();
+            let due = self.alarm.fired(now_ns);
+            if due.attend {
+                self.attend(now_ns);
+            }
+            if due.upcall
+                && let Err(error) = self.deliver_upcall()
+            {
+                return Some(Outcome::HostFailed(error.to_string()));
+            }
         }
         None
     }
@@ -242,7 +262,8 @@ impl Vm {
         // On software KVM the `syscall` stub runs at CPL 3, so its page is looked at as well.
         let in_stub = (SYSCALL_STUB..SYSCALL_STUB + PAGE_BYTES).contains(&regs.rip);
         if pending != 0 || in_stub || !self.machine.is_in_guest_code()? {
-            UpcallTimer::arm(UPCALL_RETRY_NS);
+            let now_ns = now_ns();
+            self.alarm.set_upcall(Some(now_ns.saturating_add(UPCALL_RETRY_NS)), now_ns);
             return Ok(());
         }
         let saved = saved_registers(&regs);
@@ -345,10 +366,10 @@ impl Vm {
     }
 }
 
-/// CLOCK_MONOTONIC in nanoseconds.
+/// CLOCK_BOOTTIME in nanoseconds: it counts while the host sleeps, as leases and sessions do.
 #[must_use]
 pub fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
+    let now = clock_gettime(ClockId::Boottime);
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 

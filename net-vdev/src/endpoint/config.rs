@@ -19,7 +19,7 @@ pub struct Config {
     pub rules: Vec<Rule>,
     /// The transport ciphers that it takes.
     pub ciphers: CipherSupport,
-    /// The nanoseconds since 1970 when `now_ns` was 0 (CLOCK_REALTIME minus CLOCK_MONOTONIC). Only
+    /// The nanoseconds since 1970 when `now_ns` was 0 (CLOCK_REALTIME minus CLOCK_BOOTTIME). Only
     /// the timestamp of message 1 uses it: it must not fall behind between two starts of a member,
     /// or peers that were not restarted refuse its handshakes until it has caught up.
     pub unix_time_at_zero_ns: u64,

@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
+use crate::disk::{Courier, DiskLines};
 use crate::launch::Prepared;
 use crate::lines::Lines;
 use crate::state;
@@ -57,6 +58,8 @@ struct Running {
     /// The VMM sends the descriptors of its VM here, and here they stay, unread, as long as it
     /// runs: so the process ends at once, and the VM is torn down when this is dropped.
     _keeper: UnixStream,
+    /// Who fetches new sockets for its disks.
+    couriers: Vec<Courier>,
     /// How long the guest's first byte took; taken by whoever tells the user.
     cold_start_ms: Option<f64>,
 }
@@ -74,6 +77,10 @@ impl Process {
     pub(super) fn start(&mut self, vmm: &Vmm) -> io::Result<u32> {
         let (keeper, theirs) = UnixStream::pair()?;
         self.prepared.config.keeper_fd = Some(theirs.as_raw_fd());
+        let mut disks = Vec::new();
+        for (disk, block) in self.prepared.disks.iter().zip(&mut self.prepared.config.block) {
+            disks.push(disk.connect(block)?);
+        }
         let config = self.config_file()?;
         let mut command = Command::new(&vmm.path);
         command
@@ -90,7 +97,9 @@ impl Process {
         let clock = Clock::start();
         let mut child = {
             let sockets = self.prepared.sockets.iter().map(AsFd::as_fd);
-            let _inherited = Inherited::new(sockets.chain([config.as_fd(), theirs.as_fd()]))?;
+            let lines = disks.iter().flat_map(DiskLines::inherited);
+            let own = [config.as_fd(), theirs.as_fd()];
+            let _inherited = Inherited::new(sockets.chain(lines).chain(own))?;
             command.spawn()?
         };
         let pid = child.id();
@@ -104,6 +113,7 @@ impl Process {
                     clock,
                     guest_wrote: false,
                     _keeper: keeper,
+                    couriers: disks.into_iter().filter_map(DiskLines::into_courier).collect(),
                     cold_start_ms: None,
                 });
                 Ok(pid)
@@ -135,8 +145,22 @@ impl Process {
         self.running.iter().flat_map(|running| {
             let pipes = [&running.guest, &running.vmm];
             let readers = pipes.into_iter().filter_map(|pipe| pipe.reader.as_ref());
-            readers.map(AsFd::as_fd).chain([running.pidfd.as_fd()])
+            let couriers = running.couriers.iter().filter_map(Courier::fd);
+            readers.map(AsFd::as_fd).chain([running.pidfd.as_fd()]).chain(couriers)
         })
+    }
+
+    /// Fetches the sockets that its disks ask for.
+    pub(super) fn serve_couriers(&mut self, now_ns: u64) {
+        for courier in self.running.iter_mut().flat_map(|running| &mut running.couriers) {
+            courier.serve(now_ns);
+        }
+    }
+
+    /// When [`Process::serve_couriers`] has something to do.
+    pub(super) fn deadline_ns(&self) -> Option<u64> {
+        let couriers = self.running.iter().flat_map(|running| &running.couriers);
+        couriers.filter_map(Courier::deadline_ns).min()
     }
 
     /// Reads one piece of a stream; whether there may be more.
@@ -157,10 +181,11 @@ impl Process {
     /// Takes note that the machine runs or ran, so its volumes exist: should all their directories
     /// be lost, the next start is an error and no empty disk.
     pub(super) fn note_volumes_made(&mut self) {
-        for disk in self.prepared.config.block.iter_mut().filter(|disk| disk.create) {
-            match state::note_volume_made(&disk.directories) {
-                Ok(()) => disk.create = false,
-                Err(error) => tracing::warn!(volume = disk.name, "noting that it exists: {error}"),
+        let blocks = self.prepared.config.block.iter_mut().zip(&self.prepared.disks);
+        for (block, disk) in blocks.filter(|(block, _)| block.create) {
+            match state::note_volume_made(&disk.folder) {
+                Ok(()) => block.create = false,
+                Err(error) => tracing::warn!(volume = block.name, "noting that it exists: {error}"),
             }
         }
     }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::node_spec::{NodeSpec, checked_name};
+use spec::node::{NodeSpec, checked_name};
 
 /// What can be done with volumes.
 #[derive(Debug, Subcommand)]
@@ -99,6 +99,20 @@ pub enum VolumeVerb {
         hypha volume serve db --vhost-user /run/db.vhost\n  \
         hypha volume serve db --nbd tcp:127.0.0.1:10809 --metrics 127.0.0.1:9100")]
     Serve(Serve),
+    /// Lets a storage daemon mend the volume's shards without its key: prints the file for
+    /// `hypha storage serve --heal`.
+    #[command(after_help = "Example:\n  \
+        hypha volume delegate db --holder $KEY > db.heal")]
+    Delegate {
+        #[command(flatten)]
+        which: Which,
+        /// The daemon's public key, 64 hexadecimal digits.
+        #[arg(long, value_name = "HEX")]
+        holder: String,
+        /// For how many days.
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+    },
     /// Destroys a volume's key, which nobody can undo, and removes its shards.
     Rm {
         #[command(flatten)]
@@ -199,7 +213,7 @@ pub struct Recover {
 
 /// `hypha volume serve`.
 #[derive(Debug, Args)]
-#[group(id = "face", required = true, multiple = true, args = ["nbd", "vhost_user"])]
+#[group(id = "face", required = true, multiple = false, args = ["nbd", "vhost_user"])]
 pub struct Serve {
     #[command(flatten)]
     pub which: Which,

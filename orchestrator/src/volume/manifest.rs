@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use spec::secret::Secret32;
 
-use super::node_spec::NodeSpec;
 use crate::state::{self, StateError};
+use spec::node::NodeSpec;
 
 /// The version of the manifest.
 const VERSION: u32 = 1;
@@ -46,6 +46,10 @@ pub struct Manifest {
     /// one all heads are on nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<PathBuf>,
+    /// The volumes whose segments this one may still need, because it began as a clone: their
+    /// uuids. Their keys are in `base-UUID/key`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bases: Vec<String>,
 }
 
 /// Why a volume's folder can't be used.
@@ -200,6 +204,24 @@ impl Folder {
         Ok(state::read_key_at(&self.path.join("key"))?)
     }
 
+    /// Keeps the key of a volume that this one stands on.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn keep_base(&self, uuid: &str, key: &Secret32) -> Result<(), ManifestError> {
+        let directory = self.path.join(format!("base-{uuid}"));
+        state::create_directory(&directory)?;
+        Ok(state::write_whole(&directory.join("key"), key.expose())?)
+    }
+
+    /// The key of a volume that this one stands on.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn base_key(&self, uuid: &str) -> Result<Secret32, ManifestError> {
+        Ok(state::read_key_at(&self.path.join(format!("base-{uuid}")).join("key"))?)
+    }
+
     /// Who this host is to the volume's register: made at first use.
     ///
     /// # Errors
@@ -251,6 +273,7 @@ impl Manifest {
             policy: policy.to_owned(),
             nodes,
             journal: None,
+            bases: Vec::new(),
         }
     }
 

@@ -8,9 +8,9 @@ use storage_vdev::service::NodeOptions;
 
 use super::arguments::OpeningArguments;
 use super::manifest::{Folder, Manifest};
-use super::node_spec::{NodeSpec, Place};
 use super::show::VolumeStatus;
-use super::verbs::{VolumeError, open};
+use super::verbs::{New, VolumeError, open};
+use spec::node::{NodeSpec, Place};
 
 /// The volumes that a node's directory holds promises of; none if it can't be read.
 fn volumes_in(path: &Path) -> Vec<[u8; 16]> {
@@ -63,7 +63,7 @@ pub(super) fn rebuild(
     // The shape is in the superblock; until that is read, as many acceptors as there can be.
     let parity = u8::try_from(nodes.len().saturating_sub(1) / 2).unwrap_or(0);
     let draft = Manifest::new(uuid, (1, parity), "quorum", nodes);
-    let session = open(folder, &draft, (arguments, Limits::LARGE), None)?;
+    let session = open(folder, &draft, (arguments, Limits::LARGE), New::No)?;
     let status = session.volume().status();
     let policy = match status.policy {
         Policy::Local => "local",

@@ -4,11 +4,11 @@ use std::io::Write;
 
 use serde_json::json;
 use storage_vdev::VolumeKey;
-use storage_vdev::node::{ObjectKey, Request, Response};
+use storage_vdev::node::{Nodes, ObjectKey, Request, Response};
 use storage_vdev::service::Rights;
 
 use super::arguments::Which;
-use super::host::{Access, HostNodes};
+use super::host::{self, Access, HostNodes};
 use super::manifest::{Folder, Manifest};
 use super::session::Exchange;
 use super::verbs::{VolumeError, answer, confirm, folder, tell, uuid_of};
@@ -39,8 +39,9 @@ pub(super) fn remove(which: &Which, yes: bool, abandon: bool) -> Result<i32, Vol
     }
     let key = VolumeKey::new(folder.key()?.expose());
     let uuid = uuid_of(&manifest)?;
-    let access = Access { create: false, rights: Rights::ALL };
-    let mut exchange = Exchange::new(HostNodes::connect(&manifest, (&key, uuid), access)?);
+    let access = Access { create: false, rights: Rights::ALL, bases: Vec::new() };
+    let (nodes, _) = host::connect(&manifest, (&key, uuid), &access)?;
+    let mut exchange = Exchange::new(nodes);
     if !abandon {
         let silent = silent_nodes(&mut exchange, uuid);
         if !silent.is_empty() {
@@ -65,15 +66,20 @@ pub(super) fn remove(which: &Which, yes: bool, abandon: bool) -> Result<i32, Vol
 }
 
 fn silent_nodes(exchange: &mut Exchange<HostNodes>, uuid: [u8; 16]) -> Vec<String> {
-    let nodes = exchange.nodes().infos().to_vec();
-    let asked = (0u8..).zip(&nodes);
+    let names = names(exchange);
+    let asked = (0u8..).zip(names);
     asked
         .filter(|(node, _)| {
             let request = Request::List { volume: uuid, after: None, limit: 1 };
             exchange.ask(*node, request).is_err()
         })
-        .map(|(_, info)| info.name.clone())
+        .map(|(_, name)| name)
         .collect()
+}
+
+fn names(exchange: &Exchange<HostNodes>) -> Vec<String> {
+    let nodes = exchange.nodes();
+    (0u8..).take(nodes.count()).map(|node| nodes.name(node)).collect()
 }
 
 /// Destroys the key, then the shards; the names of the nodes that still have some.
@@ -88,14 +94,13 @@ fn destroy(
         .nodes
         .iter()
         .filter_map(|node| match &node.place {
-            super::node_spec::Place::Directory(path) => Some(path.clone()),
-            super::node_spec::Place::Server { .. } => None,
+            spec::node::Place::Directory(path) => Some(path.clone()),
+            spec::node::Place::Server { .. } => None,
         })
         .filter(|path| !path.starts_with(&inside))
         .collect();
     folder.destroy()?;
-    let names: Vec<String> =
-        exchange.nodes().infos().iter().map(|info| info.name.clone()).collect();
+    let names = names(exchange);
     let mut left = Vec::new();
     for (node, name) in (0u8..).zip(names) {
         let gone = std::path::Path::new(&name).starts_with(&inside);

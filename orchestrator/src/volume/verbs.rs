@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 use spec::node::{NodeSpec, Place};
 use storage_vdev::VolumeKey;
 use storage_vdev::engine::{
-    Create as CreateOptions, Holder, Limits, OpenError, OpenOptions, Policy, Randomness,
+    CloneOf, Create as CreateOptions, Holder, Limits, OpenError, OpenOptions, Policy, Randomness,
     RequestError, Status, TakeOver,
 };
 use storage_vdev::service::Rights;
@@ -26,9 +26,9 @@ use crate::state::{self, StateError};
 use crate::{clock, exit_code};
 
 /// The journal of a volume: what FLUSH may write before a segment is due.
-const JOURNAL_BYTES: u64 = 64 << 20;
+pub(super) const JOURNAL_BYTES: u64 = 64 << 20;
 /// How long an opening holds a volume without renewing.
-const LEASE_NS: u64 = 10_000_000_000;
+pub(super) const LEASE_NS: u64 = 10_000_000_000;
 
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
@@ -153,7 +153,7 @@ pub fn run(verb: VolumeVerb) -> Result<i32, VolumeError> {
             simple(&which, &order)
         }
         VolumeVerb::Clone { which, new, snapshot } => {
-            Err(VolumeError::Serve(format!("{which:?}{new}{snapshot:?}")))
+            super::clone::clone(&which, &new, snapshot.as_deref())
         }
         VolumeVerb::Rollback { which, snapshot: name } => simple(&which, &Order::Rollback { name }),
         VolumeVerb::Grow { which, size } => {
@@ -164,6 +164,9 @@ pub fn run(verb: VolumeVerb) -> Result<i32, VolumeError> {
         VolumeVerb::Scrub { which } => work(&which, &Order::Scrub, None),
         VolumeVerb::Recover(recover) => self::recover(&recover),
         VolumeVerb::Serve(serve) => super::serve::serve(&serve),
+        VolumeVerb::Delegate { which, holder, days } => {
+            super::delegate::delegate(&which, &holder, days)
+        }
         VolumeVerb::Rm { which, yes, abandon } => super::remove::remove(&which, yes, abandon),
     }
 }
@@ -187,7 +190,7 @@ pub(super) fn reach(
         let socket = folder.control();
         return Ok((folder, manifest, Reached::There(socket)));
     };
-    let session = open(&folder, &manifest, (which.opening, limits), None)?;
+    let session = open(&folder, &manifest, (which.opening, limits), New::No)?;
     Ok((folder, manifest, Reached::Here(Box::new(session), lock)))
 }
 
@@ -198,25 +201,48 @@ pub(super) fn folder(form: &Form, name: &str) -> Result<Folder, VolumeError> {
     Ok(Folder::new(&directory, name))
 }
 
+/// Whether a volume is to be made, and as what.
+pub(super) enum New {
+    /// It is there.
+    No,
+    /// It begins as zeroes.
+    Empty(CreateOptions),
+    /// It begins as a snapshot of another one.
+    Clone(CreateOptions, CloneOf),
+}
+
 /// Opens a volume in this process.
 pub(super) fn open(
     folder: &Folder,
     manifest: &Manifest,
     (arguments, limits): (OpeningArguments, Limits),
-    create: Option<CreateOptions>,
+    new: New,
 ) -> Result<Session<HostNodes>, VolumeError> {
+    let (create, base) = match new {
+        New::No => (None, None),
+        New::Empty(create) => (Some(create), None),
+        New::Clone(create, base) => (Some(create), Some(base)),
+    };
     let key = VolumeKey::new(folder.key()?.expose());
     let uuid = uuid_of(manifest)?;
-    let access = Access { create: create.is_some(), rights: Rights::ALL };
-    let (nodes, infos) = host::connect(manifest, (&key, uuid), access)?;
+    let mut bases = Vec::new();
+    for text in &manifest.bases {
+        let base = parse_uuid(text).ok_or_else(|| VolumeError::Argument {
+            field: "volume.json, bases",
+            reason: format!("{text:?} has not 32 hexadecimal digits"),
+        })?;
+        bases.push((base, VolumeKey::new(folder.base_key(text)?.expose())));
+    }
+    let access = Access { create: create.is_some(), rights: Rights::ALL, bases };
+    let (nodes, infos) = host::connect(manifest, (&key, uuid), &access)?;
     let register = !nodes.is_local();
     let options = OpenOptions {
         uuid,
         key,
         nodes: infos,
-        base: None,
         must_be_new: create.is_some(),
         create,
+        base,
         holder: holder(folder)?,
         register,
         take_over: if arguments.force { TakeOver::Wait } else { TakeOver::Refuse },
@@ -232,9 +258,7 @@ pub(super) fn open(
 /// Who we are to the register: the same for all processes of this host that use this state, since
 /// the lock lets only one of them at the volume.
 fn holder(folder: &Folder) -> Result<Holder, VolumeError> {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let host: String = host.chars().take(60).collect();
-    Ok(Holder { id: folder.holder()?, name: format!("{host}, process {}", std::process::id()) })
+    Ok(Holder { id: folder.holder()?, name: host::holder_name() })
 }
 
 pub(super) fn uuid_of(manifest: &Manifest) -> Result<[u8; 16], VolumeError> {
@@ -277,7 +301,7 @@ fn create(create: &Create) -> Result<i32, VolumeError> {
     };
     folder.create(None)?;
     let made =
-        open(&folder, &manifest, (OpeningArguments::default(), Limits::LARGE), Some(options))
+        open(&folder, &manifest, (OpeningArguments::default(), Limits::LARGE), New::Empty(options))
             .and_then(|session| {
                 let status = session.volume().status();
                 let name = create.name.clone();
@@ -612,7 +636,7 @@ pub(super) fn tell(
     if form.json { print(&format!("{object}\n")) } else { print(&text()) }
 }
 
-fn print(text: &str) -> Result<(), VolumeError> {
+pub(super) fn print(text: &str) -> Result<(), VolumeError> {
     Ok(io::stdout().lock().write_all(text.as_bytes())?)
 }
 
@@ -630,9 +654,4 @@ pub(super) fn answer() -> io::Result<String> {
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;
     Ok(line.trim().to_owned())
-}
-
-/// The path for people.
-pub(super) fn show_path(path: &Path) -> String {
-    path.display().to_string()
 }

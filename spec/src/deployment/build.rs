@@ -14,8 +14,9 @@ use super::{
     Allow, Conflict, Deployment, From, Image, Interface, MEMORY_BYTES_DEFAULT, Machine, Mount,
     Network, Peer, PublishedPort, Restart, RestartPolicy, STRINGS_BYTES_MAX, Subnet, Volume,
 };
+use crate::node::{NodeSpec, Place};
 use crate::secret::Public32;
-use crate::vm::Protocol;
+use crate::vm::{Protocol, VolumePolicy};
 
 /// A workload of the spec before its references are followed.
 struct Entry<'v, 't> {
@@ -53,7 +54,9 @@ pub(super) fn build(root: &Node<'_, '_>, report: &mut Report<'_>) -> Option<Depl
     let of_kind = |kind: &'static str| list.iter().filter(move |entry| entry.kind == kind);
     let networks: Vec<_> =
         of_kind("network").map(|entry| Arc::new(network(entry, report))).collect();
-    let volumes: Vec<_> = of_kind("volume").filter_map(volume).map(Arc::new).collect();
+    let mut taken = Vec::new();
+    let volumes = of_kind("volume").filter_map(|entry| volume(entry, &mut taken, report));
+    let volumes: Vec<_> = volumes.map(Arc::new).collect();
     let mut builder = Builder {
         list: &list,
         networks: &networks,
@@ -118,15 +121,51 @@ fn peer(node: &Node<'_, '_>) -> Option<Peer> {
     Some(Peer { key, endpoint })
 }
 
-fn volume(entry: &Entry<'_, '_>) -> Option<Volume> {
+/// Builds a volume; `taken` has the nodes of those before it, and whose they are.
+fn volume(
+    entry: &Entry<'_, '_>,
+    taken: &mut Vec<(Place, String)>,
+    report: &mut Report<'_>,
+) -> Option<Volume> {
     let size_bytes = entry.data("size")?.size()?.0;
     let shards = |name: &str| u8::try_from(entry.data("redundancy")?.field(name)?.integer()?).ok();
-    Some(Volume {
-        name: entry.name.clone(),
-        size_bytes,
-        data_shards: shards("data").unwrap_or(1),
-        parity_shards: shards("parity").unwrap_or(0),
-    })
+    let (data_shards, parity_shards) = (shards("data").unwrap_or(1), shards("parity").unwrap_or(0));
+    let mut nodes: Vec<NodeSpec> = Vec::new();
+    let list = entry.data("nodes");
+    for item in list.iter().flat_map(Node::items) {
+        let node: NodeSpec = match item.text()?.parse() {
+            Ok(node) => node,
+            Err(error) => {
+                item.refuse(report, Reason::Conflict(Conflict::Node(error)));
+                continue;
+            }
+        };
+        let same = |(place, volume): &&(Place, String)| {
+            *place == node.place && (place.is_directory() || *volume == entry.name)
+        };
+        if let Some((_, volume)) = taken.iter().find(same) {
+            let volume = volume.clone();
+            item.refuse(report, Reason::Conflict(Conflict::NodeTaken { volume }));
+        }
+        taken.push((node.place.clone(), entry.name.clone()));
+        nodes.push(node);
+    }
+    let (found, wanted) = (nodes.len(), usize::from(data_shards) + usize::from(parity_shards));
+    let rule = if nodes.iter().all(|node| node.place.is_directory()) {
+        Some("each needs a directory, and spares are for shard servers").filter(|_| found != wanted)
+    } else {
+        Some("each needs a node").filter(|_| found < wanted)
+    };
+    if let (Some(list), Some(rule), true) = (&list, rule, report.is_clean()) {
+        list.refuse(report, Reason::Conflict(Conflict::NodeCount { found, wanted, rule }));
+    }
+    let policy = match entry.data("policy").as_ref().and_then(Node::text) {
+        Some("local") => VolumePolicy::Local,
+        Some("sealed") => VolumePolicy::Sealed,
+        _ => VolumePolicy::Quorum,
+    };
+    let name = entry.name.clone();
+    Some(Volume { name, size_bytes, data_shards, parity_shards, nodes, policy })
 }
 
 /// Builds machines and remembers what they took.

@@ -129,6 +129,16 @@ pub(crate) static SUBNET: Form = Form {
     accepts: |text| Subnet::parse(text).is_some(),
 };
 
+/// A node of a volume: its beginning; the rest has messages of its own.
+pub(crate) static NODE: Form = Form {
+    expected: "an absolute directory, or \"tcp:ADDRESS:PORT\" or \"unix:/PATH\" with \",key=HEX\"",
+    pattern: "^(dir:/|/|tcp:|unix:/)[^\\u0000]*$",
+    accepts: |text| {
+        let begins = |start: &&str| text.starts_with(start);
+        ["dir:/", "/", "tcp:", "unix:/"].iter().any(begins) && !text.contains('\0')
+    },
+};
+
 /// A duration.
 pub(crate) static DURATION: Form = Form {
     expected: "a duration up to 24h, such as \"500ms\", \"2s\", \"10m\" or \"1h\"",

@@ -28,8 +28,9 @@ use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 pub use problem::{Conflict, Problem, Problems, Reason};
 pub use schema::schema;
 
+use crate::node::NodeSpec;
 use crate::secret::Public32;
-use crate::vm::Protocol;
+use crate::vm::{Protocol, VolumePolicy};
 
 /// The largest spec, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1 << 20;
@@ -154,6 +155,11 @@ pub struct Volume {
     pub data_shards: u8,
     /// Shards with parity (*m*), 0 to 32: so many may be lost.
     pub parity_shards: u8,
+    /// Where the shards lie, in shard order, then spares; empty: in the state directory. No two
+    /// are the same, and no other volume has a directory of them.
+    pub nodes: Vec<NodeSpec>,
+    /// When a flush is answered.
+    pub policy: VolumePolicy,
 }
 
 /// A virtual machine. It has one vCPU.

@@ -202,6 +202,25 @@ pub enum Conflict {
         /// The machine that has it.
         other: String,
     },
+    /// A node that is described wrongly.
+    #[error("{0}")]
+    Node(crate::node::NodeSpecError),
+    /// Not as many nodes as the shards need.
+    #[error("{found} nodes for {wanted} shards; {rule}")]
+    NodeCount {
+        /// How many there are.
+        found: usize,
+        /// How many shards there are.
+        wanted: usize,
+        /// What is possible.
+        rule: &'static str,
+    },
+    /// A node that is listed twice, or a directory that another volume has.
+    #[error("this is also a node of {volume:?}; shards there would be lost together")]
+    NodeTaken {
+        /// The volume that has it.
+        volume: String,
+    },
     /// A volume that two machines mount.
     #[error("the volume {volume:?} is also mounted by {other:?}; a volume has one machine")]
     VolumeTaken {

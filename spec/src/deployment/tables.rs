@@ -138,8 +138,18 @@ static VOLUME: Object = Object {
             "The volume's size.",
         ),
         optional("redundancy", Shape::Object(&REDUNDANCY), "Into how many shards it is spread."),
+        optional(
+            "nodes",
+            Shape::List { item: &Shape::Text(&form::NODE), min: 1, max: 64, why: "" },
+            "Directories and shard servers, one per shard; then spares.",
+        ),
+        optional(
+            "policy",
+            Shape::Choice { what: "policy", names: &["local", "quorum", "sealed"], later: &[] },
+            "When a flush is answered.",
+        ),
         later("encrypted", "every volume is encrypted"),
-        later("class", "shards lie in the state directory"),
+        later("class", "say with \"nodes\" where shards lie"),
         later("backup", ""),
     ],
 };

@@ -135,12 +135,18 @@ impl<N: Nodes> Volume<N> {
     /// The next finished request, if there is one by now (`now_ns`: nanoseconds of one clock that
     /// never goes back and counts while the host sleeps).
     pub fn poll(&mut self, now_ns: u64) -> Option<Completion> {
+        self.driver.engine.runtime.set_now(now_ns);
         if self.taken >= TAKEN_MAX || self.driver.engine.completions_are_empty() {
             self.taken = 0;
             self.driver.run(now_ns);
         }
         self.taken += 1;
         self.driver.engine.next_completion()
+    }
+
+    /// Goes on with everything, as [`Volume::poll`] does; completions stay until they are polled for.
+    pub fn advance(&mut self, now_ns: u64) {
+        self.driver.run(now_ns);
     }
 
     /// A descriptor that is readable when [`Volume::poll`] may have something to do.

@@ -6,12 +6,14 @@
 //! * [`authorise`]: capabilities, signed by a volume's writer key.
 //! * [`client`], [`server`]: both ends as state machines, bytes in and bytes out.
 //! * [`sockets`]: [`SocketNodes`], a volume's nodes behind connected sockets.
+//! * [`courier`]: how a confined process comes by new sockets.
 //!
 //! `docs/shard-protocol.md` draws it byte by byte.
 
 pub mod authorise;
 pub mod channel;
 pub mod client;
+pub mod courier;
 pub mod handshake;
 pub mod message;
 mod noise;
@@ -20,6 +22,7 @@ pub mod sockets;
 
 pub use authorise::{Authorise, Delegation, VolumeCard, VolumeSigner};
 pub use client::{Client, ClientConfig, Credential};
+pub use courier::Courier;
 pub use handshake::{NodeKey, NodePublicKey};
 pub use server::ServerSession;
 pub use sockets::{SocketNode, SocketNodes};

@@ -2,7 +2,8 @@
 //!
 //! After [`SocketNodes::new`] the only system calls are `sendto`, `recvfrom` and `epoll_wait` on
 //! descriptors that exist by then, so a confined process can go on with it; a connection that ended
-//! is closed, and one that the owner hands in later takes an `epoll_ctl`.
+//! is closed, and one that the owner hands in later takes an `epoll_ctl` (and whatever the owner
+//! does to get it).
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,6 +25,9 @@ pub const RECONNECT_NS: (u64, u64) = (100_000_000, 10_000_000_000);
 
 /// Bytes are moved at least so often, even while completions wait to be taken.
 const EXCHANGE_NS: u64 = 1_000_000;
+
+/// The epoll data of [`SocketNodes::wake_on`]'s descriptor, which is no slot's.
+const WAKE: u64 = u64::MAX;
 
 /// Gives a new connected (or connecting) socket for a node, if the owner has one.
 pub type Reconnect = Box<dyn FnMut(NodeIndex) -> Option<OwnedFd> + Send>;
@@ -60,6 +64,8 @@ struct Slot {
     /// When to ask for a new connection, once a clock was seen.
     retry_ns: Option<u64>,
     backoff_ns: u64,
+    /// The owner was asked for a socket and had none yet.
+    awaited: bool,
 }
 
 struct Connection {
@@ -81,6 +87,9 @@ pub struct SocketNodes {
     now_ns: u64,
     /// When bytes were last moved.
     exchanged_ns: Option<u64>,
+    /// Readable when the owner may have a socket that it had not when it was asked.
+    wake: Option<OwnedFd>,
+    woken: bool,
 }
 
 impl SocketNodes {
@@ -102,15 +111,36 @@ impl SocketNodes {
             events: Vec::with_capacity(NODES_MAX),
             now_ns: 0,
             exchanged_ns: None,
+            wake: None,
+            woken: false,
         };
         for SocketNode { name, config, socket } in nodes {
-            let (connection, retry_ns, backoff_ns) = (None, None, RECONNECT_NS.0);
-            this.slots.push(Slot { name, config, connection, error: None, retry_ns, backoff_ns });
+            this.slots.push(Slot {
+                name,
+                config,
+                connection: None,
+                error: None,
+                retry_ns: None,
+                backoff_ns: RECONNECT_NS.0,
+                awaited: false,
+            });
             if let Some(socket) = socket {
                 this.connect(this.slots.len() - 1, socket)?;
             }
         }
         Ok(this)
+    }
+
+    /// When `fd` becomes readable, the owner is asked again at once for the sockets that it had not
+    /// when it was asked last.
+    ///
+    /// # Errors
+    /// What `epoll` says.
+    pub fn wake_on(&mut self, fd: OwnedFd) -> io::Result<()> {
+        let interest = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&self.epoll, &fd, epoll::EventData::new_u64(WAKE), interest)?;
+        self.wake = Some(fd);
+        Ok(())
     }
 
     /// How each node's connection is.
@@ -151,8 +181,10 @@ impl SocketNodes {
         for index in 0..self.slots.len() {
             let Some(slot) = self.slots.get_mut(index) else { continue };
             if let Some(connection) = &mut slot.connection {
-                connection.client.tick(self.now_ns);
+                // What has come is in time, however late we look: the clock comes second.
                 connection.exchange();
+                connection.client.tick(self.now_ns);
+                connection.write();
                 while let Some(completion) = connection.client.poll() {
                     self.ready.push_back(completion);
                 }
@@ -167,13 +199,20 @@ impl SocketNodes {
             } else if slot.retry_ns.is_none_or(|at| at <= self.now_ns) {
                 slot.schedule(self.now_ns);
                 self.try_again(index);
+            } else if self.woken && slot.awaited {
+                self.try_again(index);
             }
         }
+        self.woken = false;
     }
 
     fn try_again(&mut self, index: usize) {
         let Ok(node) = NodeIndex::try_from(index) else { return };
-        let Some(socket) = (self.reconnect)(node) else { return };
+        let socket = (self.reconnect)(node);
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.awaited = socket.is_none();
+        }
+        let Some(socket) = socket else { return };
         // A descriptor that epoll refuses is as good as none: the next try is scheduled.
         if self.connect(index, socket).is_err() {
             return;
@@ -200,6 +239,10 @@ impl SocketNodes {
         }
         for event in &self.events {
             let (data, flags) = (event.data, event.flags);
+            if data.u64() == WAKE {
+                self.woken = true;
+                continue;
+            }
             let index = usize::try_from(data.u64()).unwrap_or(usize::MAX);
             let Some(connection) =
                 self.slots.get_mut(index).and_then(|slot| slot.connection.as_mut())

@@ -1,6 +1,8 @@
 //! Devices of real guests: what a hostile driver may aim at, and what ends the VM.
 
-use crate::support::{Ended, Folder, MEMORY_BYTES, config, have_kvm, run_with, volume};
+use crate::support::{
+    Ended, Folder, MEMORY_BYTES, config, directories, have_kvm, run_with, volume,
+};
 
 /// Runs `hostile` with a disk whose volume is in `folder`.
 fn attack(folder: &Folder, args: &[&str]) -> Ended {
@@ -90,10 +92,10 @@ fn a_volume_that_cannot_be_opened_is_one_line_and_code_2() {
     shape(&|disk| disk.key = spec::secret::Secret32::new([8; 32]));
     shape(&|disk| disk.size_bytes = 4095);
     shape(&|disk| disk.data_shards = 0);
-    shape(&|disk| disk.directories[1] = disk.directories[0].clone());
-    shape(&|disk| disk.directories.truncate(5));
+    shape(&|disk| disk.nodes[1] = disk.nodes[0].clone());
+    shape(&|disk| disk.nodes.truncate(5));
     // All of it lost: no empty disk in its place.
-    for directory in &config.block[0].directories {
+    for directory in directories(&folder) {
         std::fs::remove_dir_all(directory).expect("a directory can be removed");
     }
     shape(&|disk| disk.create = false);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use spec::secret::Secret32;
-use spec::vm::{BlockConfig, VmConfig};
+use spec::vm::{BlockConfig, NodeConfig, VmConfig, VolumePolicy};
 
 /// Whether this machine can run guests. Says so loudly if not; with `HYPHA_REQUIRE_KVM=1` it fails.
 pub(crate) fn have_kvm() -> bool {
@@ -138,17 +138,24 @@ impl Drop for Folder {
     }
 }
 
+/// The directories of [`volume`].
+pub(crate) fn directories(folder: &Folder) -> Vec<PathBuf> {
+    (0..6).map(|n| folder.path().join(format!("shard-{n}"))).collect()
+}
+
 /// A 4+2 volume of 16 MiB in `folder`.
 pub(crate) fn volume(folder: &Folder) -> BlockConfig {
     BlockConfig {
         name: "data".to_owned(),
         key: Secret32::new([7; 32]),
-        directories: (0..6).map(|n| folder.path().join(format!("shard-{n}"))).collect(),
+        nodes: directories(folder).into_iter().map(NodeConfig::directory).collect(),
         data_shards: 4,
         parity_shards: 2,
         size_bytes: 16 << 20,
+        policy: VolumePolicy::Quorum,
         read_only: false,
         create: true,
+        remote: None,
     }
 }
 

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::secret::Public32;
 use serde::{Deserialize, Serialize};
-use spec::secret::Public32;
 
 /// The most characters of a store's or a domain's name.
 const NAME_CHARS_MAX: usize = 64;
@@ -26,6 +26,14 @@ pub enum Place {
         /// Which of its stores.
         store: String,
     },
+}
+
+impl Place {
+    /// Whether it is a directory of this host.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        matches!(self, Self::Directory(_))
+    }
 }
 
 /// Where a shard server listens.
@@ -142,6 +150,21 @@ impl fmt::Display for Endpoint {
             Self::Tcp(address) => write!(f, "tcp:{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
+    }
+}
+
+impl NodeSpec {
+    /// The text that [`NodeSpec::from_str`] reads: with the key, unlike `Display`.
+    #[must_use]
+    pub fn to_argument(&self) -> String {
+        let mut text = self.to_string();
+        if let Place::Server { key, .. } = &self.place {
+            text += &format!(",key={key}");
+        }
+        if let Some(domain) = &self.domain {
+            text += &format!(",domain={domain}");
+        }
+        text
     }
 }
 
