@@ -10,6 +10,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod disk;
 pub mod doctor;
 pub mod launch;
 pub mod lines;
