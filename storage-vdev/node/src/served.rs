@@ -32,7 +32,7 @@ const SPARE_BYTES_MAX: usize = 8 << 20;
 
 /// What a face asks of a volume. Offsets and lengths are in bytes, whole sectors inside the volume;
 /// anything else fails with [`Failure::Range`].
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub enum Operation<'a> {
     /// Read. Answer: [`Answer::Bytes`].
     Read {

@@ -3,9 +3,9 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use storage_node::thread_nodes::ThreadNodes;
 use storage_node::{Stop, served};
 use storage_vdev::VolumeKey;
-use storage_vdev::dir_nodes::DirNodes;
 use storage_vdev::engine::{
     Create, Holder, Limits, NodeInfo, OpenOptions, Policy, Randomness, TakeOver, Volume,
 };
@@ -18,14 +18,14 @@ const NODES: u8 = 3;
 pub(crate) fn open(
     folder: &Path,
     size_bytes: u64,
-) -> Result<Volume<DirNodes>, Box<dyn std::error::Error>> {
+) -> Result<Volume<ThreadNodes>, Box<dyn std::error::Error>> {
     std::fs::create_dir_all(folder)?;
     let directories: Vec<PathBuf> = (0..NODES).map(|node| folder.join(node.to_string())).collect();
     let identities = directories
         .iter()
         .map(|_| Ok(NodeIdentity { node: random()?, acceptor_seed: Zeroizing::new(random()?) }));
     let identities: Vec<NodeIdentity> = identities.collect::<std::io::Result<_>>()?;
-    let nodes = DirNodes::open(&directories, |node| NodeOptions {
+    let nodes = ThreadNodes::open(&directories, |node| NodeOptions {
         capacity_bytes: 8 << 30,
         create: identities.get(node).cloned(),
     })?;

@@ -196,7 +196,7 @@ impl<N: Nodes> Server<N> {
             if let Some(client) = self.connections.get_mut(id) {
                 let ended = match client.connection.fill() {
                     Ok(true) => self.process(*id),
-                    Ok(false) => self.process(*id).and_then(|()| Err(Departure::Closed)),
+                    Ok(false) => self.process(*id).and(Err(Departure::Closed)),
                     Err(ending) => Err(ending.into()),
                 };
                 self.settle(*id, ended);
@@ -215,6 +215,8 @@ impl<N: Nodes> Server<N> {
                 self.settle(id, ended);
             }
         }
+        // What finished at once, in the last round too.
+        self.collect(now_ns);
         self.send(now_ns);
     }
 
