@@ -22,7 +22,8 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
-    let directory = args.next().ok_or("usage: speed DIRECTORY [DATA PARITY [local|quorum|sealed]]")?;
+    let directory =
+        args.next().ok_or("usage: speed DIRECTORY [DATA PARITY [local|quorum|sealed]]")?;
     let data: u8 = args.next().map_or(Ok(4), |count| count.parse())?;
     let parity: u8 = args.next().map_or(Ok(2), |count| count.parse())?;
     let directories: Vec<PathBuf> = (0..data + parity)

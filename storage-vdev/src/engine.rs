@@ -48,14 +48,15 @@ mod snapshot;
 mod state;
 mod status;
 mod superblock;
+mod sweep;
 mod take;
 mod tasks;
 mod upkeep;
 mod volume;
 mod write;
 
-pub use options::{CloneOf, 
-    Create, Holder, JOURNAL_BYTES_MIN, Limits, NodeInfo, OpenError, OpenOptions, Policy,
+pub use options::{
+    CloneOf, Create, Holder, JOURNAL_BYTES_MIN, Limits, NodeInfo, OpenError, OpenOptions, Policy,
     Randomness, TakeOver,
 };
 pub use outline::Outline;

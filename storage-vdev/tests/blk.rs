@@ -279,7 +279,7 @@ fn a_read_of_a_lost_stripe_is_an_error_and_shows_nothing_old() {
 #[test]
 fn an_idle_device_finishes_its_work_and_then_asks_for_nothing() {
     let mut rig = Rig::new(false);
-    let data = rig.put(&[1; 65536]);
+    let data = rig.put(&[1; 32768]);
     rig.run(OUT, 0, &[data]);
     let mut now_ns = 0;
     let mut calls = 0;
@@ -289,7 +289,7 @@ fn an_idle_device_finishes_its_work_and_then_asks_for_nothing() {
         calls += 1;
         assert!(calls < 100);
     }
-    assert_eq!(rig.device.volume().status().unsealed_bytes, 65536);
+    assert_eq!(rig.device.volume().status().unsealed_bytes, 32768);
 }
 
 /// A read over the ring's own index and over its own header makes the next request available while

@@ -82,7 +82,13 @@ fn an_open_volume_is_refused_by_name_until_it_is_dropped() {
     let directories = directories(parent.path());
     let volume = open(&directories, 1).unwrap();
     let error = open(&directories, 2).err().unwrap();
-    assert!(matches!(error, DirectoriesError::Nodes(DirNodesError::Directory(DirectoryError::InUse { .. }))), "{error}");
+    assert!(
+        matches!(
+            error,
+            DirectoriesError::Nodes(DirNodesError::Directory(DirectoryError::InUse { .. }))
+        ),
+        "{error}"
+    );
     assert!(error.to_string().contains(&directories[0].display().to_string()), "{error}");
     drop(volume);
     open(&directories, 3).unwrap();

@@ -293,7 +293,8 @@ impl Future for Sleep {
         if self.runtime.now_ns.get() >= self.at_ns {
             return Poll::Ready(());
         }
-        if self.timer.is_none() {
+        // The end of time never comes.
+        if self.timer.is_none() && self.at_ns != u64::MAX {
             let number = self.runtime.next_timer.get();
             self.runtime.next_timer.set(number + 1);
             let task = self.runtime.current.get();

@@ -12,7 +12,7 @@ use super::executor::{Answer, Call, Either, either};
 use super::read::{LostSegment, Want};
 use super::state::{Engine, State};
 use crate::node::{NodeError, NodeIndex, Request, Response};
-use crate::segment::{Shape, UNIT_BYTES, recover_unit};
+use crate::segment::{Recovered, Shape, UNIT_BYTES, recover_unit};
 
 /// How long a node may take to answer a read before it is down.
 const GET_NS_MAX: u64 = 5_000_000_000;
@@ -275,16 +275,16 @@ impl Engine {
             }
         }
         let started_ns = self.runtime.now_ns();
-        while !all.pending.is_empty() {
+        let recovered = loop {
+            // Slow ones are waited for only if the others don't do.
+            if let Some(recovered) = self.recover_from(&all.got, want) {
+                break recovered;
+            }
+            if all.pending.is_empty() {
+                return Err(lost);
+            }
             self.next_answer(&mut all, started_ns).await;
-        }
-        let sources: Vec<(u8, &[u8])> =
-            all.got.iter().map(|piece| (piece.shard, &piece.bytes[..])).collect();
-        let recovered = self.with(|state| {
-            let (_, keys) = state.openings.of(sequence)?;
-            recover_unit(&state.codec, keys, (sequence, index), want.place, &sources).ok()
-        });
-        let recovered = recovered.ok_or(lost)?;
+        };
         (0..shards)
             .filter(|shard| recovered.suspects >> shard & 1 == 1)
             .for_each(|shard| self.note_missing(sequence, shard));
@@ -293,6 +293,17 @@ impl Engine {
         }
         block.copy_from_slice(&recovered.block);
         Ok(())
+    }
+
+    /// The block, if enough of these units are good.
+    fn recover_from(&self, got: &[Piece], want: &Want) -> Option<Recovered> {
+        let (sequence, index) = (want.location.sequence(), want.location.index());
+        let sources: Vec<(u8, &[u8])> =
+            got.iter().map(|piece| (piece.shard, &piece.bytes[..])).collect();
+        self.with(|state| {
+            let (_, keys) = state.openings.of(sequence)?;
+            recover_unit(&state.codec, keys, (sequence, index), want.place, &sources).ok()
+        })
     }
 
     /// A shard is not on its node, or not as it should be: repair makes it again.

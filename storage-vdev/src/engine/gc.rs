@@ -78,9 +78,13 @@ impl State {
         let free = self.free_blocks();
         let headroom = self.headroom_blocks();
         let urgent = free.is_some_and(|free| free < 2 * headroom + self.overlay.blocks() as u64);
-        let dead_segments = usage.dead().take(self.freeing.held_len() + DEAD_SEGMENTS + 1);
-        let fresh = dead_segments.filter(|sequence| !self.freeing.is_held(*sequence)).count();
-        if fresh >= DEAD_SEGMENTS || urgent && fresh > 0 {
+        let all = usage.dead().take(self.freeing.held_len() + DEAD_SEGMENTS + 1);
+        let fresh: Vec<u64> = all.filter(|sequence| !self.freeing.is_held(*sequence)).collect();
+        let blocks = |sequence: &u64| usage.get(*sequence).map_or(0, |one| u64::from(one.blocks));
+        let gain: u64 = fresh.iter().map(blocks).sum();
+        // Each checkpoint leaves the last one's pages behind: that alone is no reason for another.
+        let cost = 2 * self.map.dirty_pages() as u64 + usage.len() as u64 / 50 + 8;
+        if gain > cost && (fresh.len() >= DEAD_SEGMENTS || urgent) {
             return Some(Work::Free);
         }
         let full = free.is_some_and(|free| free < (stored + free) / 10);
@@ -110,12 +114,10 @@ impl State {
         let capacity = u64::from(self.segment_blocks());
         let now = self.log.next_sequence();
         let all = (1u32 << (self.shape.shards() - 1) << 1).wrapping_sub(1);
-        let own = self.superblock.uuid;
         let mut scored: Vec<(u64, Victim)> = Vec::new();
         for (sequence, segment) in self.map.usage().from(0) {
             let live = u64::from(segment.live).min(capacity);
             let sealed = segment.blocks > 0 && sequence <= self.log.frontier.sequence;
-            let is_own = || self.openings.of(sequence).is_some_and(|past| past.0.uuid == own);
             if !sealed || live == 0 || live * 100 > capacity * percent || !self.is_own(sequence) {
                 continue;
             }

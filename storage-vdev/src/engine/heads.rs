@@ -12,8 +12,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::executor::join_all;
-use super::overlay::{Batch, BatchId, Group};
 use super::options::Policy;
+use super::overlay::{Batch, BatchId, Group};
 use super::place::{choose_heads, heads_wanted};
 use super::record::{ChainEnd, seal_group};
 use super::request::RequestError;
@@ -214,6 +214,8 @@ impl Engine {
 
     /// Puts the journal on other heads, when everything that the old ones had is in segments.
     pub(super) async fn replace_heads(self: &Rc<Self>) -> Result<(), RequestError> {
+        // Nothing more goes to the old ones: the chain goes on where it is now.
+        self.with(|state| state.journal.give_up());
         self.close_batch();
         let last_write = self.with(|state| {
             let open = state.overlay.open_batch();

@@ -30,6 +30,7 @@ use super::recover::{journal_suffices, map_error};
 use super::state::{Engine, State};
 use super::status::Counters;
 use super::superblock::{JournalAnchor, PastOpening, Superblock};
+use super::sweep::sweeper;
 use super::take::{Tenure, fence, take_volume};
 use super::tasks;
 use crate::codec::Codec;
@@ -101,7 +102,10 @@ fn check_create(create: &Create, options: &OpenOptions) -> Result<(), OpenError>
     Ok(())
 }
 
-pub(super) fn check_shape(superblock: &Superblock, create: Option<&Create>) -> Result<(), OpenError> {
+pub(super) fn check_shape(
+    superblock: &Superblock,
+    create: Option<&Create>,
+) -> Result<(), OpenError> {
     let Some(create) = create else { return Ok(()) };
     let text = |data: u8, parity: u8, size: u64| format!("{data}+{parity} shards, {size} bytes");
     let shape = superblock.shape;
@@ -222,6 +226,9 @@ async fn start(
     }
     engine.begin_journal(anchor).await;
     tasks::spawn_servers(engine);
+    if !is_new {
+        engine.runtime.spawn(sweeper(Rc::clone(engine), superblock));
+    }
     Ok(())
 }
 

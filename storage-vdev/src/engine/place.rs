@@ -104,9 +104,8 @@ pub(super) fn match_nodes(
     let given: Vec<(NodeIndex, &NodeInfo)> = (0..).zip(given).collect();
     let same = |known: &NodeInfo| {
         let by_id = given.iter().find(|(_, node)| node.id == known.id);
-        let by_name = || given.iter().find(|(at, node)| {
-            deaf.contains(at) && node.name == known.name
-        });
+        let by_name =
+            || given.iter().find(|(at, node)| deaf.contains(at) && node.name == known.name);
         by_id.or_else(by_name).map(|(at, _)| *at)
     };
     let mut places: Vec<Option<NodeIndex>> = superblock.nodes.iter().map(same).collect();
@@ -123,9 +122,9 @@ pub(super) fn match_nodes(
     for (slot, holder) in (0..).zip(&superblock.slots) {
         let known = superblock.nodes.get(usize::from(*holder));
         let place = places.get(usize::from(*holder)).copied().flatten();
-        let new = given.iter().filter(|(at, node)| {
-            node.objects && is_new(at, &places) && !slots.contains(at)
-        });
+        let new = given
+            .iter()
+            .filter(|(at, node)| node.objects && is_new(at, &places) && !slots.contains(at));
         let named = new.clone().find(|(_, node)| known.is_some_and(|one| one.name == node.name));
         let taker = named.or_else(|| new.clone().next().filter(|_| adopt)).map(|(at, _)| *at);
         let node = match (place, taker) {

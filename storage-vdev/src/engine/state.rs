@@ -264,8 +264,16 @@ impl Engine {
         self.completions.borrow().is_empty()
     }
 
+    /// The next completion. Whatever was found out, it is not said without a lease: this is the
+    /// last moment before the answer.
     pub(super) fn next_completion(&self) -> Option<Completion> {
-        self.completions.borrow_mut().pop_front()
+        let mut completion = self.completions.borrow_mut().pop_front()?;
+        if completion.result.is_ok()
+            && let Err(error) = self.check_lease()
+        {
+            completion.result = Err(error);
+        }
+        Some(completion)
     }
 }
 

@@ -211,4 +211,3 @@ pub(super) async fn fence(
     }
     Ok(deaf)
 }
-

@@ -208,6 +208,7 @@ impl Engine {
             let was_up = entry.state == NodeState::Up;
             if !was_up {
                 state.hopeless.clear();
+                state.repair_wanted = true;
                 state.nodes.set_up(node);
             }
             !was_up

@@ -31,7 +31,10 @@ impl Queued {
 impl State {
     /// Whether nothing waits before a write of `blocks` blocks, and it fits.
     fn takes(&self, blocks: u64) -> bool {
-        !self.held && self.queue.is_empty() && blocks <= self.overlay.room() as u64 && self.to_seal.is_empty()
+        !self.held
+            && self.queue.is_empty()
+            && blocks <= self.overlay.room() as u64
+            && self.to_seal.is_empty()
     }
 
     /// Writes whole blocks; returns how many bytes were taken before a batch was full. Closes it
@@ -129,6 +132,7 @@ impl Engine {
         if taken {
             self.complete(id, Ok(Output::Done));
         }
+        self.events.upkeep.announce(&self.runtime);
         self.announce_writes();
     }
 
