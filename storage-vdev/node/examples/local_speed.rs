@@ -6,6 +6,8 @@
 //! file that was written through before. Figures depend on the file system and on what else the
 //! machine does: run it several times.
 
+#![expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
