@@ -490,3 +490,6 @@ impl Overlay {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -272,3 +272,6 @@ impl Open {
         chain.tag = tag;
     }
 }
+
+#[cfg(test)]
+mod tests;

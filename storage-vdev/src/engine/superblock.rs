@@ -383,3 +383,6 @@ fn read_list<T>(
     }
     Some(items)
 }
+
+#[cfg(test)]
+mod tests;
