@@ -7,7 +7,7 @@ use crate::repository::Repository;
 use crate::task::Task;
 
 /// What `cargo xtask bench storage` runs.
-const STORAGE: [&str; 1] = ["storage_codec"];
+const STORAGE: [&str; 2] = ["storage_codec", "storage_volume"];
 
 /// Runs all benchmarks, or the one with this name.
 pub(crate) fn run(repository: &Repository, name: Option<&str>) -> Result<(), Failure> {
