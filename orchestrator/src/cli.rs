@@ -9,8 +9,9 @@ use clap_complete::Shell;
 use spec::deployment::{Deployment, TEXT_BYTES_MAX, parse_bytes};
 
 use crate::output::Output;
+use crate::storage::arguments::StorageVerb;
 use crate::volume::arguments::VolumeVerb;
-use crate::{doctor, exit_code, run, state, volume};
+use crate::{doctor, exit_code, run, state, storage, volume};
 
 /// Runs unikernel workloads described by a JSON spec.
 #[derive(Debug, Parser)]
@@ -68,6 +69,9 @@ enum Verb {
     /// Volumes: encrypted, erasure-coded disks over many nodes.
     #[command(subcommand)]
     Volume(VolumeVerb),
+    /// The stores of this host, served to volumes elsewhere.
+    #[command(subcommand)]
+    Storage(StorageVerb),
     /// Prints completions for a shell.
     #[command(after_help = "Example:\n  hypha completions bash > ~/.local/share/bash-completion/\
         completions/hypha")]
@@ -98,6 +102,10 @@ pub fn main() -> i32 {
             }
         }
         Verb::Volume(verb) => volume::verbs::run(verb).unwrap_or_else(|error| {
+            complain(&error);
+            error.exit_code()
+        }),
+        Verb::Storage(verb) => storage::run(verb).unwrap_or_else(|error| {
             complain(&error);
             error.exit_code()
         }),

@@ -18,6 +18,7 @@ pub mod output;
 pub mod ports;
 pub mod run;
 pub mod state;
+pub mod storage;
 pub mod supervisor;
 pub mod volume;
 

@@ -20,6 +20,7 @@ pub enum VolumeVerb {
     Create(Create),
     /// Lists the volumes of this host.
     Ls {
+        /// Where the state is, and how to answer.
         #[command(flatten)]
         form: Form,
     },
@@ -27,6 +28,7 @@ pub enum VolumeVerb {
     ///
     /// Exit code 0 if it is whole, 6 if it is degraded, 5 if too few nodes answer.
     Status {
+        /// The volume.
         #[command(flatten)]
         which: Which,
         /// Print Prometheus metrics.
@@ -39,6 +41,7 @@ pub enum VolumeVerb {
         hypha volume snapshot db                      lists them\n  \
         hypha volume snapshot db before-upgrade --delete")]
     Snapshot {
+        /// The volume.
         #[command(flatten)]
         which: Which,
         /// The snapshot's name; without one, snapshots are listed.
@@ -51,6 +54,7 @@ pub enum VolumeVerb {
     /// Makes a new volume that starts with the content of a snapshot.
     #[command(after_help = "Example:\n  hypha volume clone db staging --snapshot before-upgrade")]
     Clone {
+        /// The volume.
         #[command(flatten)]
         which: Which,
         /// The new volume's name.
@@ -62,6 +66,7 @@ pub enum VolumeVerb {
     },
     /// Puts the content back to what it was at a snapshot. What came after it is gone.
     Rollback {
+        /// The volume.
         #[command(flatten)]
         which: Which,
         /// The snapshot.
@@ -70,6 +75,7 @@ pub enum VolumeVerb {
     },
     /// Makes a volume larger, while it is in use.
     Grow {
+        /// The volume.
         #[command(flatten)]
         which: Which,
         /// The new size, like 20GiB.
@@ -77,6 +83,7 @@ pub enum VolumeVerb {
     },
     /// Brings lost shards back at once instead of by the lazy policy.
     Repair {
+        /// The volume.
         #[command(flatten)]
         which: Which,
         /// The most bytes per second, like 100MiB.
@@ -85,6 +92,7 @@ pub enum VolumeVerb {
     },
     /// Reads and verifies every shard of a volume, and mends what is damaged.
     Scrub {
+        /// The volume.
         #[command(flatten)]
         which: Which,
     },
@@ -104,6 +112,7 @@ pub enum VolumeVerb {
     #[command(after_help = "Example:\n  \
         hypha volume delegate db --holder $KEY > db.heal")]
     Delegate {
+        /// The volume.
         #[command(flatten)]
         which: Which,
         /// The daemon's public key, 64 hexadecimal digits.
@@ -115,6 +124,7 @@ pub enum VolumeVerb {
     },
     /// Destroys a volume's key, which nobody can undo, and removes its shards.
     Rm {
+        /// The volume.
         #[command(flatten)]
         which: Which,
         /// Don't ask.
@@ -143,8 +153,10 @@ pub struct Which {
     /// The volume's name.
     #[arg(value_parser = parse_name)]
     pub name: String,
+    /// Where the state is, and how to answer.
     #[command(flatten)]
     pub form: Form,
+    /// What is allowed at opening.
     #[command(flatten)]
     pub opening: OpeningArguments,
 }
@@ -186,6 +198,7 @@ pub struct Create {
     /// Refuse nodes that share a failure domain (a disk, a server), instead of warning.
     #[arg(long)]
     pub strict_domains: bool,
+    /// Where the state is, and how to answer.
     #[command(flatten)]
     pub form: Form,
 }
@@ -205,8 +218,10 @@ pub struct Recover {
     /// The volume's uuid, if the nodes hold several that the key fits.
     #[arg(long)]
     pub uuid: Option<String>,
+    /// What is allowed at opening.
     #[command(flatten)]
     pub opening: OpeningArguments,
+    /// Where the state is, and how to answer.
     #[command(flatten)]
     pub form: Form,
 }
@@ -215,6 +230,7 @@ pub struct Recover {
 #[derive(Debug, Args)]
 #[group(id = "face", required = true, multiple = false, args = ["nbd", "vhost_user"])]
 pub struct Serve {
+    /// The volume.
     #[command(flatten)]
     pub which: Which,
     /// Serve NBD: unix:PATH, or tcp:ADDRESS:PORT on loopback or with --tls.

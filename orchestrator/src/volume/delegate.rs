@@ -28,9 +28,13 @@ pub(super) fn delegate(which: &Which, holder: &str, days: u32) -> Result<i32, Vo
     let (folder, manifest, reached) = reach(which, Limits::SMALL)?;
     let local = manifest.nodes.iter().find(|node| matches!(node.place, Place::Directory(_)));
     if let Some(node) = local {
-        return Err(argument("name", format!(
-            "the node {node} is a directory of this host: expected shard servers only \
-             (`hypha volume repair` mends directories)")));
+        return Err(argument(
+            "name",
+            format!(
+                "the node {node} is a directory of this host: expected shard servers only \
+             (`hypha volume repair` mends directories)"
+            ),
+        ));
     }
     if let Reached::Here(session, _lock) = reached {
         let name = which.name.clone();

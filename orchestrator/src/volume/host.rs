@@ -169,7 +169,7 @@ fn infos(manifest: &Manifest, local: &ThreadNodes, homes: &[Home]) -> Vec<NodeIn
         };
         NodeInfo {
             id,
-            domain: spec.map_or_else(|| "this host".to_owned(), domain),
+            domain: spec.map_or_else(|| "this-host".to_owned(), domain),
             name: name.chars().take(80).collect(),
             objects: spec.is_some(),
             journal: true,
@@ -219,10 +219,10 @@ pub fn domain(node: &NodeSpec) -> String {
             let existing = path.ancestors().find(|path| path.exists());
             let device = existing.and_then(|path| fs::metadata(path).ok());
             device
-                .map_or_else(|| path.display().to_string(), |found| format!("disk {}", found.dev()))
+                .map_or_else(|| path.display().to_string(), |found| format!("disk-{}", found.dev()))
         }
         (None, Place::Server { endpoint: Endpoint::Tcp(address), .. }) => address.ip().to_string(),
-        (None, Place::Server { endpoint: Endpoint::Unix(path), .. }) => path.display().to_string(),
+        (None, Place::Server { endpoint: Endpoint::Unix(_), .. }) => "this-host".to_owned(),
     }
 }
 

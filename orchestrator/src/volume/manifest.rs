@@ -236,7 +236,19 @@ impl Folder {
     /// # Errors
     /// The lock file can't be used.
     pub fn lock(&self) -> Result<Option<File>, ManifestError> {
-        Ok(state::lock(&self.path.join("lock"))?)
+        let Some(mut lock) = state::lock(&self.path.join("lock"))? else { return Ok(None) };
+        let note = format!("process {}\n", std::process::id());
+        let noted = lock.set_len(0).and_then(|()| io::Write::write_all(&mut lock, note.as_bytes()));
+        noted.map_err(state::at(&self.path))?;
+        Ok(Some(lock))
+    }
+
+    /// Who holds the lock, as far as it said so.
+    #[must_use]
+    pub fn user(&self) -> String {
+        let note = fs::read_to_string(self.path.join("lock")).unwrap_or_default();
+        let note: String = note.trim().chars().take(60).collect();
+        if note.is_empty() { "another process".to_owned() } else { note }
     }
 
     /// Destroys the key, durably, and then the folder: nobody can read the shards after that.

@@ -11,7 +11,7 @@ use super::arguments::Which;
 use super::host::{self, Access, HostNodes};
 use super::manifest::{Folder, Manifest};
 use super::session::Exchange;
-use super::verbs::{VolumeError, answer, confirm, folder, tell, uuid_of};
+use super::verbs::{VolumeError, answer, confirm, folder, in_use, tell, uuid_of};
 
 /// How many names are asked for, and removed, at once.
 const KEYS_MAX: u16 = 512;
@@ -23,11 +23,7 @@ const KEYS_MAX: u16 = 512;
 pub(super) fn remove(which: &Which, yes: bool, abandon: bool) -> Result<i32, VolumeError> {
     let folder = folder(&which.form, &which.name)?;
     let manifest = folder.read()?;
-    let Some(_lock) = folder.lock()? else {
-        let name = which.name.clone();
-        let message = "it is in use by another process of this host: stop that first".to_owned();
-        return Err(VolumeError::Remote { name, message });
-    };
+    let Some(_lock) = folder.lock()? else { return Err(in_use(&folder)) };
     if !yes {
         let question = format!("This destroys the key of volume {}, for good.", folder.name());
         if !confirm(&question)? || answer()? != folder.name() {

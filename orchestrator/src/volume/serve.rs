@@ -22,7 +22,7 @@ use storage_vdev::engine::Limits;
 use super::arguments::Serve;
 use super::control::{self, Event, Order, Outcome};
 use super::show::VolumeStatus;
-use super::verbs::{New, VolumeError, folder, open, tell};
+use super::verbs::{New, VolumeError, folder, in_use, open, tell};
 
 /// How long a client of the control socket or of the metrics may be silent.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,11 +38,7 @@ const CLIENTS_MAX: usize = 16;
 pub(super) fn serve(serve: &Serve) -> Result<i32, VolumeError> {
     let folder = folder(&serve.which.form, &serve.which.name)?;
     let manifest = folder.read()?;
-    let Some(_lock) = folder.lock()? else {
-        let name = serve.which.name.clone();
-        let message = "another process of this host serves it already".to_owned();
-        return Err(VolumeError::Remote { name, message });
-    };
+    let Some(_lock) = folder.lock()? else { return Err(in_use(&folder)) };
     let failed = |error: &dyn std::fmt::Display| VolumeError::Serve(error.to_string());
     let listener = serve.nbd.as_deref().map(|address| listen(address, serve)).transpose()?;
     let cache_bytes = usize::try_from(serve.cache.0).unwrap_or(usize::MAX);
@@ -190,8 +186,12 @@ impl Reporter {
             Ok((status, latencies)) => ("200 OK", status.to_metrics() + &latencies),
             Err(gone) => ("503 Service Unavailable", gone.to_string()),
         };
-        write!(stream, "HTTP/1.0 {code}\r\nContent-Type: text/plain; version=0.0.4\r\n\
-            Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+        write!(
+            stream,
+            "HTTP/1.0 {code}\r\nContent-Type: text/plain; version=0.0.4\r\n\
+            Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
     }
 
     /// Lets a thread of its own serve a client, if there aren't too many.
@@ -228,8 +228,7 @@ fn listen_control(path: &Path, reporter: &Arc<Reporter>) -> Result<(), VolumeErr
     let reporter = Arc::clone(reporter);
     let serve = move || {
         for stream in listener.incoming() {
-            let attended =
-                stream.and_then(|stream| reporter.attend(|this| this.converse(stream)));
+            let attended = stream.and_then(|stream| reporter.attend(|this| this.converse(stream)));
             if let Err(error) = attended {
                 tracing::warn!(%error, "the control socket");
                 std::thread::sleep(TICK);

@@ -1,5 +1,6 @@
 //! How a volume's state is told: text for people, JSON for scripts, metrics for Prometheus.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
@@ -59,7 +60,7 @@ pub struct VolumeStatus {
     /// Why the volume has stopped.
     pub stopped: Option<String>,
     /// Counts since it was opened.
-    pub counters: Vec<(String, u64)>,
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// How a volume is, in a word.
@@ -188,7 +189,7 @@ impl VolumeStatus {
             scrub: status.scrub.map(Work::from),
             nodes: status.nodes.iter().map(node).collect(),
             stopped: status.stopped.as_ref().map(ToString::to_string),
-            counters: counters.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+            counters: counters.map(|(name, value)| (name.to_owned(), value)).into(),
         }
     }
 

@@ -81,6 +81,16 @@ pub enum VolumeError {
         #[source]
         source: io::Error,
     },
+    /// Another process of this host has it open.
+    #[error("volume {name} is in use by {user} of this host (epoch {epoch})")]
+    InUse {
+        /// Its name.
+        name: String,
+        /// The process.
+        user: String,
+        /// The epoch of its opening, if it said so.
+        epoch: String,
+    },
     /// An argument that can't be.
     #[error("{field}: {reason}")]
     Argument {
@@ -105,6 +115,7 @@ impl VolumeError {
             Self::Manifest(ManifestError::NotFound { .. }) => exit_code::NOT_FOUND,
             Self::Argument { .. }
             | Self::Busy { .. }
+            | Self::InUse { .. }
             | Self::Manifest(ManifestError::Exists { .. } | ManifestError::Damaged { .. }) => {
                 exit_code::BAD_SPEC
             }
@@ -184,14 +195,30 @@ pub(super) fn reach(
     which: &Which,
     limits: Limits,
 ) -> Result<(Folder, Manifest, Reached), VolumeError> {
+    reach_as(which, limits, New::No)
+}
+
+fn reach_as(
+    which: &Which,
+    limits: Limits,
+    new: New,
+) -> Result<(Folder, Manifest, Reached), VolumeError> {
     let folder = folder(&which.form, &which.name)?;
     let manifest = folder.read()?;
     let Some(lock) = folder.lock()? else {
         let socket = folder.control();
         return Ok((folder, manifest, Reached::There(socket)));
     };
-    let session = open(&folder, &manifest, (which.opening, limits), New::No)?;
+    let session = open(&folder, &manifest, (which.opening, limits), new)?;
     Ok((folder, manifest, Reached::Here(Box::new(session), lock)))
+}
+
+/// That another process of this host has the volume open: who, and since which epoch.
+pub(super) fn in_use(folder: &Folder) -> VolumeError {
+    let status = control::give(&folder.control(), &Order::Status, |_| {});
+    let status = status.ok().and_then(Result::ok).and_then(|outcome| outcome.status);
+    let epoch = status.map_or_else(|| "unknown".to_owned(), |status| status.epoch.to_string());
+    VolumeError::InUse { name: folder.name().to_owned(), user: folder.user(), epoch }
 }
 
 /// The folder of a volume in the state.
@@ -205,6 +232,8 @@ pub(super) fn folder(form: &Form, name: &str) -> Result<Folder, VolumeError> {
 pub(super) enum New {
     /// It is there.
     No,
+    /// It is there; directories that are missing are made, as empty nodes.
+    Mended,
     /// It begins as zeroes.
     Empty(CreateOptions),
     /// It begins as a snapshot of another one.
@@ -218,8 +247,9 @@ pub(super) fn open(
     (arguments, limits): (OpeningArguments, Limits),
     new: New,
 ) -> Result<Session<HostNodes>, VolumeError> {
+    let mends = matches!(new, New::Mended);
     let (create, base) = match new {
-        New::No => (None, None),
+        New::No | New::Mended => (None, None),
         New::Empty(create) => (Some(create), None),
         New::Clone(create, base) => (Some(create), Some(base)),
     };
@@ -233,7 +263,7 @@ pub(super) fn open(
         })?;
         bases.push((base, VolumeKey::new(folder.base_key(text)?.expose())));
     }
-    let access = Access { create: create.is_some(), rights: Rights::ALL, bases };
+    let access = Access { create: create.is_some() || mends, rights: Rights::ALL, bases };
     let (nodes, infos) = host::connect(manifest, (&key, uuid), &access)?;
     let register = !nodes.is_local();
     let options = OpenOptions {
@@ -411,7 +441,7 @@ fn settle_domains(nodes: &mut [NodeSpec], strict: bool) -> Result<(), VolumeErro
     }
     for (.., domain, index) in &shared {
         if let Some(node) = nodes.get_mut(*index) {
-            node.domain = Some(format!("{domain}, node {index}"));
+            node.domain = Some(format!("{domain}-node-{index}"));
         }
     }
     Ok(())
@@ -536,7 +566,8 @@ pub(super) fn carry_out(
     order: &Order,
     limits: Limits,
 ) -> Result<Outcome, VolumeError> {
-    let (_, manifest, reached) = reach(which, limits)?;
+    let new = if *order == Order::Repair { New::Mended } else { New::No };
+    let (_, manifest, reached) = reach_as(which, limits, new)?;
     let name = which.name.clone();
     let mut meter = Meter::new(which.form.json);
     match reached {

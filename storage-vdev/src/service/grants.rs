@@ -80,7 +80,7 @@ impl Grants {
     ///
     /// # Errors
     /// [`NodeError::Denied`] unless `wanted` picks a right that the session has.
-    pub(crate) fn check(
+    pub fn check(
         &self,
         volume: &Uuid,
         wanted: impl FnOnce(&Rights) -> bool,

@@ -1,6 +1,8 @@
 //! The command `hypha` with the real `vmm`, real guests on real KVM, and a plain TCP client.
 #![expect(clippy::expect_used, reason = "a test that can't go on fails")]
 
+mod shard_servers;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -131,15 +133,16 @@ fn http(address: SocketAddr, request: &str) -> (String, String) {
     (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
 }
 
-fn put(address: SocketAddr, value: &str) -> String {
+fn put(address: SocketAddr, key: &str, value: &str) -> String {
     let len = value.len();
     let head =
-        format!("PUT /kv/key HTTP/1.1\r\nHost: kv\r\nConnection: close\r\nContent-Length: {len}");
+        format!("PUT /kv/{key} HTTP/1.1\r\nHost: kv\r\nConnection: close\r\nContent-Length: {len}");
     http(address, &format!("{head}\r\n\r\n{value}")).0
 }
 
-fn get(address: SocketAddr) -> (String, String) {
-    http(address, "GET /kv/key HTTP/1.1\r\nHost: kv\r\nConnection: close\r\n\r\n")
+fn get(address: SocketAddr, key: &str) -> (String, String) {
+    let request = format!("GET /kv/{key} HTTP/1.1\r\nHost: kv\r\nConnection: close\r\n\r\n");
+    http(address, &request)
 }
 
 fn published(session: &mut Session) -> SocketAddr {
@@ -181,14 +184,14 @@ fn what_kv_acknowledged_survives_kill_9_and_a_lost_shard() {
     let address = published(&mut session);
     let started = session.await_event("started");
     session.await_event("first_output");
-    assert_eq!(put(address, "kept"), "HTTP/1.1 201 Created");
+    assert_eq!(put(address, "key", "kept"), "HTTP/1.1 201 Created");
     let pid = started["pid"].as_i64().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
     kill_process(pid.expect("a process"), Signal::KILL).expect("it runs");
     session.await_event("exited");
     fs::remove_dir_all(place.volume("store").join("shard-1")).expect("removed");
     session.await_event("first_output");
-    assert_eq!(get(address), ("HTTP/1.1 200 OK".to_owned(), "kept".to_owned()));
-    assert_eq!(put(address, "kept on"), "HTTP/1.1 204 No Content");
+    assert_eq!(get(address, "key"), ("HTTP/1.1 200 OK".to_owned(), "kept".to_owned()));
+    assert_eq!(put(address, "key", "kept on"), "HTTP/1.1 204 No Content");
     session.end();
 }
 
