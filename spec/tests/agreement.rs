@@ -7,6 +7,7 @@ use spec::deployment::{From, Image, RestartPolicy, parse, parse_bytes, schema};
 use spec::vm::Protocol;
 
 const KV: &str = include_str!("../../examples/kv.json");
+const KV_SERVERS: &str = include_str!("../../examples/kv-servers.json");
 const HELLO: &str = include_str!("../../examples/hello.json");
 
 /// A spec that uses every field that is supported.
@@ -50,7 +51,7 @@ fn everything() -> Value {
 #[test]
 fn the_examples_and_a_full_spec_pass_both() {
     let validator = jsonschema::validator_for(&schema()).expect("the schema is one");
-    for text in [KV.to_owned(), HELLO.to_owned(), everything().to_string()] {
+    for text in [KV.to_owned(), KV_SERVERS.to_owned(), HELLO.to_owned(), everything().to_string()] {
         parse(&text).unwrap_or_else(|problems| panic!("{problems}\nin {text}"));
         let value = serde_json::from_str(&text).expect("JSON");
         if let Err(error) = validator.validate(&value) {

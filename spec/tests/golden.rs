@@ -313,3 +313,72 @@ fn a_full_subnet_is_reported_where_the_next_machine_is() {
          left for this machine",
     );
 }
+
+/// A 2+1 volume with these nodes.
+fn on_nodes(name: &str, nodes: &[&str]) -> String {
+    let nodes: Vec<String> = nodes.iter().map(|node| format!("{node:?}")).collect();
+    format!(
+        r#"{{"type":"volume","name":"{name}","data":{{"size":"1MiB","redundancy":{{"data":2,"parity":1}},"nodes":[{}]}}}}"#,
+        nodes.join(",")
+    )
+}
+
+const KEY: &str = "5b3c0e1f7a9d2846c1e0f3b5d7a9081726354455667788990a1b2c3d4e5f6071";
+
+#[test]
+fn a_node_that_is_none_is_shown_where_it_stands() {
+    expect(
+        &[&on_nodes("v", &["/a", "srv/b", "/c"])],
+        "\"srv/b\"",
+        "/workloads/0/data/nodes/1: found \"srv/b\", expected an absolute directory, or \
+         \"tcp:ADDRESS:PORT\" or \"unix:/PATH\" with \",key=HEX\"",
+    );
+    expect(
+        &[&on_nodes("v", &["/a", "tcp:192.0.2.7:9700", "/c"])],
+        "\"tcp:",
+        "/workloads/0/data/nodes/1: a shard server needs key=HEX, which `hypha storage ls` prints on \
+         its host",
+    );
+    expect(
+        &[&on_nodes("v", &["/a", &format!("tcp:there,key={KEY}"), "/c"])],
+        "\"tcp:",
+        "/workloads/0/data/nodes/1: \"there\" is no address with a port, like 10.0.0.7:9700 or \
+         [fd00::7]:9700",
+    );
+}
+
+#[test]
+fn shards_that_would_be_lost_together_are_refused() {
+    let server = format!("unix:/run/a,key={KEY}");
+    expect(
+        &[&on_nodes("v", &[&server, "/b", &server])],
+        "\"unix:",
+        "/workloads/0/data/nodes/2: this is also a node of \"v\"; shards there would be lost together",
+    );
+    expect(
+        &[&on_nodes("v", &["/a", "/b", "/c"]), &on_nodes("w", &["/d", "/b", "/e"])],
+        "\"/b\"",
+        "/workloads/1/data/nodes/1: this is also a node of \"v\"; shards there would be lost together",
+    );
+    // A server has room for many volumes.
+    let text =
+        around(&[&on_nodes("v", &[&server, "/a", "/b"]), &on_nodes("w", &[&server, "/c", "/d"])]);
+    assert!(parse(&text).is_ok());
+}
+
+#[test]
+fn nodes_and_shards_must_fit() {
+    expect(
+        &[&on_nodes("v", &["/a", "/b"])],
+        "[\"/a\"",
+        "/workloads/0/data/nodes: 2 nodes for 3 shards; each needs a directory, and spares are for \
+         shard servers",
+    );
+    let server = format!("unix:/run/a,key={KEY}");
+    expect(
+        &[&on_nodes("v", &["/a", &server])],
+        "[\"/a\"",
+        "/workloads/0/data/nodes: 2 nodes for 3 shards; each needs a node",
+    );
+    assert!(parse(&around(&[&on_nodes("v", &["/a", "/b", "/c", &server])])).is_ok());
+}

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use vmm::sandbox::{Needs, allowed_calls};
 
 use crate::pair::{Member, pair};
+use crate::servers::Servers;
 use crate::support::{Folder, config, have_kvm, run_with, vmm, vmm_with, volume};
 
 /// A trace of one process.
@@ -112,5 +113,40 @@ fn a_thread_that_serves_devices_makes_every_call_it_may() {
     made.extend(trace.calls());
     let allowed = names(Needs { block: true, servers: false, net: true });
     assert!(allowed.len() <= 24, "{allowed:?}");
+    assert_eq!(made, allowed);
+}
+
+#[test]
+fn a_thread_with_a_disk_on_servers_makes_every_call_it_may() {
+    if !have_kvm() || !have_strace() {
+        return;
+    }
+    let folder = Folder::new();
+    let mut made = BTreeSet::new();
+    let mut servers = Servers::start(&folder);
+    for args in [["panic", ""], ["upcall", ""], ["discard", ""], ["large-read", ""]] {
+        let mut config = config("hostile", &args);
+        config.block = vec![servers.disk(&folder)];
+        let trace = Trace::new(&folder, args[0]);
+        let (command, _file) = vmm_with(&config, &folder);
+        trace.command(&command).output().expect("strace runs");
+        servers.renew();
+        made.extend(trace.calls());
+    }
+    // A guest that waits, while one of the connections ends and another takes its place.
+    let mut config = config("hostile", &["sleep", "3600"]);
+    config.block = vec![servers.disk(&folder)];
+    let (command, _file) = vmm_with(&config, &folder);
+    let trace = Trace::new(&folder, "waits");
+    let child = trace.command(&command).spawn().expect("strace runs");
+    servers.let_go();
+    servers.await_requests(5, 1);
+    servers.cut(5);
+    servers.reconnect(5);
+    servers.await_requests(0, 4);
+    stop(child);
+    made.extend(trace.calls());
+    let allowed = names(Needs { servers: true, ..Needs::default() });
+    assert!(allowed.len() <= 15, "{allowed:?}");
     assert_eq!(made, allowed);
 }

@@ -6,4 +6,5 @@ mod devices;
 mod guest;
 mod hostile;
 mod pair;
+mod servers;
 mod support;

@@ -9,22 +9,32 @@ use crate::assert_none;
 use crate::files::root;
 
 /// Each crate of ours and the crates of ours that it may use (docs/ARCHITECTURE.md draws this).
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("abi", &[]),
     ("spec", &[]),
     ("vdev", &[]),
     ("storage-vdev", &["vdev"]),
+    ("storage-node", &["storage-vdev"]),
     ("net-vdev", &["vdev"]),
     ("guest-kernel", &["abi"]),
     ("vmm", &["abi", "net-vdev", "spec", "storage-vdev", "vdev"]),
-    ("orchestrator", &["net-vdev", "spec", "storage-vdev"]),
+    ("orchestrator", &["net-vdev", "spec", "storage-node", "storage-vdev"]),
     ("fuzz", ANY),
     ("benches", ANY),
     ("xtask", ANY),
 ];
 
-const ANY: &[&str] =
-    &["abi", "guest-kernel", "net-vdev", "orchestrator", "spec", "storage-vdev", "vdev", "vmm"];
+const ANY: &[&str] = &[
+    "abi",
+    "guest-kernel",
+    "net-vdev",
+    "orchestrator",
+    "spec",
+    "storage-node",
+    "storage-vdev",
+    "vdev",
+    "vmm",
+];
 
 /// What has no place in a VMM: runtimes, HTTP, TLS, object stores.
 const NOT_IN_THE_VMM: [&str; 20] = [
