@@ -192,14 +192,14 @@ impl Engine {
         match either(answer, self.runtime.sleep_until(until_ns)).await {
             Either::First((nth, answer)) => {
                 let one = all.pending.swap_remove(nth);
-                self.take_answer(all, one, answer);
+                self.take_answer(all, &one, answer);
             }
             Either::Second(()) => self.note_late(all, give_up_ns),
         }
     }
 
-    fn take_answer(&self, all: &mut Gathering, one: Pending, answer: Answer) {
-        let Pending { shard, first_row, rows, .. } = one;
+    fn take_answer(&self, all: &mut Gathering, one: &Pending, answer: Answer) {
+        let Pending { shard, first_row, rows, .. } = *one;
         match answer {
             Ok(Response::Bytes(bytes)) if bytes.len() == usize::from(rows) * UNIT_BYTES => {
                 all.got.push(Piece { shard, first_row, rows, bytes });

@@ -148,9 +148,9 @@ async fn list(
     let mut epoch = None;
     for _ in 0..EPOCHS_MAX {
         let limit = if after.is_none() { 1 } else { LIST_MAX };
-        let keys = match ask(runtime, node, Request::List { volume, after, limit }).await? {
-            Response::Keys(keys) => keys,
-            _ => return Err(NodeError::Unsupported),
+        let list = Request::List { volume, after, limit };
+        let Response::Keys(keys) = ask(runtime, node, list).await? else {
+            return Err(NodeError::Unsupported);
         };
         let full = keys.len() >= usize::from(limit);
         let of_epoch = keys.iter().filter(|key| Some(key.epoch) == epoch);

@@ -208,7 +208,7 @@ async fn start(
     engine.replay(replay.groups).await?;
     engine.close_batch();
     let last_write = engine.with(|state| state.overlay.last_write());
-    engine.written_through(last_write).await.map_err(map_error)?;
+    engine.written_through(last_write).await.map_err(|error| map_error(&error))?;
     let anchor = engine.open_heads(replay.end).await;
     let dirty = engine.with(|state| state.map.is_dirty());
     let name = |state: &mut State, next: &mut Superblock| {
@@ -220,9 +220,9 @@ async fn start(
         }
     };
     if dirty {
-        engine.checkpoint(name).await.map_err(map_error)?;
+        engine.checkpoint(name).await.map_err(|error| map_error(&error))?;
     } else {
-        engine.update_superblock(name).await.map_err(map_error)?;
+        engine.update_superblock(name).await.map_err(|error| map_error(&error))?;
     }
     engine.begin_journal(anchor).await;
     tasks::spawn_servers(engine);
@@ -236,7 +236,7 @@ async fn load_usage(engine: &Rc<Engine>) -> Result<(), OpenError> {
     loop {
         match engine.with(|state| state.map.load_usage()) {
             Ok(()) => return Ok(()),
-            Err(MapError::Missing(pages)) => engine.load_pages(pages).await.map_err(map_error)?,
+            Err(MapError::Missing(pages)) => engine.load_pages(pages).await.map_err(|error| map_error(&error))?,
             Err(_) => return Err(OpenError::MapLost { segment: 0 }),
         }
     }

@@ -65,7 +65,7 @@ impl Engine {
             self.with(|state| {
                 state.map.usage_mut().add(sequence, header.blocks, present, sequence);
             });
-            self.apply(sequence, &entries).await.map_err(map_error)?;
+            self.apply(sequence, &entries).await.map_err(|error| map_error(&error))?;
             self.complete_segment(sequence, present).await?;
             frontier = (header.link(), header.last_write);
         }
@@ -245,14 +245,14 @@ impl Engine {
                 let inside = offset.checked_add(len).is_some_and(|end| end <= size);
                 if extent.zero {
                     if inside {
-                        self.admit_zero(offset, len).await.map_err(map_error)?;
+                        self.admit_zero(offset, len).await.map_err(|error| map_error(&error))?;
                     }
                     continue;
                 }
                 let Some((data, rest)) = payload.split_at_checked(len as usize) else { break };
                 payload = rest;
                 if inside {
-                    self.admit_write(offset, data).await.map_err(map_error)?;
+                    self.admit_write(offset, data).await.map_err(|error| map_error(&error))?;
                 }
             }
         }
@@ -325,10 +325,10 @@ pub(super) fn journal_suffices(superblock: &Superblock, read: usize) -> bool {
 }
 
 /// What went wrong with a volume that is being opened.
-pub(super) fn map_error(error: RequestError) -> OpenError {
+pub(super) fn map_error(error: &RequestError) -> OpenError {
     match error {
-        RequestError::Lost { segment } => OpenError::MapLost { segment },
-        RequestError::Stale { epoch } => OpenError::Stale { epoch },
+        RequestError::Lost { segment } => OpenError::MapLost { segment: *segment },
+        RequestError::Stale { epoch } => OpenError::Stale { epoch: *epoch },
         RequestError::NoSpace => OpenError::NoSpace,
         _ => OpenError::MapLost { segment: 0 },
     }

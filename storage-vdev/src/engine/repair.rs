@@ -280,9 +280,8 @@ impl Engine {
             return false;
         }
         self.with(|state| {
-            let (_, keys) = match state.openings.of(shard.segment().sequence) {
-                Some(opening) => opening,
-                None => return false,
+            let Some((_, keys)) = state.openings.of(shard.segment().sequence) else {
+                return false;
             };
             shard.check_blocks(keys, &whole.entries).is_ok()
         })

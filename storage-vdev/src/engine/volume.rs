@@ -66,7 +66,6 @@ impl<N: Nodes> Driver<N> {
 
 impl<N: Nodes> Volume<N> {
     /// Begins to open (or make) the volume on `nodes`.
-    #[must_use]
     pub fn open(nodes: N, options: OpenOptions, random: Randomness) -> Opening<N> {
         let engine: Rc<Engine> = Rc::default();
         let outcome = Rc::new(Cell::new(None));
