@@ -119,6 +119,7 @@ fn options(create: bool) -> OpenOptions {
         register: false,
         take_over: TakeOver::Refuse,
         accept_loss: false,
+        base: None,
         limits: Limits { segment_blocks: 8, cache_bytes: 0, ..Limits::SMALL },
     }
 }
