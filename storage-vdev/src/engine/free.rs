@@ -163,6 +163,17 @@ impl State {
         if self.lease.is_some() { self.superblock.lease_ns } else { 0 }
     }
 
+    /// Whether shards are still to be deleted on nodes that are up.
+    pub(super) fn is_deleting(&self) -> bool {
+        let shards = || 0..self.shape.shards();
+        self.freeing.doomed.iter().any(|doomed| {
+            shards().any(|shard| {
+                let holder = self.nodes.holder(doomed.intent.sequence, shard);
+                doomed.left >> shard & 1 == 1 && self.nodes.is_usable(holder)
+            })
+        })
+    }
+
     /// Whether this volume wrote the segment, and not a clone's base.
     pub(super) fn is_own(&self, sequence: u64) -> bool {
         self.openings.of(sequence).is_some_and(|(past, _)| past.uuid == self.superblock.uuid)

@@ -45,8 +45,18 @@ enum Work {
     Look,
     /// Enough is dead: a checkpoint frees it.
     Free,
-    /// Move blocks out of segments that are at most so full, in percent.
-    Move { percent: u64 },
+    Move(Round),
+}
+
+/// How far a round of moving goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Round {
+    /// Segments that are at most so full are emptied, in percent.
+    percent: u64,
+    /// The most blocks that are moved. They take room before they give any back.
+    budget: u64,
+    /// Room is short: what gives most of it comes first.
+    urgent: bool,
 }
 
 /// A block that is to be moved.
@@ -83,7 +93,7 @@ impl State {
         let blocks = |sequence: &u64| usage.get(*sequence).map_or(0, |one| u64::from(one.blocks));
         let gain: u64 = fresh.iter().map(blocks).sum();
         // Each checkpoint leaves the last one's pages behind: that alone is no reason for another.
-        let cost = 2 * self.map.dirty_pages() as u64 + usage.len() as u64 / 50 + 8;
+        let cost = self.checkpoint_cost();
         if gain > cost && (fresh.len() >= DEAD_SEGMENTS || urgent) {
             return Some(Work::Free);
         }
@@ -93,13 +103,29 @@ impl State {
             (_, true) => TARGET_PERCENT_FULL,
             _ => TARGET_PERCENT,
         };
-        let rested = self.log.frontier.sequence >= self.gc_rests_until;
+        // While writes are refused, no segment comes that would end the rest.
+        let rested = urgent || self.log.frontier.sequence >= self.gc_rests_until;
         let spread = stored - dead.min(stored);
         if rested && usage.live_blocks() * 100 < spread * target {
             let percent = target.max(VICTIM_PERCENT);
-            return Some(Work::Move { percent });
+            let budget = self.gc_budget();
+            // What is being deleted makes room for more at once.
+            let wait = budget < u64::from(self.segment_blocks()) && self.is_deleting();
+            return Some(Work::Move(Round { percent, budget, urgent })).filter(|_| !wait);
         }
         None
+    }
+
+    /// About how many blocks a checkpoint takes, with what follows from it.
+    fn checkpoint_cost(&self) -> u64 {
+        2 * self.map.dirty_pages() as u64 + self.map.usage().len() as u64 / 50 + 8
+    }
+
+    /// How many blocks may be moved before any segment is deleted. The headroom is for this.
+    fn gc_budget(&self) -> u64 {
+        let most = u64::from(self.segment_blocks()) * VICTIMS_MAX as u64;
+        let free = self.free_blocks().unwrap_or(u64::MAX);
+        (free.saturating_sub(2 * self.checkpoint_cost()) / 2).min(most)
     }
 
     /// Whether discards wait to be sealed that free more than a few segments.
@@ -109,8 +135,8 @@ impl State {
         blocks >= u64::from(self.segment_blocks()) * DEAD_SEGMENTS as u64
     }
 
-    /// The best segments to empty among those that are at most `percent` full.
-    fn victims(&self, percent: u64) -> Vec<Victim> {
+    /// The best segments to empty, more of them than a round takes.
+    fn victims(&self, Round { percent, urgent, .. }: Round) -> Vec<Victim> {
         let capacity = u64::from(self.segment_blocks());
         let now = self.log.next_sequence();
         let all = (1u32 << (self.shape.shards() - 1) << 1).wrapping_sub(1);
@@ -124,7 +150,7 @@ impl State {
             if self.freeing.is_held(sequence) {
                 continue;
             }
-            let age = now.saturating_sub(segment.birth).max(1);
+            let age = if urgent { 1 } else { now.saturating_sub(segment.birth).max(1) };
             let benefit = (capacity - live).max(1).saturating_mul(age);
             let factor = if segment.present == all { 1 } else { DEGRADED_FACTOR };
             let score = benefit.saturating_mul(1024 * factor) / (capacity + live);
@@ -185,14 +211,20 @@ impl State {
 
 impl Engine {
     /// Empties the best victims. Returns whether there were any.
-    async fn collect_round(self: &Rc<Self>, percent: u64) -> Result<bool, RequestError> {
+    async fn collect_round(self: &Rc<Self>, round: Round) -> Result<bool, RequestError> {
         let mut victims = Vec::new();
-        for victim in self.with(|state| state.victims(percent)) {
-            if victims.len() < VICTIMS_MAX && !self.is_pinned(victim.sequence).await? {
+        let mut left = round.budget;
+        for victim in self.with(|state| state.victims(round)) {
+            let live = u64::from(victim.segment.live);
+            if victims.len() < VICTIMS_MAX
+                && live <= left
+                && !self.is_pinned(victim.sequence).await?
+            {
+                left -= live;
                 victims.push(victim);
             }
         }
-        if !self.with(|state| state.is_worth_it(&victims)) {
+        if !self.with(|state| state.is_worth_it(&victims, round.urgent)) {
             return Ok(false);
         }
         victims.sort_unstable_by_key(|victim| victim.segment.birth);
@@ -239,19 +271,30 @@ impl Engine {
             let mut batch: Vec<Moving> = moving.drain(..most.min(moving.len())).collect();
             // Neighbours in the volume become neighbours in the log.
             batch.sort_unstable_by_key(|one| one.block);
-            self.move_batch(&batch).await?;
+            self.move_batch(batch).await?;
         }
         Ok(())
     }
 
-    async fn move_batch(self: &Rc<Self>, batch: &[Moving]) -> Result<(), RequestError> {
-        let wants: Vec<Want> = (0..)
-            .zip(batch)
-            .map(|(at, one)| Want { location: one.from, place: Place::Block(one.block), at })
-            .collect();
+    async fn move_batch(self: &Rc<Self>, mut batch: Vec<Moving>) -> Result<(), RequestError> {
         let mut content = vec![0; batch.len() * BLOCK_BYTES];
-        let fetched = self.fetch(&wants, &mut content).await;
-        fetched.map_err(|LostSegment(segment)| RequestError::Lost { segment })?;
+        loop {
+            let wants: Vec<Want> = (0..)
+                .zip(&batch)
+                .map(|(at, one)| Want { location: one.from, place: Place::Block(one.block), at })
+                .collect();
+            match self.fetch(&wants, &mut content).await {
+                Ok(()) => break,
+                // Written again or moved meanwhile, and its segment deleted: nothing is left to do.
+                Err(LostSegment(gone)) if self.is_freed(gone) => {
+                    batch.retain(|one| one.from.sequence() != gone);
+                }
+                Err(LostSegment(segment)) => return Err(RequestError::Lost { segment }),
+            }
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
         let mut rest = batch.iter().zip(content.chunks_exact(BLOCK_BYTES)).peekable();
         let mut last = 0;
         while rest.peek().is_some() {
@@ -273,19 +316,28 @@ impl Engine {
     pub(super) async fn collect_all(self: &Rc<Self>) -> Result<(), RequestError> {
         // What was discarded counts from when it is in a segment.
         self.seal_all().await?;
-        while self.collect_round(VICTIM_PERCENT).await? {}
+        loop {
+            let budget = self.with(|state| state.gc_budget());
+            let round = Round { percent: VICTIM_PERCENT, budget, urgent: false };
+            if !self.collect_round(round).await? {
+                break;
+            }
+        }
         self.checkpoint_and_free(|_, _| {}).await
     }
 }
 
 impl State {
     /// Whether emptying these segments gives back enough of the room, or makes few of many.
-    fn is_worth_it(&self, victims: &[Victim]) -> bool {
+    fn is_worth_it(&self, victims: &[Victim], urgent: bool) -> bool {
         let capacity = usize::from(self.segment_blocks());
         let stored: usize = victims.iter().map(|one| usize::from(one.segment.blocks)).sum();
         let live: usize = victims.iter().map(|one| usize::from(one.segment.live)).sum();
         let written = live.div_ceil(capacity);
         let saved = stored.saturating_sub(live);
+        if urgent {
+            return saved as u64 > self.checkpoint_cost();
+        }
         saved >= capacity && saved * 5 >= stored || victims.len() >= 4 * written.max(1)
     }
 }
@@ -318,7 +370,7 @@ pub(super) async fn collector(engine: Rc<Engine>) {
         let done = match work {
             Work::Look => continue,
             Work::Free => engine.checkpoint_and_free(|_, _| {}).await.map(|()| true),
-            Work::Move { percent } => engine.collect_round(percent).await,
+            Work::Move(round) => engine.collect_round(round).await,
         };
         if !matches!(done, Ok(true)) {
             if let Err(error) = &done {

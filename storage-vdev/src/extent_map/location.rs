@@ -91,7 +91,7 @@ impl PageAddress {
         self.0
     }
 
-    pub(super) fn is_map(self) -> bool {
+    pub(crate) fn is_map(self) -> bool {
         self.0 >> KIND_SHIFT == 0
     }
 

@@ -273,7 +273,7 @@ impl Tree {
             for word in &mut words[range] {
                 if let Some(old) = Location::from_word(std::mem::take(word)) {
                     dying.add(old, usage);
-                    self.mapped -= 1;
+                    self.mapped = self.mapped.saturating_sub(1);
                 }
             }
             dying.flush(usage);

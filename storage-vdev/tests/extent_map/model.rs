@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use storage_vdev::extent_map::{Location, Map, MapError, Page, PageAddress, Pins, Root, Run};
 
 /// What blocks are mapped to.
-pub type Blocks = BTreeMap<u64, Location>;
+pub(crate) type Blocks = BTreeMap<u64, Location>;
 
 /// A change of the map, to be repeated when an older root is opened.
 #[derive(Clone, Copy, Debug)]
-pub enum Change {
+pub(crate) enum Change {
     Add { sequence: u64, blocks: u16 },
     Set { first: u64, count: u64, location: Location },
     Move { block: u64, from: Location, to: Location },
@@ -19,35 +19,35 @@ pub enum Change {
 
 /// A root and what must be found there.
 #[derive(Clone)]
-pub struct Kept {
-    pub root: Root,
-    pub blocks: Blocks,
+pub(crate) struct Kept {
+    pub(crate) root: Root,
+    pub(crate) blocks: Blocks,
     /// No segment behind it is in the root.
-    pub frontier: u64,
+    pub(crate) frontier: u64,
 }
 
-pub struct Bench {
-    pub map: Map,
-    pub memory: usize,
-    pub model: Blocks,
-    pub pages: BTreeMap<Location, (PageAddress, Box<Page>)>,
-    pub deleted: BTreeSet<u64>,
-    pub durable: Kept,
-    pub snapshots: Vec<Kept>,
+pub(crate) struct Bench {
+    pub(crate) map: Map,
+    pub(crate) memory: usize,
+    pub(crate) model: Blocks,
+    pub(crate) pages: BTreeMap<Location, (PageAddress, Box<Page>)>,
+    pub(crate) deleted: BTreeSet<u64>,
+    pub(crate) durable: Kept,
+    pub(crate) snapshots: Vec<Kept>,
     /// Changes since the durable root.
-    pub log: Vec<Change>,
+    pub(crate) log: Vec<Change>,
     /// The checkpoint under way: what it must hold, and how long the log was.
-    pub under_way: Option<(Kept, usize)>,
-    pub sequence: u64,
-    pub next_index: u16,
+    pub(crate) under_way: Option<(Kept, usize)>,
+    pub(crate) sequence: u64,
+    pub(crate) next_index: u16,
     /// How often pages had to be read.
-    pub reads: usize,
+    pub(crate) reads: usize,
 }
 
-pub const SEGMENT_BLOCKS: u16 = 1024;
+pub(crate) const SEGMENT_BLOCKS: u16 = 1024;
 
 impl Bench {
-    pub fn new(blocks: u64, memory: usize) -> Self {
+    pub(crate) fn new(blocks: u64, memory: usize) -> Self {
         let root = Root::empty(blocks);
         let mut bench = Self {
             map: Map::empty(blocks, memory).unwrap(),
@@ -68,7 +68,7 @@ impl Bench {
     }
 
     /// Commits the segment under way and begins another.
-    pub fn next_segment(&mut self) {
+    pub(crate) fn next_segment(&mut self) {
         self.sequence += 1;
         self.next_index = 0;
         let (sequence, blocks) = (self.sequence, SEGMENT_BLOCKS);
@@ -77,7 +77,7 @@ impl Bench {
     }
 
     /// Room for blocks in the segment under way.
-    pub fn room(&mut self, count: u16) -> Location {
+    pub(crate) fn room(&mut self, count: u16) -> Location {
         if self.next_index + count > SEGMENT_BLOCKS {
             self.next_segment();
         }
@@ -87,7 +87,7 @@ impl Bench {
     }
 
     /// Reads what is missing until `what` is done.
-    pub fn paged<T>(&mut self, mut what: impl FnMut(&mut Map) -> Result<T, MapError>) -> T {
+    pub(crate) fn paged<T>(&mut self, mut what: impl FnMut(&mut Map) -> Result<T, MapError>) -> T {
         for _ in 0..10_000 {
             match what(&mut self.map) {
                 Ok(done) => return done,
@@ -105,7 +105,7 @@ impl Bench {
         panic!("it never ends");
     }
 
-    pub fn apply(&mut self, change: Change) {
+    pub(crate) fn apply(&mut self, change: Change) {
         match change {
             Change::Add { sequence, blocks } => {
                 self.map.usage_mut().add(sequence, blocks, 0b111, sequence);
@@ -138,12 +138,12 @@ impl Bench {
         }
     }
 
-    pub fn change(&mut self, change: Change) {
+    pub(crate) fn change(&mut self, change: Change) {
         self.apply(change);
         self.log.push(change);
     }
 
-    pub fn freeze(&mut self) {
+    pub(crate) fn freeze(&mut self) {
         self.map.freeze().unwrap();
         let root = self.durable.root;
         let blocks = self.model.clone();
@@ -153,7 +153,7 @@ impl Bench {
     }
 
     /// Stores a page of the checkpoint. False: there are no more.
-    pub fn store_page(&mut self) -> bool {
+    pub(crate) fn store_page(&mut self) -> bool {
         let Some((address, page)) = self.map.next_page().unwrap() else { return false };
         let location = self.room(1);
         assert!(self.pages.insert(location, (address, page)).is_none());
@@ -162,7 +162,7 @@ impl Bench {
     }
 
     /// Makes the checkpoint durable and deletes what is no longer needed.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         while self.store_page() {}
         let (mut kept, log) = self.under_way.take().unwrap();
         kept.root = self.map.frozen_root().unwrap();
@@ -174,12 +174,12 @@ impl Bench {
         assert_eq!(self.map.usage().errors(), 0, "the counts are off");
     }
 
-    pub fn abort(&mut self) {
+    pub(crate) fn abort(&mut self) {
         self.map.abort_checkpoint();
         self.under_way = None;
     }
 
-    pub fn checkpoint(&mut self) {
+    pub(crate) fn checkpoint(&mut self) {
         self.freeze();
         self.finish();
     }
@@ -199,7 +199,7 @@ impl Bench {
     }
 
     /// The process dies, and another opens the durable root and rolls forward.
-    pub fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         self.under_way = None;
         let log = std::mem::take(&mut self.log);
         self.map =
@@ -216,7 +216,7 @@ impl Bench {
 
     /// Segments' counts are what the stored pages and the blocks say; nothing changed since the
     /// checkpoint that is durable.
-    pub fn check_counts(&mut self) {
+    pub(crate) fn check_counts(&mut self) {
         let mut counts: BTreeMap<u64, u16> = BTreeMap::new();
         let pages = reachable(&self.pages, &self.durable.root);
         for location in self.durable.blocks.values().chain(&pages) {
@@ -233,7 +233,7 @@ impl Bench {
     }
 
     /// What the map says of blocks is what the model says.
-    pub fn check(&mut self, first: u64, count: u64) {
+    pub(crate) fn check(&mut self, first: u64, count: u64) {
         let mut runs = Vec::new();
         let mut at = first;
         while at < first + count {
@@ -245,7 +245,7 @@ impl Bench {
     }
 
     /// What a snapshot says is what was there.
-    pub fn check_snapshot(&mut self, kept: &Kept, first: u64, count: u64) {
+    pub(crate) fn check_snapshot(&mut self, kept: &Kept, first: u64, count: u64) {
         let blocks = kept.root.blocks;
         let end = (first + count).min(blocks);
         let mut map = Map::from_root(&kept.root, blocks, 0).unwrap();
@@ -260,7 +260,7 @@ impl Bench {
         std::mem::swap(&mut map, &mut self.map);
     }
 
-    pub fn roll_back(&mut self, nth: usize) {
+    pub(crate) fn roll_back(&mut self, nth: usize) {
         self.abort();
         let kept = self.snapshots[nth].clone();
         let blocks = self.map.blocks();
@@ -325,7 +325,7 @@ fn live_of(
 }
 
 /// All pages that a root leads to, found without the code under test.
-pub fn reachable(
+pub(crate) fn reachable(
     pages: &BTreeMap<Location, (PageAddress, Box<Page>)>,
     root: &Root,
 ) -> Vec<Location> {
