@@ -167,17 +167,24 @@ impl Engine {
         });
     }
 
-    /// Whether a segment is durable without this shard: the nodes that are down count as lost, and
+    /// Whether a segment is durable without this shard, which it goes without then: the nodes that
+    /// are down count as lost, shards that were given up count even if their node is up again, and
     /// no more may be lost than there is parity.
     fn may_go_without(&self, sequence: u64, shard: u8) -> bool {
         self.with(|state| {
-            let shards = 0..state.shape.shards();
+            let under_way = state.log.get_mut(sequence);
+            let (present, given_up) = under_way.map_or((0, 0), |one| (one.present, one.given_up));
             let lost = |other: &u8| {
-                let present = state.log.get_mut(sequence).map_or(0, |segment| segment.present);
                 let usable = state.nodes.is_usable(state.nodes.holder(sequence, *other));
-                present >> *other & 1 == 0 && (*other == shard || !usable)
+                let gone = *other == shard || given_up >> *other & 1 == 1 || !usable;
+                present >> *other & 1 == 0 && gone
             };
-            shards.filter(lost).count() <= usize::from(state.shape.parity_shards())
+            let all_lost = (0..state.shape.shards()).filter(lost).count();
+            let may = all_lost <= usize::from(state.shape.parity_shards());
+            if may && let Some(segment) = state.log.get_mut(sequence) {
+                segment.given_up |= 1 << shard;
+            }
+            may
         })
     }
 

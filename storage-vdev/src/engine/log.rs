@@ -30,6 +30,8 @@ pub(super) struct UnderWay {
     pub(super) birth: u64,
     /// The shards that a node holds durably.
     pub(super) present: u32,
+    /// The shards that it goes without, though their nodes may be up again by now.
+    pub(super) given_up: u32,
     /// All shards are there, or as many as there are nodes for.
     pub(super) durable: bool,
 }
@@ -197,6 +199,7 @@ impl Log {
             blocks,
             birth,
             present: 0,
+            given_up: 0,
             durable: false,
         });
         (sequence, sealed.shards)

@@ -211,7 +211,12 @@ impl Engine {
         page.map_err(|LostSegment(segment)| RequestError::Lost { segment })
     }
 
-    /// Reads pages of the volume's map and gives them to it.
+    /// Whether a segment was given up because nothing needs it, so that it can't be lost.
+    pub(super) fn is_freed(&self, segment: u64) -> bool {
+        self.with(|state| state.map.usage().get(segment).is_none())
+    }
+
+    /// Reads pages of the volume's map and gives them to it, as far as it still wants them.
     pub(super) async fn load_pages(
         self: &Rc<Self>,
         pages: Vec<(PageAddress, Location)>,
@@ -221,7 +226,12 @@ impl Engine {
             .map(|(address, location)| self.read_location(*location, Place::Meta(address.word())));
         let read = join_all(reads).await;
         for ((address, location), page) in pages.into_iter().zip(read) {
-            let page = page.map_err(|LostSegment(segment)| RequestError::Lost { segment })?;
+            let page = match page {
+                Ok(page) => page,
+                // A checkpoint has put the page somewhere else meanwhile: the map says where.
+                Err(LostSegment(segment)) if address.is_map() && self.is_freed(segment) => continue,
+                Err(LostSegment(segment)) => return Err(RequestError::Lost { segment }),
+            };
             self.with(|state| state.map.insert_page(address, location, &page))
                 .map_err(|error| damaged_map(&error))?;
         }

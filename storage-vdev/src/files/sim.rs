@@ -148,15 +148,13 @@ impl Content {
         }
     }
 
-    fn settle(&mut self, rng: &mut Rng, mode: u64) {
+    /// Decides what is left of each sector that is not settled; `choose` gets its number and how
+    /// many versions of it there are, the oldest first.
+    fn settle(&mut self, mut choose: impl FnMut(u64, usize) -> usize) {
         let doubtful = std::mem::take(&mut self.doubtful);
         for (sector, mut versions) in doubtful.into_iter().chain(std::mem::take(&mut self.unsynced))
         {
-            let index = match mode {
-                0 => 0,
-                1 => versions.len() - 1,
-                _ => rng.below(versions.len() as u64) as usize,
-            };
+            let index = choose(sector, versions.len()).min(versions.len() - 1);
             let content = versions.swap_remove(index);
             self.put(sector * SECTOR as u64, &content);
         }
@@ -279,8 +277,35 @@ impl SimDisk {
         // All dropped, all kept, or each sector by itself.
         let mode = rng.below(4);
         for file in &mut state.files {
-            file.settle(rng, mode);
+            file.settle(|_, versions| match mode {
+                0 => 0,
+                1 => versions - 1,
+                _ => rng.below(versions as u64) as usize,
+            });
         }
+    }
+
+    /// As [`SimDisk::crash`], with a choice for each sector that is not settled: `choose` gets its
+    /// file, its number and how many versions of it there are, the oldest first, and says which one
+    /// is left.
+    pub fn crash_with(&self, mut choose: impl FnMut(Which, u64, usize) -> usize) {
+        let mut state = self.lock();
+        state.crash_at = None;
+        for which in Which::ALL {
+            state.file(which).settle(|sector, versions| choose(which, sector, versions));
+        }
+    }
+
+    /// The sectors that a crash would decide about now.
+    #[must_use]
+    pub fn unsettled(&self) -> Vec<(Which, u64)> {
+        let mut state = self.lock();
+        let mut all = Vec::new();
+        for which in Which::ALL {
+            let file = state.file(which);
+            all.extend(file.doubtful.keys().chain(file.unsynced.keys()).map(|one| (which, *one)));
+        }
+        all
     }
 
     /// Flips one bit of a page that was written, if there is one, and says where.

@@ -16,7 +16,7 @@ const THREADS: u64 = 2;
 const FAILURES_MAX: usize = 5;
 
 /// The seeds to run: those that the environment names, or the first so many.
-fn seeds(usual: u64) -> Range<u64> {
+pub(crate) fn seeds(usual: u64) -> Range<u64> {
     if let Some(seed) = number("HYPHA_SEED") {
         return seed..seed + 1;
     }
@@ -34,7 +34,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Runs every seed, and fails with the list of those that did.
-fn campaign(name: &str, seeds: Range<u64>, one: impl Fn(u64) -> Outcome + Sync) {
+pub(crate) fn campaign(name: &str, seeds: Range<u64>, one: impl Fn(u64) -> Outcome + Sync) {
     let state = Mutex::new((seeds.start, Vec::new(), Outcome::default(), 0u64));
     std::thread::scope(|scope| {
         for _ in 0..THREADS {

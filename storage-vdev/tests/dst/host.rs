@@ -123,14 +123,7 @@ pub(crate) fn open(
     for _ in 0..STEPS_MAX {
         let now_ns = world.borrow().now_ns();
         if let Some(result) = opening.poll(now_ns) {
-            let host = |volume| Host {
-                volume,
-                world: world.clone(),
-                writer,
-                next_id: 1,
-                pending: BTreeMap::new(),
-            };
-            return Some(result.map(host));
+            return Some(result.map(|volume| Host::of(volume, world)));
         }
         if !weather.step(world, writer) {
             return None;
@@ -161,6 +154,13 @@ pub(crate) enum Ended {
 }
 
 impl Host {
+    /// A host with an open volume.
+    pub(crate) fn of(volume: Volume<SimNodes>, world: &Shared) -> Self {
+        let writer = volume.nodes().writer();
+        let (world, pending) = (world.clone(), BTreeMap::new());
+        Self { volume, world, writer, next_id: 1, pending }
+    }
+
     fn id(&mut self, pending: Pending) -> RequestId {
         let id = self.next_id;
         self.next_id += 1;
@@ -202,6 +202,9 @@ impl Host {
     fn take(&mut self, oracle: &mut Oracle, done: Completion) -> Result<Output, RequestError> {
         let Completion { id, result, buffer } = done;
         let pending = self.pending.remove(&id).expect("a request completes once");
+        if let Err(error) = &result {
+            self.world.borrow_mut().note(&format!("request {id} failed: {error}: {pending:?}"));
+        }
         let output = result?;
         match pending {
             Pending::Read { view } => {
@@ -213,7 +216,10 @@ impl Host {
                     oracle.flushed(change + 1);
                 }
             }
-            Pending::Flush { covers } => oracle.flushed(covers),
+            Pending::Flush { covers } => {
+                self.world.borrow_mut().note(&format!("flushed: the first {covers} changes"));
+                oracle.flushed(covers);
+            }
             Pending::Other => {}
         }
         Ok(output)

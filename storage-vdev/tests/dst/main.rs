@@ -7,5 +7,7 @@
 mod campaign;
 mod faults;
 mod host;
+mod openers;
 mod oracle;
 mod run;
+mod subsets;

@@ -186,7 +186,11 @@ impl Run {
 
     fn serve(&mut self, host: &mut Host) -> Result<(), Ended> {
         for _ in 0..self.plan.bursts {
-            match self.rng.below(100) {
+            let action = self.rng.below(100);
+            if action > 92 {
+                self.note(&format!("action {action}"));
+            }
+            match action {
                 0..=79 => self.burst(host)?,
                 80..=86 => {
                     let until_ns = self.world.borrow().now_ns() + self.rng.below(4_000_000_000);
@@ -307,13 +311,21 @@ impl Run {
         drop(host);
         let mut host = self.open_fair().unwrap();
         host.command(&mut self.oracle, &mut fair, Command::Scrub).unwrap();
-        host.command(&mut self.oracle, &mut fair, Command::Repair).unwrap();
-        let status = host.status();
-        assert_eq!(
-            (status.redundancy, status.segments_degraded, status.policy_degraded),
-            (Some(u32::from(self.plan.shape.m)), 0, false),
-            "not mended: {status:?}"
-        );
+        // A node that seemed to be down just then is probed, and repaired when it is up.
+        let all = (Some(u32::from(self.plan.shape.m)), 0, false);
+        let mended = |host: &Host| {
+            let status = host.status();
+            (status.redundancy, status.segments_degraded, status.policy_degraded) == all
+        };
+        for _ in 0..12 {
+            if mended(&host) {
+                break;
+            }
+            let until_ns = self.world.borrow().now_ns() + 5_000_000_000;
+            host.run(&mut self.oracle, &mut fair, Some(until_ns)).unwrap();
+            host.command(&mut self.oracle, &mut fair, Command::Repair).unwrap();
+        }
+        assert!(mended(&host), "not mended after a minute: {:?}", host.status());
         let content = host.content(&mut fair).unwrap();
         self.oracle.check_crash(&content).unwrap_or_else(|error| panic!("{error}"));
         self.check_snapshots(&mut host);
