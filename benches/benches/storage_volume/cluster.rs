@@ -45,6 +45,7 @@ pub(crate) struct Cluster {
 }
 
 struct Running {
+    id: [u8; 16],
     server: Server,
     redis: Option<Redis>,
 }
@@ -68,7 +69,7 @@ impl Redis {
             .stdout(Stdio::null())
             .spawn();
         let this = Self { child: child.unwrap(), socket };
-        (0..200).find(|_| this.is_up()).expect("redis-server starts");
+        assert!((0..200).any(|_| this.is_up()), "redis-server starts");
         this
     }
 
@@ -101,7 +102,8 @@ impl Cluster {
     fn run(&self, node: u8) -> Running {
         let folder = self.folder.join(format!("node{node}"));
         let files = open_directory(&folder, true).unwrap();
-        let identity = NodeIdentity { node: random(), acceptor_seed: Zeroizing::new(random()) };
+        let id = random();
+        let identity = NodeIdentity { node: id, acceptor_seed: Zeroizing::new(random()) };
         let (service, redis): (Box<dyn Service>, _) = match self.backend {
             Backend::Directories => {
                 let create = Some(identity);
@@ -122,7 +124,7 @@ impl Cluster {
             limits: Limits::default(),
         };
         let server = Server::start(config, vec![(STORE.to_owned(), service)]).unwrap();
-        Running { server, redis }
+        Running { id, server, redis }
     }
 
     fn socket(&self, node: u8) -> PathBuf {
@@ -141,6 +143,11 @@ impl Cluster {
     pub(crate) fn replace(&mut self, node: u8) {
         std::fs::remove_dir_all(self.folder.join(format!("node{node}"))).unwrap();
         self.nodes[usize::from(node)] = Some(self.run(node));
+    }
+
+    /// The nodes' ids; one that is not there has one that nobody has.
+    pub(crate) fn ids(&self) -> Vec<[u8; 16]> {
+        self.nodes.iter().map(|node| node.as_ref().map_or_else(random, |node| node.id)).collect()
     }
 
     /// Sessions with all servers that are there.

@@ -12,11 +12,13 @@ use storage_node::nbd::{Listener, Server};
 use storage_vdev::engine::Policy;
 
 use crate::flush::{directories, plain_file};
-use crate::volume::{Driven, options};
+use crate::volume::{Driven, IDS, options};
 
 /// The argument that makes this program the server: `serve FOLDER SOCKET POLICY CACHE_BYTES`.
 pub(crate) const SERVE: &str = "serve";
 const SIZE: u64 = 256 << 20;
+/// The fewest blocks that a run reads, 3000, are six times as much.
+const CACHE: u64 = 2 << 20;
 const ROUNDS: usize = 3;
 
 /// Serves a 4+2 volume over six directories until the standard input ends, as
@@ -25,7 +27,8 @@ pub(crate) fn serve(arguments: &[String]) {
     let [folder, socket, policy, cache] = arguments else { panic!("wrong arguments") };
     let policy = if policy == "local" { Policy::Local } else { Policy::Quorum };
     let nodes = directories(Path::new(folder), 1 << 30);
-    let volume = Driven::open(nodes, options(SIZE, policy, true, cache.parse().unwrap())).volume;
+    let volume =
+        Driven::open(nodes, options((SIZE, policy), &IDS, true, cache.parse().unwrap())).volume;
     let mut server = Server::new(vec![volume], vec![Listener::unix(Path::new(socket)).unwrap()]);
     server.offer("", "a volume", 0, false).unwrap();
     let stop = Stop::new().unwrap();
@@ -48,10 +51,10 @@ struct Served {
 
 impl Served {
     fn ours(folder: &Path, (name, policy): (&'static str, &str), cache: u64) -> Self {
-        let socket = folder.join(format!("{name}.socket"));
+        let (socket, place) = places(folder, name);
         let mut child = Command::new(std::env::current_exe().unwrap())
             .arg(SERVE)
-            .args([&folder.join(name), &socket])
+            .args([&place, &socket])
             .args([policy, &cache.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -66,7 +69,7 @@ impl Served {
     }
 
     fn qemu(folder: &Path, name: &'static str, how: [&str; 2]) -> Self {
-        let (socket, file) = (folder.join(format!("{name}.socket")), folder.join(name));
+        let (socket, file) = places(folder, name);
         drop(plain_file(&file, SIZE));
         let child = Command::new("qemu-nbd")
             .args(["--format=raw", "--persistent", "--shared=8"])
@@ -117,6 +120,12 @@ impl Drop for Served {
     }
 }
 
+/// A server's socket, which must be nameable in an address, and its data.
+fn places(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+    let name = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "_");
+    (folder.join(format!("{name}.socket")), folder.join(name))
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Load {
     bytes: u64,
@@ -154,8 +163,8 @@ pub(crate) fn run(folder: &Path) {
     let mut servers = vec![
         Served::qemu(folder, "qemu-nbd, writeback", writeback),
         Served::qemu(folder, "qemu-nbd, none", direct),
-        Served::ours(folder, ("local", "local"), 16 << 20),
-        Served::ours(folder, ("quorum, m = 2", "quorum"), 16 << 20),
+        Served::ours(folder, ("local", "local"), CACHE),
+        Served::ours(folder, ("quorum, m = 2", "quorum"), CACHE),
     ];
     let loads = [
         ("depth 1, flush after each", writes(load(4096, 1, 600), Some(1))),
@@ -166,7 +175,7 @@ pub(crate) fn run(folder: &Path) {
 
     crate::heading("NBD: reads and writes without flushes");
     println!(
-        "As above; {} MiB, ours with a cache of 16 MiB, and (reads from memory) with one in which all has \
+        "As above; {} MiB, ours with a cache of 2 MiB, and (reads from memory) with one in which all has \
          room.\n",
         SIZE >> 20
     );

@@ -10,11 +10,14 @@ use storage_vdev::engine::Policy;
 use storage_vdev::service::{NodeIdentity, NodeOptions};
 use zeroize::Zeroizing;
 
-use crate::volume::{Driven, NODES, Unique, options, random};
+use crate::volume::{Driven, IDS, NODES, Unique, options, random};
 
 const FLUSHES: u64 = 400;
 const ROUNDS: usize = 3;
 const SIZE: u64 = 64 << 20;
+
+/// Writes at an offset and makes it durable.
+type Step<'a> = Box<dyn FnMut(u64, &[u8]) + 'a>;
 
 /// Six directories as nodes, made if they aren't there.
 pub(crate) fn directories(folder: &Path, capacity_bytes: u64) -> ThreadNodes {
@@ -40,12 +43,12 @@ pub(crate) fn run(folder: &Path) {
     let mut volumes =
         [("local", Policy::Local), ("quorum", Policy::Quorum)].map(|(name, policy)| {
             let nodes = directories(&folder.join(name), 256 << 20);
-            Driven::open(nodes, options(SIZE, policy, true, 0))
+            Driven::open(nodes, options((SIZE, policy), &IDS, true, 0))
         });
     let file = plain_file(&folder.join("plain"), SIZE);
     for _ in 0..ROUNDS {
         let mut unique = Unique::new(4096);
-        let mut take = |which: usize, mut step: Box<dyn FnMut(u64, &[u8]) + '_>| {
+        let mut take = |which: usize, mut step: Step<'_>| {
             let start = Instant::now();
             for number in 0..FLUSHES {
                 let one = Instant::now();

@@ -61,8 +61,9 @@ pub(crate) fn run(folder: &Path, backends: &[Backend]) {
 
 fn measure(folder: &Path, backend: Backend) -> Figures {
     let mut cluster = Cluster::start(folder, backend);
+    let size_and_policy = (1 << 30, Policy::Quorum);
     let open = |cluster: &Cluster| {
-        Driven::open(cluster.connect(), options(1 << 30, Policy::Quorum, false, CACHE))
+        Driven::open(cluster.connect(), options(size_and_policy, &cluster.ids(), false, CACHE))
     };
     let mut unique = Unique::new(PIECE);
     let bytes = (PIECES * PIECE as u64) as f64 / 1e6;
@@ -101,5 +102,9 @@ fn measure(folder: &Path, backend: Backend) -> Figures {
     let repair = start.elapsed().as_secs_f64();
     let left = volume.volume.status().shards_to_repair;
     assert_eq!(left, 0, "the repair made everything");
+    // Any two of the others may go now.
+    (2..4).for_each(|node| cluster.stop(node));
+    drop(volume);
+    read(&cluster);
     [store, whole, degraded, repair]
 }

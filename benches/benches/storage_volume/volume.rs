@@ -23,10 +23,19 @@ pub(crate) struct Driven<N> {
     pub(crate) volume: Volume<N>,
 }
 
-/// How a volume over six nodes is opened, or made.
-pub(crate) fn options(size_bytes: u64, policy: Policy, local: bool, cache: usize) -> OpenOptions {
-    let node = |node: u8| NodeInfo {
-        id: [node + 1; 16],
+/// The nodes' ids, where no node is ever replaced.
+pub(crate) const IDS: [[u8; 16]; NODES as usize] =
+    [[1; 16], [2; 16], [3; 16], [4; 16], [5; 16], [6; 16]];
+
+/// How a volume over the nodes `ids` is opened, or made.
+pub(crate) fn options(
+    (size_bytes, policy): (u64, Policy),
+    ids: &[[u8; 16]],
+    local: bool,
+    cache: usize,
+) -> OpenOptions {
+    let node = |(node, id): (u8, &[u8; 16])| NodeInfo {
+        id: *id,
         name: format!("node {node}"),
         domain: format!("domain {node}"),
         objects: true,
@@ -47,7 +56,7 @@ pub(crate) fn options(size_bytes: u64, policy: Policy, local: bool, cache: usize
     OpenOptions {
         uuid: UUID,
         key: VolumeKey::new(&KEY),
-        nodes: (0..NODES).map(node).collect(),
+        nodes: (0..NODES).zip(ids).map(node).collect(),
         create: Some(create),
         base: None,
         must_be_new: false,
