@@ -88,6 +88,15 @@ impl<F: NodeFile> LocalNode<F> {
         self.service.as_ref().map(NodeService::node)
     }
 
+    /// Answers a read of part of an object at once, if no disk has to be waited for. Nothing may be
+    /// queued.
+    #[must_use]
+    pub fn answer_cached(&mut self, request: &Request) -> Option<Response> {
+        let Request::Get { key, offset, len } = request else { return None };
+        let service = self.service.as_mut()?;
+        service.disk().get_cached(key, *offset, *len).map(Response::Bytes)
+    }
+
     /// Queues a request.
     pub fn submit(&mut self, tag: Tag, request: Request) {
         self.queue.push_back((tag, request));

@@ -254,6 +254,19 @@ impl<F: NodeFile> DiskStore<F> {
         Ok(bytes)
     }
 
+    /// Part of an object, if no disk has to be waited for. `None` also if there is anything else
+    /// that [`ShardStore::get`] has to say.
+    pub fn get_cached(&mut self, key: &ObjectKey, offset: u32, len: u32) -> Option<Bytes> {
+        let place = self.entry(key)?.place;
+        // All of an object is compared with its checksum, which is for the other way.
+        if len >= place.len || len > place.len.checked_sub(offset)? {
+            return None;
+        }
+        let mut bytes = vec![0; len as usize];
+        let at = block_at(place.start) + u64::from(offset);
+        self.file.read_cached(at, &mut bytes).then(|| Bytes::from(bytes))
+    }
+
     /// Puts an object where another one has the same key: the same bytes are a success, damaged
     /// ones are replaced.
     fn put_again(

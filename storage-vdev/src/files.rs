@@ -5,7 +5,8 @@
 //! and forgets at a crash what was not synced; `storage-node` has one over io_uring.
 //!
 //! After [`open_directory`] the only system calls are `pread64`, `pwrite64`, `fdatasync` and
-//! `fallocate` on descriptors that are open by then, so that a confined VMM can go on using them.
+//! `fallocate` on descriptors that are open by then, so that a confined VMM can go on using them;
+//! [`NodeFile::read_cached`], which no VMM calls, adds `preadv2`.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -14,7 +15,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 pub mod sim;
 
@@ -34,6 +35,12 @@ pub trait NodeFile {
     /// # Errors
     /// The bytes could not all be read; behind the end there is nothing to read.
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Like [`NodeFile::read_at`] if that need not wait for a disk; whether it has read. If not,
+    /// what is in `buffer` means nothing.
+    fn read_cached(&mut self, _offset: u64, _buffer: &mut [u8]) -> bool {
+        false
+    }
 
     /// Writes `bytes` at `offset`. Not durable before [`NodeFile::sync`].
     ///
@@ -125,6 +132,14 @@ impl NodeFile for RealFile {
 
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
+    }
+
+    fn read_cached(&mut self, offset: u64, buffer: &mut [u8]) -> bool {
+        let len = buffer.len();
+        let mut parts = [io::IoSliceMut::new(buffer)];
+        // An error is for the read that may wait: it meets it again and says so.
+        let read = preadv2(&self.file, &mut parts, offset, ReadWriteFlags::NOWAIT);
+        read.is_ok_and(|read| read == len)
     }
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
