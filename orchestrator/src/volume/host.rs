@@ -117,7 +117,7 @@ pub fn connect(
         let again = move |node: NodeIndex| {
             endpoints.get(usize::from(node)).and_then(|endpoint| dial(endpoint).ok())
         };
-        Some(SocketNodes::new(sockets, Box::new(again), &*Zeroizing::new(random()?))?)
+        Some(SocketNodes::new(sockets, Box::new(again), &Zeroizing::new(random()?))?)
     };
     let infos = infos(manifest, &local, &homes);
     Ok((MixedNodes::new(local, remote, homes)?, infos))

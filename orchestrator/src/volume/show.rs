@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
-use storage_vdev::engine::{NodeState, Progress, Status};
+use storage_vdev::engine::{Counters, NodeState, Progress, Status};
 
 /// A volume's state as `--json` prints it and as the control socket carries it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -148,21 +148,6 @@ impl VolumeStatus {
                 free_bytes: node.free_bytes,
             }
         };
-        let counts = &status.counters;
-        let counters = [
-            ("read_bytes", counts.read_bytes),
-            ("written_bytes", counts.written_bytes),
-            ("flushes", counts.flushes),
-            ("cache_hits", counts.cache_hits),
-            ("cache_misses", counts.cache_misses),
-            ("reads_rebuilt", counts.reads_rebuilt),
-            ("segments_sealed", counts.segments_sealed),
-            ("put_bytes", counts.put_bytes),
-            ("journal_appended_bytes", counts.journal_bytes),
-            ("moved_blocks", counts.moved_blocks),
-            ("checkpoints", counts.checkpoints),
-            ("damaged", counts.damaged),
-        ];
         Self {
             name: name.to_owned(),
             uuid: status.uuid.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -189,7 +174,7 @@ impl VolumeStatus {
             scrub: status.scrub.map(Work::from),
             nodes: status.nodes.iter().map(node).collect(),
             stopped: status.stopped.as_ref().map(ToString::to_string),
-            counters: counters.map(|(name, value)| (name.to_owned(), value)).into(),
+            counters: counted(&status.counters),
         }
     }
 
@@ -314,6 +299,25 @@ impl VolumeStatus {
         }
         text
     }
+}
+
+/// The counts under the names that scripts and metrics know them by.
+fn counted(counts: &Counters) -> BTreeMap<String, u64> {
+    let counters = [
+        ("read_bytes", counts.read_bytes),
+        ("written_bytes", counts.written_bytes),
+        ("flushes", counts.flushes),
+        ("cache_hits", counts.cache_hits),
+        ("cache_misses", counts.cache_misses),
+        ("reads_rebuilt", counts.reads_rebuilt),
+        ("segments_sealed", counts.segments_sealed),
+        ("put_bytes", counts.put_bytes),
+        ("journal_appended_bytes", counts.journal_bytes),
+        ("moved_blocks", counts.moved_blocks),
+        ("checkpoints", counts.checkpoints),
+        ("damaged", counts.damaged),
+    ];
+    counters.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
 impl Health {
