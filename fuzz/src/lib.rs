@@ -10,6 +10,7 @@
 pub mod boot_elf;
 pub mod disk;
 pub mod journal;
+pub mod map_pages;
 pub mod mesh;
 pub mod mutate;
 pub mod nbd;
@@ -39,6 +40,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "boot_elf", check: boot_elf::check, runs: 20000 },
     Target { name: "disk", check: disk::check, runs: 500 },
     Target { name: "journal", check: journal::check, runs: 1000 },
+    Target { name: "map_pages", check: map_pages::check, runs: 2000 },
     Target { name: "mesh", check: mesh::check, runs: 800 },
     Target { name: "nbd", check: nbd::check, runs: 20000 },
     Target { name: "register", check: register::check, runs: 2000 },

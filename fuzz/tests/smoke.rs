@@ -85,6 +85,11 @@ fn a_register_withstands_an_acceptor_that_lies() {
 }
 
 #[test]
+fn a_map_withstands_pages_that_say_anything() {
+    smoke("map_pages");
+}
+
+#[test]
 fn a_segment_withstands_whoever_keeps_its_shards() {
     smoke("segment");
 }

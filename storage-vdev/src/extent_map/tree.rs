@@ -206,7 +206,8 @@ impl Tree {
             }
             dying.flush(usage);
             usage.revive(location.sequence(), (until - at) as u16);
-            self.mapped += fresh;
+            // The count comes from a root; a root whose count is wrong must not lead to none.
+            self.mapped = (self.mapped + fresh).min(self.blocks);
             at = until;
         }
         Ok(())

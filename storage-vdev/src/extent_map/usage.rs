@@ -300,8 +300,18 @@ impl Usage {
 
     /// Makes this table, which was read from a snapshot's root, that of the volume rolled back to
     /// the snapshot. `now` is the volume's table. Segments that the snapshot doesn't know hold
-    /// nothing any more, but they are there and must be deleted some time.
+    /// nothing any more, but they are there and must be deleted some time. Those that only the
+    /// snapshot's table knows held nothing then, and were deleted since.
     pub(super) fn roll_back(&mut self, now: &Usage) {
+        let is_gone = |sequence: &&u64| {
+            !now.segments.contains_key(*sequence) && !self.own.contains_key(*sequence)
+        };
+        let gone: Vec<u64> = self.dead.iter().filter(is_gone).copied().collect();
+        for sequence in gone {
+            let blocks = self.segments.get(&sequence).map_or(0, |segment| segment.blocks);
+            self.stored_blocks -= u64::from(blocks);
+            self.put(sequence, None);
+        }
         for (sequence, segment) in &now.segments {
             let then = self.segments.get(sequence).copied().unwrap_or_default();
             self.stored_blocks += u64::from(segment.blocks);
