@@ -360,6 +360,11 @@ impl World {
     }
 
     fn answer(&mut self, reply: Reply, result: Result<Response, NodeError>) {
+        if let Err(error) = &result
+            && !matches!(error, NodeError::NotFound)
+        {
+            self.note(&format!("node {} tells writer {}: {error}", reply.node, reply.writer));
+        }
         let slow_ns = self.nodes.get(reply.node).map_or(0, |node| node.slow_ns);
         let at_ns = self.now_ns + self.delay() + slow_ns;
         self.schedule(at_ns, Event::Answer { reply, result });

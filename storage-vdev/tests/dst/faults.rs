@@ -26,6 +26,8 @@ pub(crate) struct Storm {
     /// The most nodes that are damaged at a time.
     pub(crate) budget: usize,
     pub(crate) damaged: BTreeSet<usize>,
+    /// How many there were.
+    pub(crate) faults: u64,
 }
 
 impl Weather for Storm {
@@ -56,6 +58,7 @@ impl Storm {
     fn strike(&mut self, world: &Shared, writer: usize) {
         let mut world = world.borrow_mut();
         let Some(node) = self.victim(world.nodes()) else { return };
+        self.faults += 1;
         let rng = &mut self.rng;
         let kinds = if self.climate.losses { 14 } else { 7 };
         match rng.below(kinds) {

@@ -7,6 +7,7 @@ use storage_vdev::engine::{
     Randomness, RequestError, RequestId, Status, TakeOver, Volume,
 };
 use storage_vdev::files::sim::Rng;
+use storage_vdev::register::ACCEPTORS_MAX;
 use storage_vdev::sim_nodes::{Shared, SimNodes};
 use storage_vdev::{BLOCK_BYTES, VolumeKey};
 
@@ -62,7 +63,7 @@ impl Shape {
             domain: format!("domain {node}"),
             objects: true,
             journal: true,
-            register: self.register,
+            register: self.register && node < ACCEPTORS_MAX,
             local: node == 0,
         };
         OpenOptions {
@@ -206,6 +207,9 @@ impl Host {
             self.world.borrow_mut().note(&format!("request {id} failed: {error}: {pending:?}"));
         }
         let output = result?;
+        if let Output::Report(report) = &output {
+            self.world.borrow_mut().note(&format!("{report:?}"));
+        }
         match pending {
             Pending::Read { view } => {
                 oracle.check_read(&view, &buffer).unwrap_or_else(|error| panic!("{error}"));
@@ -284,20 +288,27 @@ impl Host {
         self.run(oracle, weather, None)
     }
 
-    /// The whole volume, a piece at a time.
+    /// The whole volume.
     pub(crate) fn content(&mut self, weather: &mut impl Weather) -> Result<Vec<u8>, Ended> {
         let size = usize::try_from(self.volume.size_bytes()).unwrap();
-        let mut content = Vec::with_capacity(size);
+        self.bytes(0, size, weather)
+    }
+
+    /// Bytes of the volume, whatever they are. Nothing else may be pending.
+    pub(crate) fn bytes(
+        &mut self,
+        offset: u64,
+        len: usize,
+        weather: &mut impl Weather,
+    ) -> Result<Vec<u8>, Ended> {
         let id = self.next_id;
         self.next_id += 1;
-        self.volume.submit_read(id, 0, vec![0xaa; size]);
+        self.volume.submit_read(id, offset, vec![0xaa; len]);
         for _ in 0..STEPS_MAX {
             let now_ns = self.world.borrow().now_ns();
             while let Some(done) = self.volume.poll(now_ns) {
                 if done.id == id {
-                    done.result.map_err(Ended::Failed)?;
-                    content.extend_from_slice(&done.buffer);
-                    return Ok(content);
+                    return done.result.map(|_| done.buffer).map_err(Ended::Failed);
                 }
             }
             if !weather.step(&self.world, self.writer) {

@@ -127,11 +127,6 @@ impl Oracle {
         self.durable = self.durable.max(count);
     }
 
-    /// What was acknowledged may be gone, but in order.
-    pub(crate) fn forgive(&mut self) {
-        self.durable = 0;
-    }
-
     /// The content when every change is there.
     pub(crate) fn newest(&self) -> Vec<u64> {
         let mut stamps = self.base.clone();
@@ -271,7 +266,12 @@ fn stamp_of(sector: usize, bytes: &[u8]) -> Result<u64, String> {
 
 /// The stamps of a volume's sectors.
 pub(crate) fn stamps_of(bytes: &[u8]) -> Result<Vec<u64>, String> {
-    bytes.chunks(SECTOR).enumerate().map(|(sector, bytes)| stamp_of(sector, bytes)).collect()
+    stamps_at(0, bytes)
+}
+
+/// The stamps of the sectors from `first` on.
+pub(crate) fn stamps_at(first: usize, bytes: &[u8]) -> Result<Vec<u64>, String> {
+    (first..).zip(bytes.chunks(SECTOR)).map(|(sector, bytes)| stamp_of(sector, bytes)).collect()
 }
 
 #[cfg(test)]

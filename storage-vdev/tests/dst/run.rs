@@ -78,6 +78,7 @@ impl Run {
             climate: plan.climate,
             budget: plan.budget,
             damaged: std::collections::BTreeSet::new(),
+            faults: 0,
         };
         let oracle = Oracle::new(plan.shape.blocks * SECTORS_PER_BLOCK);
         let outcome = Outcome::default();
@@ -94,7 +95,7 @@ impl Run {
         assert_eq!(world.ledger().reuse(), None, "a key and a nonce were used twice");
         self.outcome.trace = world.trace();
         self.outcome.seals = world.ledger().seals() as u64;
-        self.outcome.faults = world.log().len() as u64;
+        self.outcome.faults = self.storm.faults;
     }
 
     fn options(&self) -> OpenOptions {

@@ -6,7 +6,7 @@
 //! the start of the last operation on are tried. What was not synced is decided page by page: none
 //! kept, all kept, each one dropped, each one kept alone.
 //!
-//! `HYPHA_OPERATIONS` (usually 3) is the longest sequence; `HYPHA_PAGES` (usually 2) the longest one
+//! `HYPHA_OPERATIONS` (usually 3) is the longest sequence; `HYPHA_PAGES` (usually 3) the longest one
 //! whose pages are decided one by one; beyond it, none or all.
 
 mod machine;

@@ -222,7 +222,7 @@ struct Counts {
 /// Tries every crash of one sequence.
 fn try_sequence(made: &[SimDisk], policy: Policy, sequence: &[Operation], counts: &Counts) {
     let whole = run(made, policy, sequence, None);
-    let one_by_one = sequence.len() <= parameter("HYPHA_PAGES", 2);
+    let one_by_one = sequence.len() <= parameter("HYPHA_PAGES", 3);
     for disk in 0..NODES {
         for at in whole.before[disk]..=whole.after[disk] {
             // Behind the last operation of all, the machine simply stops.
