@@ -60,9 +60,9 @@ fn work(bench: &mut Bench, world: &Shared, rng: &mut Rng) -> Option<()> {
     for _ in 0..20 {
         let first = rng.below(BLOCKS as u64 - 8) as usize;
         let data = vec![rng.below(256) as u8; (1 + rng.below(8)) as usize * BLOCK];
-        let _ = bench.write(world, first * BLOCK, &data)?;
+        drop(bench.write(world, first * BLOCK, &data)?);
         if rng.below(3) == 0 {
-            let _ = bench.flush(world)?;
+            drop(bench.flush(world)?);
         }
     }
     Some(())

@@ -23,12 +23,15 @@ fn map_of(root: &Root) -> Map {
     Map::from_root(root, root.blocks, 0).unwrap()
 }
 
+/// Something that is done with a map.
+type Step<'a> = Box<dyn FnMut(&mut Map) -> Result<(), MapError> + 'a>;
+
 /// Works with a map some pages of which are `bad`; returns how often one was refused.
 fn work(bench: &Bench, mut bad: impl FnMut(PageAddress, &Page) -> Page) -> usize {
     let mut map = map_of(&bench.durable.root);
     let mut refused = 0;
     let mut runs: Vec<Run> = Vec::new();
-    let mut steps: Vec<Box<dyn FnMut(&mut Map) -> Result<(), MapError>>> = vec![
+    let mut steps: Vec<Step<'_>> = vec![
         Box::new(Map::load_usage),
         Box::new(move |map| map.lookup(0, BLOCKS / 2, &mut runs).map(drop)),
         Box::new(|map| map.set(5, 9, Location::new(1, 0).unwrap())),
@@ -40,7 +43,7 @@ fn work(bench: &Bench, mut bad: impl FnMut(PageAddress, &Page) -> Page) -> usize
             let Err(MapError::Missing(missing)) = step(&mut map) else { break };
             for (address, location) in missing {
                 let (_, page) =
-                    bench.pages.get(&location).unwrap_or(&bench.pages.first_key_value().unwrap().1);
+                    bench.pages.get(&location).unwrap_or(bench.pages.first_key_value().unwrap().1);
                 match map.insert_page(address, location, &bad(address, page)) {
                     Ok(()) => {}
                     Err(MapError::Malformed { .. }) => refused += 1,
