@@ -156,7 +156,7 @@ pub fn check(input: &[u8]) -> bool {
             3 => drop(paged(&mut map, &mut pages, |map| map.move_if(first, from, to))),
             4 => {
                 let address = PageAddress::from_word(first | u64::from(order & 0x30) << 48);
-                drop(paged(&mut map, &mut pages, |map| map.rewrite(address, from)));
+                paged(&mut map, &mut pages, |map| map.rewrite(address, from));
             }
             5 => drop(map.grow(first.max(map.blocks()))),
             6 => map.usage_mut().add(step + 1, 1024, 7, step),

@@ -72,7 +72,6 @@ pub struct BlockDevice<N> {
     used: bool,
 }
 
-
 /// A request that has not been given back to the driver yet.
 #[derive(Debug)]
 struct InFlight {
@@ -309,11 +308,8 @@ impl<N: Nodes> Device for BlockDevice<N> {
         }
         let waits = self.volume.deadline_ns();
         // What doesn't fit the volume goes on when a node has answered.
-        let deadline_ns = if more && self.volume.takes_write(WRITE_BYTES) {
-            Some(now_ns)
-        } else {
-            waits
-        };
+        let deadline_ns =
+            if more && self.volume.takes_write(WRITE_BYTES) { Some(now_ns) } else { waits };
         Ok(Progress { used_queues: u32::from(self.used), deadline_ns })
     }
 

@@ -150,8 +150,7 @@ fn open_nodes(
     random: &Random,
 ) -> Result<(DirNodes, Option<Uuid>), DirectoriesError> {
     let capacity_bytes = node_capacity(&options.geometry);
-    let mut nodes =
-        DirNodes::open(directories, |_| NodeOptions { capacity_bytes, create: None })?;
+    let mut nodes = DirNodes::open(directories, |_| NodeOptions { capacity_bytes, create: None })?;
     let lost = nodes.unavailable().count();
     let held = held_volume(&mut nodes)?;
     let (all, spare) = (directories.len(), usize::from(options.geometry.parity_shards()));

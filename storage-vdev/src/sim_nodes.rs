@@ -31,6 +31,9 @@ type Service = NodeService<DiskStore<SimFile>, SimFile>;
 /// After how long a connection that carries nothing is given up.
 const SILENCE_NS: u64 = 5_000_000_000;
 
+/// For how long what was sent on a lost connection may linger on its way, now and then.
+const LINGER_NS: u64 = 1_000_000_000;
+
 /// How the network and the nodes behave. Chances are in a million for each message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
@@ -303,14 +306,20 @@ impl World {
             return self.schedule(at_ns, Event::Lost { writer, node, connection });
         }
         let here = self.nodes.get(node).filter(|here| here.service.is_some());
-        let Some(here) = here.filter(|here| here.life == life) else {
+        if here.filter(|here| here.life == life).is_none() {
             let at_ns = self.now_ns + self.network.delay_ns;
             return self.schedule(at_ns, Event::Lost { writer, node, connection });
-        };
-        debug_assert_eq!(here.life, life);
-        // What was still in the buffers of a lost connection is read, or it isn't.
-        if link.connection != connection && self.rng.below(2) == 0 {
-            return;
+        }
+        // What was still in the buffers of a lost connection is not read, or now, or later still.
+        if link.connection != connection {
+            match self.rng.below(3) {
+                0 => return,
+                1 => {
+                    let at_ns = self.now_ns + 1 + self.rng.below(LINGER_NS);
+                    return self.schedule(at_ns, Event::Arrive { reply, life, request });
+                }
+                _ => {}
+            }
         }
         self.ledger.see(&request);
         self.mix(node as u64 + 1);

@@ -16,7 +16,11 @@ const SIGSYS: i32 = 31;
 #[test]
 fn child() {
     let Ok(case) = std::env::var(CASE) else { return };
-    let needs = Needs { block: case.ends_with("+block"), net: case.ends_with("+net") };
+    let needs = Needs {
+        block: case.ends_with("+block"),
+        net: case.ends_with("+net"),
+        servers: case.ends_with("+servers"),
+    };
     let null = std::fs::File::open("/dev/null").unwrap();
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     if case == "landlock" {

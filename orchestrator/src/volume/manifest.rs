@@ -329,7 +329,7 @@ mod tests {
         assert_eq!(folder.key().expect("read"), key);
         assert_eq!(folder.read().expect("read").uuid_bytes(), Some([0xab; 16]));
         assert_eq!(folder.holder().expect("made"), folder.holder().expect("read"));
-        assert_eq!(Folder::all(directory.path()).expect("listed"), [folder.clone()]);
+        assert_eq!(Folder::all(directory.path()).expect("listed"), std::slice::from_ref(&folder));
         assert!(matches!(folder.create(None), Err(ManifestError::Exists { .. })));
     }
 

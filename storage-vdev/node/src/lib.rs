@@ -3,8 +3,8 @@
 //!
 //! The volume itself, the codec, the formats and the shard protocol are in `storage-vdev`.
 
-pub mod heal;
 pub mod etcd;
+pub mod heal;
 mod latency;
 mod names;
 pub mod nbd;

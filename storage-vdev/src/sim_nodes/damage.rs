@@ -149,6 +149,14 @@ impl World {
         }
     }
 
+    /// A writer's connection to a node is lost: what it has sent may still come to the node, later.
+    pub fn reset(&mut self, writer: usize, node: usize) {
+        self.note(&format!("writer {writer} loses its connection to node {node}"));
+        if let Some(link) = self.link(writer, node).copied() {
+            self.lose(writer, node, link.connection);
+        }
+    }
+
     /// Everybody reaches every node again.
     pub fn heal_all(&mut self) {
         for link in self.writers.iter_mut().flat_map(|writer| &mut writer.links) {

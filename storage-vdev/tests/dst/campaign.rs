@@ -89,7 +89,10 @@ const SHAPES: [(u8, u8, u8); 6] =
 fn plan(seed: u64, climate: Climate) -> Plan {
     let (k, m, spares) = SHAPES[(seed % 6) as usize];
     let policy = if seed / 6 % 4 == 3 { Policy::Sealed } else { Policy::Quorum };
-    let shape = Shape { k, m, spares, blocks: 64, policy, register: false };
+    // A register needs more acceptors than twice what may be lost, and none may be replaced.
+    let register =
+        !climate.losses && usize::from(k + spares) > usize::from(m) && seed / 48 % 3 == 2;
+    let shape = Shape { k, m, spares, blocks: 64, policy, register };
     let network = if seed / 24 % 2 == 0 { Network::CALM } else { Network::ROUGH };
     Plan { shape, network, climate, budget: usize::from(m), rounds: 5, bursts: 25 }
 }
@@ -109,13 +112,13 @@ fn a_host_that_crashes_anywhere_loses_nothing_that_was_flushed() {
 
 #[test]
 fn nodes_that_crash_and_vanish_within_the_budget_lose_nothing() {
-    let climate = Climate { fault: 2_000, host_crash: 500, losses: false };
+    let climate = Climate { fault: 8_000, host_crash: 500, losses: false };
     campaign("node crashes", seeds(400), |seed| run(seed, plan(seed, climate)));
 }
 
 #[test]
 fn nodes_that_lose_and_damage_data_within_the_budget_lose_nothing() {
-    let climate = Climate { fault: 1_500, host_crash: 500, losses: true };
+    let climate = Climate { fault: 6_000, host_crash: 500, losses: true };
     campaign("node losses", seeds(400), |seed| run(seed, plan(seed, climate)));
 }
 

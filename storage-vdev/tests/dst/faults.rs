@@ -60,7 +60,7 @@ impl Storm {
         let Some(node) = self.victim(world.nodes()) else { return };
         self.faults += 1;
         let rng = &mut self.rng;
-        let kinds = if self.climate.losses { 14 } else { 7 };
+        let kinds = if self.climate.losses { 16 } else { 9 };
         match rng.below(kinds) {
             0 => world.crash(node),
             1 => {
@@ -82,12 +82,13 @@ impl Storm {
                 let late_ns = rng.below(400_000_000);
                 world.slow(node, late_ns);
             }
-            7 => world.forget(node),
-            8 => world.rot(node, Which::Objects, 1 + rng.below(20) as u32),
-            9 => world.rot(node, Which::Journal, 1 + rng.below(20) as u32),
-            10 => world.set_faults(node, Faults { lost_write: 50_000, ..Faults::default() }),
-            11 => world.set_faults(node, Faults { misdirected_write: 50_000, ..Faults::default() }),
-            12 => world.set_faults(node, Faults { sync_error: 50_000, ..Faults::default() }),
+            7 | 8 => world.reset(writer, node),
+            9 => world.forget(node),
+            10 => world.rot(node, Which::Objects, 1 + rng.below(20) as u32),
+            11 => world.rot(node, Which::Journal, 1 + rng.below(20) as u32),
+            12 => world.set_faults(node, Faults { lost_write: 50_000, ..Faults::default() }),
+            13 => world.set_faults(node, Faults { misdirected_write: 50_000, ..Faults::default() }),
+            14 => world.set_faults(node, Faults { sync_error: 50_000, ..Faults::default() }),
             _ => world.set_faults(
                 node,
                 Faults { write_error: 20_000, read_error: 20_000, ..Faults::default() },

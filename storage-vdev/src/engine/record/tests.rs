@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
-use super::*;
 use super::super::overlay::Overlay;
+use super::*;
 use crate::keys::{VolumeKey, keys_for};
 
 const UUID: Uuid = [1; 16];
