@@ -268,6 +268,8 @@ impl Bench {
         let before = std::mem::replace(&mut self.map, other);
         self.paged(|map| map.roll_back(&before));
         assert_eq!(self.map.blocks(), blocks);
+        let back = self.map.usage().from(0).find(|(key, _)| self.deleted.contains(key));
+        assert_eq!(back, None, "a deleted segment is back");
         self.model = kept.blocks;
         self.log.clear();
         self.checkpoint();
