@@ -237,7 +237,7 @@ async fn load_usage(engine: &Rc<Engine>) -> Result<(), OpenError> {
         match engine.with(|state| state.map.load_usage()) {
             Ok(()) => return Ok(()),
             Err(MapError::Missing(pages)) => {
-                engine.load_pages(pages).await.map_err(|error| map_error(&error))?
+                engine.load_pages(pages).await.map_err(|error| map_error(&error))?;
             }
             Err(_) => return Err(OpenError::MapLost { segment: 0 }),
         }
