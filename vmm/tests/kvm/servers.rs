@@ -7,7 +7,7 @@ use std::process::Child;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -180,7 +180,8 @@ fn serve(service: &Mutex<Service>, answered: &AtomicUsize, (node, mut stream): (
     if stream.write_all(&hello).is_err() {
         return;
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    // Nothing here expires, so that any time will do.
+    let now = 1_800_000_000;
     loop {
         let Ok(count @ 1..) = stream.read(&mut buffer) else { return };
         session.read_buffer().extend_from_slice(&buffer[..count]);
