@@ -93,7 +93,7 @@ fn plan(seed: u64, climate: Climate) -> Plan {
     let register =
         !climate.losses && usize::from(k + spares) > usize::from(m) && seed / 48 % 3 == 2;
     let shape = Shape { k, m, spares, blocks: 64, policy, register };
-    let network = if seed / 24 % 2 == 0 { Network::CALM } else { Network::ROUGH };
+    let network = if (seed / 24).is_multiple_of(2) { Network::CALM } else { Network::ROUGH };
     Plan { shape, network, climate, budget: usize::from(m), rounds: 5, bursts: 25 }
 }
 

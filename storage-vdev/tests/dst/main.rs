@@ -3,6 +3,7 @@
 //!
 //! `HYPHA_SEEDS=FIRST..END` chooses the seeds of the campaigns, `HYPHA_SEED=N` one of them, whose
 //! faults are printed. `docs/reliability.md` says what each campaign does.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap fails the test")]
 
 mod campaign;
 mod faults;
