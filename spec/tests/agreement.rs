@@ -89,7 +89,7 @@ fn a_full_spec_becomes_what_it_says() {
 
 /// Edits of a valid spec: JSON pointer, and the value that is put there (null takes it away).
 fn shape_mistakes() -> Vec<(&'static str, Value)> {
-    let machine = |field: &str, value: Value| (format!("/workloads/4/data/{field}"), value);
+    let machine = |field: &str, value: Value| (format!("/workloads/5/data/{field}"), value);
     let edits = vec![
         ("/name".to_owned(), json!("Upper")),
         ("/name".to_owned(), json!("-x")),
