@@ -294,7 +294,7 @@ fn each_machine_is_told_its_peers_rules_and_volumes() {
     let (web, client) = told(&place);
     assert_eq!(web["args"], serde_json::json!(["x y"]));
     assert_eq!(web["block"][0]["size_bytes"], 8 << 20);
-    assert_eq!(web["block"][0]["directories"].as_array().map(Vec::len), Some(3));
+    assert_eq!(web["block"][0]["nodes"].as_array().map(Vec::len), Some(3));
     assert_eq!(web["net"][0]["ipv4"], serde_json::json!([["10.9.0.2", 24]]));
     let env = web["env"].as_array().expect("a list");
     assert!(env.contains(&serde_json::json!(["A", "1"])));

