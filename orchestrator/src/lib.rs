@@ -17,6 +17,7 @@ pub mod lines;
 pub mod output;
 pub mod ports;
 pub mod run;
+mod scrape;
 pub mod state;
 pub mod storage;
 pub mod supervisor;

@@ -8,8 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ring::rand::{SecureRandom, SystemRandom};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use spec::node::{NodeSpec, Place};
 use storage_node::heal::{Healer, Manifest, Policy, Report, run};
 use storage_vdev::node::Nodes;
@@ -21,12 +19,12 @@ use zeroize::Zeroizing;
 use super::StorageError;
 use super::arguments::Serve;
 use crate::clock;
-use crate::volume::host;
+use crate::volume::{host, session};
 
 /// A node that answers nothing for so long is given up for this pass.
 const SILENT_NS: u64 = 10_000_000_000;
 const PING_NS: u64 = 30_000_000_000;
-/// How often a pass looks whether the daemon stops.
+/// How often the pause between passes looks whether the daemon stops.
 const TICK: Duration = Duration::from_millis(200);
 
 /// Starts a thread for each volume that is to be healed.
@@ -99,7 +97,7 @@ impl Ward {
         let mut nodes = connect(&manifest, key).map_err(|error| failed(error.to_string()))?;
         let mut healer = Healer::new(manifest, policy, clock::boot_ns());
         let report = run(&mut healer, &mut nodes, clock::boot_ns, |nodes, deadline_ns| {
-            wait(nodes, deadline_ns);
+            session::wait(nodes.ready_fd(), deadline_ns);
             !stop.load(Ordering::Acquire)
         });
         healer.manifest().save(&self.path).map_err(|error| failed(error.to_string()))?;
@@ -132,22 +130,9 @@ fn connect(manifest: &Manifest, key: &NodeKey) -> std::io::Result<SocketNodes> {
         let name = node.address.clone();
         sockets.push(SocketNode { name, config: Arc::new(config), socket });
     }
-    let mut seed = Zeroizing::new([0; 32]);
-    let filled = SystemRandom::new().fill(&mut *seed);
-    filled.map_err(|_| std::io::Error::other("the kernel gives no random bytes"))?;
+    let seed = Zeroizing::new(host::random().map_err(std::io::Error::other)?);
     // A node that is lost during a pass is left to the next one.
     SocketNodes::new(sockets, Box::new(|_| None), &seed)
-}
-
-fn wait(nodes: &SocketNodes, deadline_ns: Option<u64>) {
-    let left = deadline_ns
-        .map_or(TICK, |at| Duration::from_nanos(at.saturating_sub(clock::boot_ns())).min(TICK));
-    let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
-    let ready = nodes.ready_fd();
-    let mut sources: Vec<_> =
-        ready.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-    // An interrupted wait is a short one.
-    _ = poll(&mut sources, Some(&timeout));
 }
 
 fn tell(path: &Path, report: &Report) {

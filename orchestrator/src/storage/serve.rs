@@ -1,6 +1,7 @@
 //! `hypha storage serve`.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::convert::Infallible;
+use std::io::{self, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,10 +16,8 @@ use storage_node::server::{Limits, ListenAddress, Server, ServerConfig, load_key
 
 use super::arguments::{Serve, StoreArgument, StorePlace};
 use super::{Served, StorageError, folder, heal, stores};
-use crate::state;
+use crate::{scrape, state};
 
-/// How long a client of the metrics may be silent.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the metrics' socket looks whether the daemon stops.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -130,30 +129,11 @@ fn serve_metrics(
                 std::thread::sleep(TICK);
                 continue;
             };
-            if let Err(error) = scrape(stream, &server) {
+            let metrics = || Ok::<_, Infallible>(server.metrics());
+            if let Err(error) = scrape::answer(stream, metrics) {
                 tracing::debug!(%error, "a client of the metrics is gone");
             }
         }
     };
     Ok(std::thread::Builder::new().name("metrics".to_owned()).spawn(answer)?)
-}
-
-fn scrape(mut stream: std::net::TcpStream, server: &Server) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut request = String::new();
-    let mut lines = BufReader::new(stream.try_clone()?.take(8 << 10));
-    while lines.read_line(&mut request)? > 2 {}
-    let (code, body) = if request.starts_with("GET /metrics ") {
-        ("200 OK", server.metrics())
-    } else {
-        ("404 Not Found", String::new())
-    };
-    write!(
-        stream,
-        "HTTP/1.0 {code}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n{body}",
-        body.len()
-    )
 }

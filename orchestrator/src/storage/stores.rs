@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ring::rand::{SecureRandom, SystemRandom};
 use storage_node::etcd::{EtcdAcceptor, EtcdOptions};
 use storage_node::object_store::{ObjectShards, S3Options};
 use storage_node::redis::{Address, RedisOptions, RedisStore};
@@ -18,6 +17,8 @@ use zeroize::Zeroizing;
 
 use super::StorageError;
 use super::arguments::{Serve, StoreArgument, StorePlace};
+use crate::state::StateError;
+use crate::volume::host;
 
 /// How long a foreign store may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -43,7 +44,8 @@ pub(super) fn open(
             let path = std::path::absolute(path)?;
             let create = Some(identity().map_err(|error| failed(&error))?);
             let files = open_directory(&path, true).map_err(|error| failed(&error))?;
-            let capacity_bytes = serve.capacity.map_or_else(|| disk_bytes(&path), |size| size.0);
+            let capacity_bytes =
+                serve.capacity.map_or_else(|| host::disk_bytes(&path), |size| size.0);
             let options = NodeOptions { capacity_bytes, create };
             let (service, recovery) =
                 NodeService::open(files, &options).map_err(|error| failed(&error))?;
@@ -121,7 +123,7 @@ where
             endpoints: serve.etcd.clone(),
             prefix: "/hypha/register/".to_owned(),
             timeout: PATIENCE,
-            fresh_id: random()?,
+            fresh_id: host::random().map_err(|_| StateError::Random)?,
         };
         Box::new(EtcdService { service, etcd: EtcdAcceptor::new(options) })
     };
@@ -161,16 +163,8 @@ impl<S: Service> Service for EtcdService<S> {
 }
 
 fn identity() -> Result<NodeIdentity, StorageError> {
-    Ok(NodeIdentity { node: random()?, acceptor_seed: Zeroizing::new(random()?) })
-}
-
-fn random<const N: usize>() -> Result<[u8; N], StorageError> {
-    let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| crate::state::StateError::Random)?;
-    Ok(bytes)
-}
-
-fn disk_bytes(path: &Path) -> u64 {
-    let existing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    rustix::fs::statvfs(existing).map_or(0, |disk| disk.f_blocks.saturating_mul(disk.f_frsize))
+    Ok(NodeIdentity {
+        node: host::random().map_err(|_| StateError::Random)?,
+        acceptor_seed: Zeroizing::new(host::random().map_err(|_| StateError::Random)?),
+    })
 }

@@ -132,14 +132,15 @@ fn open_directories(directories: &[PathBuf], create: bool) -> Result<ThreadNodes
     }
     let options = |index: usize| {
         let path: Option<&PathBuf> = directories.get(index);
-        let capacity_bytes = path.map_or(0, |path| room(path));
+        let capacity_bytes = path.map_or(0, |path| disk_bytes(path));
         NodeOptions { capacity_bytes, create: identities.get(index).filter(|_| create).cloned() }
     };
     Ok(ThreadNodes::open(directories, options)?)
 }
 
 /// How many bytes a directory's disk may give to shards: all that it has.
-fn room(path: &Path) -> u64 {
+#[must_use]
+pub fn disk_bytes(path: &Path) -> u64 {
     let existing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     rustix::fs::statvfs(existing).map_or(0, |disk| disk.f_blocks.saturating_mul(disk.f_frsize))
 }

@@ -1,7 +1,7 @@
 //! `hypha volume serve`: a volume for other programs, with a control socket and metrics beside it.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -23,8 +23,9 @@ use super::arguments::Serve;
 use super::control::{self, Event, Order, Outcome};
 use super::show::VolumeStatus;
 use super::verbs::{New, VolumeError, folder, in_use, open, tell};
+use crate::scrape;
 
-/// How long a client of the control socket or of the metrics may be silent.
+/// How long a client of the control socket may be silent.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a client hears how far its order is.
 const TICK: Duration = Duration::from_millis(500);
@@ -174,24 +175,12 @@ impl Reporter {
         control::write_line(&mut stream, &event)
     }
 
-    /// One HTTP/1.0 answer to whatever is asked.
-    fn scrape(&self, mut stream: TcpStream) -> io::Result<()> {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let mut request = String::new();
-        let mut lines = BufReader::new(io::Read::take(stream.try_clone()?, 8 << 10));
-        while lines.read_line(&mut request)? > 2 {}
-        let (code, body) = match self.status() {
-            _ if !request.starts_with("GET /metrics ") => ("404 Not Found", String::new()),
-            Ok((status, latencies)) => ("200 OK", status.to_metrics() + &latencies),
-            Err(gone) => ("503 Service Unavailable", gone.to_string()),
-        };
-        write!(
-            stream,
-            "HTTP/1.0 {code}\r\nContent-Type: text/plain; version=0.0.4\r\n\
-            Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        )
+    /// Answers a scraper.
+    fn scrape(&self, stream: TcpStream) -> io::Result<()> {
+        scrape::answer(stream, || {
+            let (status, latencies) = self.status()?;
+            Ok::<_, Gone>(status.to_metrics() + &latencies)
+        })
     }
 
     /// Lets a thread of its own serve a client, if there aren't too many.

@@ -98,7 +98,7 @@ impl<N: Nodes> Session<N> {
 }
 
 /// Waits until the descriptor is readable or the deadline passes, and no longer than a tick.
-fn wait(ready: Option<std::os::fd::BorrowedFd<'_>>, deadline_ns: Option<u64>) {
+pub(crate) fn wait(ready: Option<std::os::fd::BorrowedFd<'_>>, deadline_ns: Option<u64>) {
     let left = deadline_ns
         .map_or(TICK, |at| Duration::from_nanos(at.saturating_sub(clock::boot_ns())).min(TICK));
     let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
