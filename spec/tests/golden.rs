@@ -51,7 +51,8 @@ fn an_unknown_field_far_from_all_lists_the_valid_ones() {
     expect(
         &[r#"{"type":"volume","name":"v","data":{"size":"1GiB","colour":"red"}}"#],
         r#""colour""#,
-        "/workloads/0/data/colour: unknown field \"colour\"; expected one of size, redundancy",
+        "/workloads/0/data/colour: unknown field \"colour\"; expected one of size, redundancy, nodes, \
+         policy",
     );
 }
 

@@ -14,6 +14,9 @@ use crate::servers::Servers;
 use crate::support::{Folder, config, have_kvm, run_with, vmm, vmm_with, volume};
 
 /// A trace of one process.
+/// What a trace says of the seccomp filter's start.
+const FILTER: &str = "SECCOMP_SET_MODE_FILTER";
+
 struct Trace(PathBuf);
 
 impl Trace {
@@ -29,17 +32,28 @@ impl Trace {
         traced
     }
 
-    /// The system calls behind the seccomp filter, once the process has ended.
-    fn calls(&self) -> BTreeSet<String> {
-        let mut text = String::new();
-        for _ in 0..500 {
-            text = std::fs::read_to_string(&self.0).expect("strace writes a trace");
-            if text.contains("+++ exited") || text.contains("+++ killed") {
-                break;
+    /// Waits until the process is behind the seccomp filter.
+    fn await_filter(&self) {
+        self.await_text(|text| text.contains(FILTER));
+    }
+
+    fn await_text(&self, done: impl Fn(&str) -> bool) -> String {
+        for _ in 0..3000 {
+            // None yet: strace starts.
+            let text = std::fs::read_to_string(&self.0).unwrap_or_default();
+            if done(&text) {
+                return text;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        let (_, behind) = text.split_once("SECCOMP_SET_MODE_FILTER").expect("a filter is set");
+        panic!("{} is not what was waited for", self.0.display());
+    }
+
+    /// The system calls behind the seccomp filter, once the process has ended.
+    fn calls(&self) -> BTreeSet<String> {
+        let ended = |text: &str| text.contains("+++ exited") || text.contains("+++ killed");
+        let text = self.await_text(ended);
+        let (_, behind) = text.split_once(FILTER).expect("a filter is set");
         let names = behind.lines().skip(1).filter_map(|line| Some(line.split_once('(')?.0));
         names
             .filter(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))

@@ -32,6 +32,8 @@ pub(crate) struct Servers {
     services: Vec<Arc<Mutex<Service>>>,
     /// How many requests each has answered.
     answered: Vec<Arc<AtomicUsize>>,
+    /// How many sessions the VMM has begun, over all nodes.
+    begun: Arc<AtomicUsize>,
     /// Our ends of the sockets that are connected, by node.
     lines: Vec<UnixStream>,
     courier: OwnedFd,
@@ -62,8 +64,14 @@ impl Servers {
         let services = (0..6).map(service).collect();
         let answered = (0..6).map(|_| Arc::default()).collect();
         let (courier, theirs) = courier_pair();
-        let mut this =
-            Self { services, answered, lines: Vec::new(), courier, inherited: vec![theirs] };
+        let mut this = Self {
+            services,
+            answered,
+            begun: Arc::default(),
+            lines: Vec::new(),
+            courier,
+            inherited: vec![theirs],
+        };
         this.lay_lines();
         this
     }
@@ -96,7 +104,8 @@ impl Servers {
         }
         let service = Arc::clone(&self.services[usize::from(node)]);
         let answered = Arc::clone(&self.answered[usize::from(node)]);
-        thread::spawn(move || serve(&service, &answered, (node, ours)));
+        let begun = Arc::clone(&self.begun);
+        thread::spawn(move || serve(&service, (&answered, &begun), (node, ours)));
         theirs.into()
     }
 
@@ -134,8 +143,14 @@ impl Servers {
         self.lines[usize::from(node)].shutdown(std::net::Shutdown::Both).expect("it is connected");
     }
 
-    /// Waits until the VMM wants a socket to `node`, and gives it one.
+    /// Waits until the VMM wants a socket to `node`, gives it one, and waits until it is in use.
     pub(crate) fn reconnect(&mut self, node: u8) {
+        let begun = self.begun.load(Ordering::Relaxed);
+        self.hand_over(node);
+        wait_until(|| self.begun.load(Ordering::Relaxed) > begun, "the new socket is not used");
+    }
+
+    fn hand_over(&mut self, node: u8) {
         for _ in 0..3000 {
             match next_question(self.courier.as_fd()) {
                 Question::Node(wanted) => {
@@ -155,18 +170,26 @@ impl Servers {
     pub(crate) fn await_requests(&self, node: u8, count: usize) {
         let answered = || self.answered[usize::from(node)].load(Ordering::Relaxed);
         let wanted = answered() + count;
-        for _ in 0..3000 {
-            if answered() >= wanted {
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        panic!("node {node} is not asked");
+        wait_until(|| answered() >= wanted, "the node is not asked");
     }
 }
 
+fn wait_until(done: impl Fn() -> bool, otherwise: &str) {
+    for _ in 0..3000 {
+        if done() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{otherwise}");
+}
+
 /// Serves one session to its end.
-fn serve(service: &Mutex<Service>, answered: &AtomicUsize, (node, mut stream): (u8, UnixStream)) {
+fn serve(
+    service: &Mutex<Service>,
+    (answered, begun): (&AtomicUsize, &AtomicUsize),
+    (node, mut stream): (u8, UnixStream),
+) {
     let mut reader = HelloReader::default();
     let mut buffer = [0; 64 << 10];
     let received = loop {
@@ -180,6 +203,7 @@ fn serve(service: &Mutex<Service>, answered: &AtomicUsize, (node, mut stream): (
     if stream.write_all(&hello).is_err() {
         return;
     }
+    begun.fetch_add(1, Ordering::Relaxed);
     // Nothing here expires, so that any time will do.
     let now = 1_800_000_000;
     loop {
