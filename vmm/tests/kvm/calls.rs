@@ -13,10 +13,10 @@ use crate::pair::{Member, pair};
 use crate::servers::Servers;
 use crate::support::{Folder, config, have_kvm, run_with, vmm, vmm_with, volume};
 
-/// A trace of one process.
 /// What a trace says of the seccomp filter's start.
 const FILTER: &str = "SECCOMP_SET_MODE_FILTER";
 
+/// A trace of one process.
 struct Trace(PathBuf);
 
 impl Trace {
@@ -154,7 +154,7 @@ fn a_thread_with_a_disk_on_servers_makes_every_call_it_may() {
     let trace = Trace::new(&folder, "waits");
     let child = trace.command(&command).spawn().expect("strace runs");
     servers.let_go();
-    servers.await_requests(5, 1);
+    trace.await_filter();
     servers.cut(5);
     servers.reconnect(5);
     servers.await_requests(0, 4);
