@@ -83,6 +83,24 @@ pub enum NodeSpecError {
     Name(String),
 }
 
+impl NodeSpec {
+    /// Its failure domain: as it was named, or a server's host. `None` is a directory without a
+    /// name for it: that is its disk, which only the host knows.
+    #[must_use]
+    pub fn domain(&self) -> Option<String> {
+        match (&self.domain, &self.place) {
+            (Some(domain), _) => Some(domain.clone()),
+            (None, Place::Directory(_)) => None,
+            (None, Place::Server { endpoint: Endpoint::Tcp(address), .. }) => {
+                Some(address.ip().to_string())
+            }
+            (None, Place::Server { endpoint: Endpoint::Unix(_), .. }) => {
+                Some("this-host".to_owned())
+            }
+        }
+    }
+}
+
 impl FromStr for NodeSpec {
     type Err = NodeSpecError;
 

@@ -368,6 +368,25 @@ fn shards_that_would_be_lost_together_are_refused() {
 }
 
 #[test]
+fn servers_of_one_failure_domain_are_refused_when_the_shards_need_more() {
+    let server = |store: &str, more: &str| format!("unix:/s,key={KEY},store={store}{more}");
+    let (a, b) = (server("a", ""), server("b", ""));
+    expect(
+        &[&on_nodes("v", &[&a, "/c", &b])],
+        &format!("\"{b}\""),
+        "/workloads/0/data/nodes/2: another node is in the failure domain \"this-host\" too, and 3 \
+         shards need as many domains; name them with domain=NAME if one can be lost without the \
+         other",
+    );
+    // A name tells them apart; with a spare there are enough.
+    let named = server("b", ",domain=second");
+    for nodes in [vec![a.as_str(), "/c", &named], vec![&a, "/c", &b, "/d"]] {
+        let spec = around(&[&on_nodes("v", &nodes)]);
+        assert!(spec::deployment::parse(&spec).is_ok(), "{nodes:?}");
+    }
+}
+
+#[test]
 fn nodes_and_shards_must_fit() {
     expect(
         &[&on_nodes("v", &["/a", "/b"])],

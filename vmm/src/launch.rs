@@ -148,6 +148,8 @@ pub fn launch(
     let kvm = kvm::open()?;
     let host = Host::load(&kvm, cache)?;
     watch.lap("open KVM");
+    // What a device allocates now it may free behind the sandbox, where there is no `munmap`.
+    allocate_by_brk_only().map_err(system("malloc"))?;
     let (devices, needs) = open_devices(config, sockets, disk_sockets)?;
     let described: Vec<BootDevice> =
         devices.iter().map(|named| describe(named.device.as_ref())).collect();
@@ -184,7 +186,6 @@ pub fn launch(
     watch.lap("boot page");
     // Nothing may be closed behind the sandbox but by the end of the process.
     drop(kvm);
-    allocate_by_brk_only().map_err(system("malloc"))?;
     // A VM without devices may not ask for memory any more; a crash report needs a little.
     drop(Vec::<u8>::with_capacity(std::hint::black_box(REPORT_BYTES)));
     sandbox::enter(needs)?;

@@ -214,16 +214,15 @@ pub fn holder_name() -> String {
 /// A node's failure domain: as it was named, or its disk or host.
 #[must_use]
 pub fn domain(node: &NodeSpec) -> String {
-    match (&node.domain, &node.place) {
-        (Some(domain), _) => domain.clone(),
+    match (node.domain(), &node.place) {
+        (Some(domain), _) => domain,
         (None, Place::Directory(path)) => {
             let existing = path.ancestors().find(|path| path.exists());
             let device = existing.and_then(|path| fs::metadata(path).ok());
             device
                 .map_or_else(|| path.display().to_string(), |found| format!("disk-{}", found.dev()))
         }
-        (None, Place::Server { endpoint: Endpoint::Tcp(address), .. }) => address.ip().to_string(),
-        (None, Place::Server { endpoint: Endpoint::Unix(_), .. }) => "this-host".to_owned(),
+        (None, Place::Server { endpoint, .. }) => endpoint.to_string(),
     }
 }
 

@@ -78,12 +78,18 @@ impl Session {
         Self { child, events }
     }
 
-    /// The next event of this kind.
+    /// The next event of this kind. No machine may end while another event is waited for: it might
+    /// be started again and again.
     fn await_event(&mut self, kind: &str) -> Value {
+        let mut messages = Vec::new();
         for line in self.events.by_ref() {
             let event: Value = serde_json::from_str(&line.expect("text")).expect("JSON");
             if event["event"] == kind {
                 return event;
+            }
+            assert_ne!(event["event"], "exited", "before {kind}: {messages:?}");
+            if event["event"] == "message" {
+                messages.push(event);
             }
         }
         panic!("hypha ended before {kind}")

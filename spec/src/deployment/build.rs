@@ -159,6 +159,9 @@ fn volume(
     if let (Some(list), Some(rule), true) = (&list, rule, report.is_clean()) {
         list.refuse(report, Reason::Conflict(Conflict::NodeCount { found, wanted, rule }));
     }
+    if let (Some(list), true) = (&list, report.is_clean()) {
+        check_domains(list, &nodes, wanted, report);
+    }
     let policy = match entry.data("policy").as_ref().and_then(Node::text) {
         Some("local") => VolumePolicy::Local,
         Some("sealed") => VolumePolicy::Sealed,
@@ -166,6 +169,29 @@ fn volume(
     };
     let name = entry.name.clone();
     Some(Volume { name, size_bytes, data_shards, parity_shards, nodes, policy })
+}
+
+/// Refuses the first node that shares a failure domain, if too few are left without it. What a
+/// directory shares is for the host to find.
+fn check_domains(list: &Node<'_, '_>, nodes: &[NodeSpec], wanted: usize, report: &mut Report<'_>) {
+    if nodes.iter().all(|node| node.place.is_directory()) {
+        return;
+    }
+    let mut known: Vec<String> = Vec::new();
+    let mut shared = None;
+    for (item, node) in list.items().zip(nodes) {
+        match node.domain() {
+            Some(domain) if known.contains(&domain) => shared = shared.or(Some((item, domain))),
+            Some(domain) => known.push(domain),
+            None => {}
+        }
+    }
+    let unknown = nodes.iter().filter(|node| node.domain().is_none()).count();
+    if let Some((item, domain)) = shared
+        && known.len() + unknown < wanted
+    {
+        item.refuse(report, Reason::Conflict(Conflict::SharedDomain { domain, wanted }));
+    }
 }
 
 /// Builds machines and remembers what they took.

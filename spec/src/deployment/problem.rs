@@ -215,6 +215,17 @@ pub enum Conflict {
         /// What is possible.
         rule: &'static str,
     },
+    /// A node in another's failure domain, with too few domains for the shards.
+    #[error(
+        "another node is in the failure domain {domain:?} too, and {wanted} shards need as many \
+         domains; name them with domain=NAME if one can be lost without the other"
+    )]
+    SharedDomain {
+        /// The domain of both.
+        domain: String,
+        /// How many shards there are.
+        wanted: usize,
+    },
     /// A node that is listed twice, or a directory that another volume has.
     #[error("this is also a node of {volume:?}; shards there would be lost together")]
     NodeTaken {
