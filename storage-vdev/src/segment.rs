@@ -8,6 +8,7 @@
 //!
 //! Everything here is a pure function of its arguments. `docs/storage-segment.md` draws the format.
 
+mod buffers;
 mod builder;
 mod head;
 mod layout;
@@ -17,6 +18,7 @@ mod shape;
 mod shard;
 mod table;
 
+pub use buffers::Buffers;
 pub use builder::{PushError, Sealed, SegmentBuilder};
 pub use head::{FormatError, Link, SegmentHeader, ShardHead};
 pub use liar::{Recovered, RowError, find_liars, recover_unit};

@@ -10,7 +10,7 @@ use super::overlay::{Batch, BatchId};
 use crate::codec::Codec;
 use crate::extent_map::{Location, PageAddress};
 use crate::keys::SegmentKeys;
-use crate::segment::{Entry, Link, SegmentBuilder, Shape};
+use crate::segment::{Buffers, Entry, Link, SegmentBuilder, Shape};
 
 /// How many segments may be on their way at most. A successor skips so many sequence numbers, so
 /// that none of its own was ever used before.
@@ -45,6 +45,7 @@ pub(super) struct Log {
     keys: Arc<SegmentKeys>,
     codec: Arc<Codec>,
     shape: Shape,
+    buffers: Buffers,
     under_way: VecDeque<UnderWay>,
     next_sequence: u64,
     /// The last segment that was sealed, and the last write in it.
@@ -93,17 +94,20 @@ impl OwnSegment {
 }
 
 impl Log {
-    /// A log that goes on behind `frontier` with sequence number `next_sequence`.
+    /// A log that goes on behind `frontier` with sequence number `next_sequence` and seals into
+    /// `buffers`.
     pub(super) fn new(
         keys: Arc<SegmentKeys>,
         (codec, shape): (Arc<Codec>, Shape),
         (frontier, frontier_write): (Link, u64),
         next_sequence: u64,
+        buffers: Buffers,
     ) -> Self {
         Self {
             keys,
             codec,
             shape,
+            buffers,
             under_way: VecDeque::new(),
             next_sequence,
             sealed: frontier,
@@ -121,6 +125,11 @@ impl Log {
     /// The last segment that was sealed.
     pub(super) fn last_sealed(&self) -> u64 {
         self.sealed.sequence
+    }
+
+    /// The memory that it seals into.
+    pub(super) fn buffers(&self) -> Buffers {
+        self.buffers.clone()
     }
 
     /// Whether one more segment may be sealed now.
@@ -168,8 +177,8 @@ impl Log {
     }
 
     fn builder(&self, blocks: u16) -> SegmentBuilder {
-        let (codec, sequence) = (&self.codec, self.next_sequence);
-        match SegmentBuilder::new(&self.keys, codec, self.shape, sequence, blocks) {
+        let (code, sequence) = ((&self.codec, self.shape), self.next_sequence);
+        match SegmentBuilder::in_buffers(&self.buffers, &self.keys, code, sequence, blocks) {
             Ok(builder) => builder,
             Err(_) => {
                 unreachable!("a segment that is begun is sealed, and its number not used again")

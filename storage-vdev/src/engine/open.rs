@@ -38,7 +38,7 @@ use crate::extent_map::{BLOCKS_MAX, Map, MapError, Root};
 use crate::geometry::BLOCK_BYTES;
 use crate::keys::{Opening, keys_for};
 use crate::node::{NodeError, NodeIndex};
-use crate::segment::{Link, Shape};
+use crate::segment::{Buffers, Link, Shape};
 
 /// Opens or makes the volume.
 pub(super) async fn open(
@@ -259,6 +259,7 @@ fn first_state(
         (Arc::clone(&codec), shape),
         (superblock.frontier, superblock.frontier_write),
         superblock.frontier.sequence + 1,
+        Buffers::new(options.limits.spare_bytes()),
     );
     let key_of = |uuid| superblock.key_of(uuid, &options.key);
     let map = Map::from_root(&superblock.root, blocks, options.limits.map_bytes);
@@ -348,7 +349,8 @@ impl State {
         let past = PastOpening { first_sequence, uuid: self.superblock.uuid, opening };
         self.openings.push(past, Arc::clone(&keys));
         let code = (Arc::clone(&self.codec), self.shape);
-        self.log = Log::new(keys, code, (frontier, last_write), first_sequence);
+        let buffers = self.log.buffers();
+        self.log = Log::new(keys, code, (frontier, last_write), first_sequence, buffers);
         let blocks_max = self.limits.unsealed_bytes / BLOCK_BYTES;
         self.overlay = Overlay::new(usize::from(self.segment_blocks()), blocks_max, last_write);
     }

@@ -150,6 +150,11 @@ impl Limits {
         map_bytes: 64 << 20,
         repair_bytes_per_second: 0,
     };
+
+    /// How much memory of shards that are stored is kept for the next ones. Small volumes keep none.
+    pub(super) fn spare_bytes(&self) -> usize {
+        if self.unsealed_bytes < 16 << 20 { 0 } else { self.unsealed_bytes / 2 }
+    }
 }
 
 /// Fresh random bytes for one open, from a cryptographic source; never given twice.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::buffers::Buffers;
 use super::head::{Link, SegmentHeader, ShardHead};
 use super::shape::{CHUNK_BYTES, CHUNK_UNITS, Shape, UNIT_BYTES};
 use super::table::{ADDRESS_MAX, Place, TableWriter};
@@ -33,7 +34,9 @@ pub struct SegmentBuilder {
     /// The blocks it will take.
     capacity: u16,
     blocks: u16,
-    /// Each shard's units; those of data shards grow block by block.
+    buffers: Buffers,
+    /// Each shard's units. Those of data shards grow block by block; those of parity shards are
+    /// true as far as there are checksums, and may be longer.
     units: Vec<Vec<u8>>,
     chunk_crcs: Vec<Vec<u32>>,
     table: TableWriter,
@@ -62,19 +65,37 @@ impl SegmentBuilder {
         sequence: u64,
         capacity: u16,
     ) -> Result<Self, SequenceUsed> {
+        Self::in_buffers(&Buffers::default(), keys, (codec, shape), sequence, capacity)
+    }
+
+    /// As [`SegmentBuilder::new`], in memory from `buffers`, where it goes back when the nodes are
+    /// done with the shards.
+    ///
+    /// # Errors
+    /// `sequence` is not above all that these keys have sealed.
+    pub fn in_buffers(
+        buffers: &Buffers,
+        keys: &Arc<SegmentKeys>,
+        (codec, shape): (&Arc<Codec>, Shape),
+        sequence: u64,
+        capacity: u16,
+    ) -> Result<Self, SequenceUsed> {
         keys.claim(sequence)?;
         let capacity = capacity.min(shape.blocks_max());
         let (rows, shards) = (shape.rows(capacity), usize::from(shape.shards()));
         let room = usize::from(rows) * UNIT_BYTES;
         let chunks = usize::from(rows).div_ceil(CHUNK_UNITS);
+        let mut units: Vec<Vec<u8>> = (0..shards).map(|_| buffers.take(room)).collect();
+        units.iter_mut().take(usize::from(shape.data_shards())).for_each(Vec::clear);
         Ok(Self {
+            buffers: buffers.clone(),
             keys: Arc::clone(keys),
             codec: Arc::clone(codec),
             shape,
             sequence,
             capacity,
             blocks: 0,
-            units: (0..shards).map(|_| Vec::with_capacity(room)).collect(),
+            units,
             chunk_crcs: (0..shards).map(|_| Vec::with_capacity(chunks)).collect(),
             table: TableWriter::default(),
         })
@@ -176,7 +197,10 @@ impl SegmentBuilder {
         let data: Vec<&[u8]> = data.iter().filter_map(|units| units.get(start..end)).collect();
         let mut fresh: Vec<&mut [u8]> = Vec::with_capacity(parity.len());
         for units in parity {
-            units.resize(end, 0);
+            // What an earlier segment left in the buffer is overwritten.
+            if units.len() < end {
+                units.resize(end, 0);
+            }
             fresh.extend(units.get_mut(start..end));
         }
         self.codec.encode(&data, &mut fresh);
@@ -197,6 +221,9 @@ impl SegmentBuilder {
         let chunks = self.chunk_crcs.first().map_or(0, Vec::len);
         if chunks * CHUNK_BYTES < row_end {
             self.finish_chunk();
+        }
+        for units in self.units.iter_mut().skip(data_shards) {
+            units.truncate(row_end);
         }
         let (first_write, last_write) = writes;
         let mut header = SegmentHeader {
@@ -225,7 +252,7 @@ impl SegmentBuilder {
                 audit_root: [0; 32],
                 chunk_crcs,
             };
-            [Bytes::copy_from_slice(&head.to_bytes()), Bytes::from(units), table.clone()]
+            [Bytes::copy_from_slice(&head.to_bytes()), self.buffers.lend(units), table.clone()]
         });
         Sealed { header, shards: shards.collect() }
     }

@@ -30,9 +30,13 @@ fn step() -> impl Strategy<Value = Step> {
 /// What a batch makes of a volume: zeroes first, then blocks.
 fn apply(batch: &Batch, below: &mut BTreeMap<u64, u8>) {
     for (first, count) in &batch.zeroes {
-        (*first..first + count).for_each(|block| drop(below.insert(block, 0)));
+        (*first..first + count).for_each(|block| {
+            below.insert(block, 0);
+        });
     }
-    batch.blocks().for_each(|(block, content)| drop(below.insert(block, content[0])));
+    batch.blocks().for_each(|(block, content)| {
+        below.insert(block, content[0]);
+    });
 }
 
 /// What the journal makes of a volume.
@@ -41,7 +45,9 @@ fn replay(overlay: &Overlay, group: &Group, journaled: &mut BTreeMap<u64, u8>) {
     for change in &group.changes {
         match *change {
             Change::Zero { block, count } => {
-                (block..block + count).for_each(|block| drop(journaled.insert(block, 0)));
+                (block..block + count).for_each(|block| {
+                    journaled.insert(block, 0);
+                });
             }
             Change::Data { block, slot, count } => {
                 let blocks = batch.slots(slot, count).chunks(BLOCK_BYTES);
@@ -91,14 +97,20 @@ proptest! {
                             closed.extend(overlay.close_batch());
                             journaled = model.clone();
                             let written = block..block + done as u64;
-                            written.for_each(|block| drop(journaled.insert(block, value)));
+                            written.for_each(|block| {
+                                journaled.insert(block, value);
+                            });
                         }
                     }
-                    (block..block + count).for_each(|block| drop(model.insert(block, value)));
+                    (block..block + count).for_each(|block| {
+                        model.insert(block, value);
+                    });
                 }
                 Step::Zero { block, count } => {
                     overlay.zero(block, count);
-                    (block..block + count).for_each(|block| drop(model.insert(block, 0)));
+                    (block..block + count).for_each(|block| {
+                        model.insert(block, 0);
+                    });
                 }
                 Step::Close => {
                     closed.extend(overlay.close_batch());
