@@ -14,7 +14,7 @@ use ring::hmac;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, sockopt};
 
 use super::client::{Client, ClientConfig, ClientError};
 use crate::node::{NODES_MAX, NodeCompletion, NodeError, NodeIndex, Nodes, Request, Tag};
@@ -28,6 +28,20 @@ const EXCHANGE_NS: u64 = 1_000_000;
 
 /// The epoll data of [`SocketNodes::wake_on`]'s descriptor, which is no slot's.
 const WAKE: u64 = u64::MAX;
+
+/// What may wait in a unix socket: a whole shard.
+const SEND_BUFFER_BYTES: usize = 2 << 20;
+
+/// Asks for a send buffer that takes a whole shard, so that the two ends of a unix socket don't wait
+/// for each other after every few pages. TCP finds its own size. What the system allows will do.
+pub fn widen(socket: impl AsFd) {
+    if sockopt::socket_domain(&socket) != Ok(AddressFamily::UNIX) {
+        return;
+    }
+    if let Err(error) = sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER_BYTES) {
+        tracing::debug!(%error, "a socket's send buffer stays as it is");
+    }
+}
 
 /// Gives a new connected (or connecting) socket for a node, if the owner has one.
 pub type Reconnect = Box<dyn FnMut(NodeIndex) -> Option<OwnedFd> + Send>;
@@ -125,6 +139,7 @@ impl SocketNodes {
                 awaited: false,
             });
             if let Some(socket) = socket {
+                widen(&socket);
                 this.connect(this.slots.len() - 1, socket)?;
             }
         }

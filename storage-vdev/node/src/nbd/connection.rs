@@ -23,6 +23,10 @@ const OUTSTANDING_MAX: usize = 256;
 /// longest requests.
 const WEIGHT_MAX: usize = 64 << 20;
 
+/// How many bytes of requests are handed on at once: their replies are on their way, and their
+/// buffers free again, before the next ones are begun.
+const BATCH_BYTES: usize = 256 << 10;
+
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Ending {
@@ -171,14 +175,15 @@ impl Connection {
         }
     }
 
-    /// Handles all messages that are there: answers them, or hands them to `submit` with the place
-    /// of their export.
+    /// Handles a batch of the messages that are there: answers them, or hands them to `submit` with
+    /// the place of their export.
     pub(crate) fn process(
         &mut self,
         exports: &[Export],
         submit: &mut dyn FnMut(usize, Ticket, Operation<'_>),
     ) -> Result<(), Ending> {
-        while self.available() >= self.needed && self.has_room() {
+        let mut batch = 0;
+        while self.available() >= self.needed && self.has_room() && batch < BATCH_BYTES {
             let input = self.input.get(self.start..self.end).unwrap_or_default();
             match &mut self.phase {
                 Phase::Negotiating(negotiation) => {
@@ -195,6 +200,7 @@ impl Connection {
                             self.start += used;
                             self.outstanding += 1;
                             self.weight += ticket.weight;
+                            batch += ticket.weight;
                             self.needed = 1;
                         }
                         Parsed::Ended => self.phase = Phase::Ending,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rustix::net::SocketFlags;
 use rustls::ServerConfig;
+use storage_vdev::wire::sockets::widen;
 
 use crate::socket_file::{SocketFile, SocketFileError};
 
@@ -93,6 +94,7 @@ impl Listener {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         match rustix::net::accept_with(&self.socket, flags) {
             Ok(client) => {
+                widen(&client);
                 if matches!(self.place, Place::Tcp) {
                     rustix::net::sockopt::set_tcp_nodelay(&client, true)?;
                     rustix::net::sockopt::set_socket_keepalive(&client, true)?;

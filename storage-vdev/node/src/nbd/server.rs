@@ -1,8 +1,9 @@
 //! The server: one thread that owns the volumes and waits for everybody at once.
 //!
-//! Each turn reads what every client has sent, hands all of it to the volumes, takes what they have
-//! finished and sends each client all of its replies in one go. So a turn costs three system calls
-//! per client, however many requests are under way, and no request changes threads.
+//! Each turn reads what every client has sent, hands it to the volumes, takes what they have finished
+//! and sends each client its replies. Small requests cost three system calls per client and turn,
+//! however many are under way; of large ones a few at a time are carried out and answered, so that
+//! a client has something to do while the next ones are. No request changes threads.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -28,8 +29,8 @@ const NEGOTIATION_NS: u64 = 20_000_000_000;
 /// How long clients may take to fetch their last replies when the server stops.
 const FAREWELL_NS: u64 = 2_000_000_000;
 
-/// How often one turn goes back to the clients whose requests waited for room.
-const ROUNDS_MAX: usize = 8;
+/// How often one turn goes back to the clients who have more requests.
+const ROUNDS_MAX: usize = 16;
 
 /// Why a server ends, or can't start.
 #[derive(Debug, thiserror::Error)]
@@ -196,7 +197,7 @@ impl<N: Nodes> Server<N> {
             if let Some(client) = self.connections.get_mut(id) {
                 let ended = match client.connection.fill() {
                     Ok(true) => self.process(*id),
-                    Ok(false) => self.process(*id).and(Err(Departure::Closed)),
+                    Ok(false) => self.process_rest(*id).and(Err(Departure::Closed)),
                     Err(ending) => Err(ending.into()),
                 };
                 self.settle(*id, ended);
@@ -204,6 +205,8 @@ impl<N: Nodes> Server<N> {
         }
         for _ in 0..ROUNDS_MAX {
             self.collect(now_ns);
+            // The clients go on with what is finished while we do the rest.
+            self.send(now_ns);
             let due =
                 |(id, client): (&u64, &Client)| client.connection.has_request().then_some(*id);
             let due: Vec<u64> = self.connections.iter().filter_map(due).collect();
@@ -260,6 +263,14 @@ impl<N: Nodes> Server<N> {
         })?;
         if !client.connection.is_negotiating() {
             client.deadline_ns = None;
+        }
+        Ok(())
+    }
+
+    /// Hands over what a client that sends nothing more has sent before.
+    fn process_rest(&mut self, id: u64) -> Result<(), Departure> {
+        while self.connections.get(&id).is_some_and(|client| client.connection.has_request()) {
+            self.process(id)?;
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 use storage_vdev::wire::ServerSession;
 use storage_vdev::wire::handshake::{self, HandshakeError, HelloReader, Verdict};
+use storage_vdev::wire::sockets::widen;
 
 use super::config::random_bytes;
 use super::store_loop::{Arrival, now_ns};
@@ -155,6 +156,7 @@ impl Door {
         if let Err(error) = rustix::net::sockopt::set_tcp_nodelay(&socket, true) {
             tracing::trace!("no TCP_NODELAY: {error}");
         }
+        widen(&socket);
         let token = epoll::EventData::new_u64(self.next_token);
         if let Err(error) = epoll::add(&self.epoll, &socket, token, epoll::EventFlags::IN) {
             tracing::warn!("a connection can't be waited for: {error}");
