@@ -35,6 +35,12 @@ impl Names {
         self.of(volume, after, limit).unwrap_or_default()
     }
 
+    /// Whether the store is known not to have this name.
+    pub(crate) fn lack(&self, key: &ObjectKey) -> bool {
+        let of_volume = self.0.as_ref().filter(|(volume, _)| *volume == key.volume);
+        of_volume.is_some_and(|(_, names)| !names.contains(key))
+    }
+
     pub(crate) fn insert(&mut self, key: &ObjectKey) {
         if let Some((_, names)) = self.0.as_mut().filter(|(volume, _)| *volume == key.volume) {
             names.insert(*key);

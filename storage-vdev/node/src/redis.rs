@@ -1,5 +1,8 @@
 //! Objects in a Redis or in a 0-db: one string per object, named as [`ObjectKey`] prints.
 //!
+//! A Redis is not waited for after each object: what it says of those that were set is read before
+//! anything else is asked of it, at the next sync at the latest.
+//!
 //! Neither can fence, so an old writer's objects may arrive late. That does no harm: the epoch is
 //! in the key, and fences are kept by the node in front of this store.
 //!
@@ -15,6 +18,7 @@ mod resp;
 mod server;
 
 use std::collections::{BTreeSet, HashSet};
+use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -35,6 +39,9 @@ const _: () = assert!(OBJECT_BYTES_MAX < ZERO_DB_VALUE_BYTES_MAX);
 
 /// The most pages of one walk over the names: an end for a server that has none.
 const SCAN_PAGES_MAX: u32 = 1 << 24;
+
+/// How many objects may be set before their replies are read.
+const UNREAD_MAX: usize = 256;
 
 /// Which server, and how to get in.
 #[derive(Debug, Clone)]
@@ -84,6 +91,10 @@ pub struct RedisStore {
     unsynced: bool,
     /// A server that isn't durable started again in between.
     restarted: bool,
+    /// How many objects were set whose replies are still to be read.
+    unread: usize,
+    /// What came of the first of those that failed: the next sync says so.
+    failed: Option<NodeError>,
 }
 
 impl RedisStore {
@@ -95,8 +106,16 @@ impl RedisStore {
         let mut connection = Connection::open(&options.address, options.timeout)?;
         let server = Server::greet(&mut connection, &options)?;
         let connection = Some(connection);
-        let (names, unsynced, restarted) = (Names::default(), false, false);
-        Ok(Self { options, connection, server, names, unsynced, restarted })
+        Ok(Self {
+            options,
+            connection,
+            server,
+            names: Names::default(),
+            unsynced: false,
+            restarted: false,
+            unread: 0,
+            failed: None,
+        })
     }
 
     /// What to tell the operator about this server: why it is not durable.
@@ -105,22 +124,70 @@ impl RedisStore {
         self.server.warning.as_deref()
     }
 
+    /// The connection, without replies that are still to be read, or a new one.
+    fn connection(&mut self) -> Result<Connection, NodeError> {
+        if let Some(mut connection) = self.connection.take() {
+            return match self.read_unread(&mut connection) {
+                Ok(()) => Ok(connection),
+                Err(error) => Err(self.lost(&error)),
+            };
+        }
+        self.reconnect().map_err(|error| {
+            tracing::warn!(%error, "a Redis store");
+            NodeError::Unavailable
+        })
+    }
+
     /// Sends commands at once. After an error the connection is given up; the next call makes a
     /// new one.
     fn call(&mut self, commands: &[&[Argument<'_>]]) -> Result<Vec<Reply>, NodeError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.reconnect().map_err(|error| {
-                tracing::warn!(%error, "a Redis store");
-                NodeError::Unavailable
-            })?,
-        };
-        let replies = connection.call(commands).map_err(|error| {
-            tracing::warn!(%error, "a Redis store");
-            NodeError::Unavailable
-        })?;
+        let mut connection = self.connection()?;
+        let replies = connection.call(commands).map_err(|error| self.lost(&error))?;
         self.connection = Some(connection);
         Ok(replies)
+    }
+
+    /// Reads what the server says of the objects that were set.
+    fn read_unread(&mut self, connection: &mut Connection) -> io::Result<()> {
+        while self.unread > 0 {
+            let reply = connection.receive()?;
+            self.unread -= 1;
+            let error = match reply {
+                Reply::Text(_) => continue,
+                // Somebody else has put it there. The names are asked for again, and whoever puts
+                // it again is told what it is.
+                Reply::Bulk(None) => NodeError::Failed,
+                other => refusal("SET", &other),
+            };
+            self.failed.get_or_insert(error);
+            self.names.forget();
+        }
+        Ok(())
+    }
+
+    /// The connection broke: what became of the objects that were set is not known.
+    fn lost(&mut self, error: &io::Error) -> NodeError {
+        tracing::warn!(%error, "a Redis store");
+        if std::mem::take(&mut self.unread) > 0 {
+            self.failed.get_or_insert(NodeError::Unavailable);
+        }
+        NodeError::Unavailable
+    }
+
+    /// Sets an object whose name the server doesn't have, and doesn't wait for the reply.
+    fn put_behind(&mut self, name: &str, parts: &[Bytes]) -> Result<(), NodeError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) if self.unread < UNREAD_MAX => connection,
+            taken => {
+                self.connection = taken;
+                self.connection()?
+            }
+        };
+        let set = ["SET".into(), name.into(), Argument::Parts(parts), "NX".into()];
+        connection.send(&set).map_err(|error| self.lost(&error))?;
+        self.connection = Some(connection);
+        self.unread += 1;
+        Ok(())
     }
 
     fn reconnect(&mut self) -> Result<Connection, RedisError> {
@@ -161,11 +228,17 @@ impl RedisStore {
         let (start, end) = (offset.to_string(), end.to_string());
         // Nothing is asked for by a range that ends before it starts.
         let range = if len == 0 { ["1", "0"] } else { [&start[..], &end[..]] };
-        let replies = self.call(&[
-            &["EXISTS".into(), name.into()],
-            &["STRLEN".into(), name.into()],
-            &["GETRANGE".into(), name.into(), range[0].into(), range[1].into()],
-        ])?;
+        let get = ["GETRANGE".into(), name.into(), range[0].into(), range[1].into()];
+        if len != 0 && len != u32::MAX {
+            // All that was asked for is there: no more to ask.
+            match self.one(&get)? {
+                Reply::Bulk(Some(bytes)) if bytes.len() == len as usize => return Ok(bytes),
+                Reply::Bulk(Some(_)) => {}
+                other => return Err(refusal("GETRANGE", &other)),
+            }
+        }
+        let replies =
+            self.call(&[&["EXISTS".into(), name.into()], &["STRLEN".into(), name.into()], &get])?;
         let [exists, Reply::Integer(size), Reply::Bulk(Some(bytes))] = &replies[..] else {
             let error = replies.iter().find(|reply| matches!(reply, Reply::Error(_)));
             return Err(error.map_or(NodeError::Failed, |error| refusal("GETRANGE", error)));
@@ -226,6 +299,12 @@ impl ShardStore for RedisStore {
             return Err(NodeError::Unsupported);
         }
         let name = key.to_string();
+        if self.server.is_redis && self.names.lack(key) {
+            self.put_behind(&name, parts)?;
+            self.unsynced = true;
+            self.names.insert(key);
+            return Ok(());
+        }
         let set = ["SET".into(), name.as_str().into(), Argument::Parts(parts), "NX".into()];
         let reply = if self.server.is_redis {
             self.one(&set)?
@@ -288,6 +367,10 @@ impl ShardStore for RedisStore {
     }
 
     fn sync(&mut self) -> Result<(), NodeError> {
+        if self.unread > 0 {
+            self.connection = self.connection().ok();
+        }
+        let failed = self.failed.take();
         // A durable server has synced before it answered. One that isn't has at least not
         // started again since.
         if self.unsynced && !self.server.durable {
@@ -297,7 +380,11 @@ impl ShardStore for RedisStore {
             }
         }
         self.unsynced = false;
-        if std::mem::take(&mut self.restarted) { Err(NodeError::Failed) } else { Ok(()) }
+        let restarted = std::mem::take(&mut self.restarted).then_some(NodeError::Failed);
+        match failed.or(restarted) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 
     fn capacity(&mut self) -> Result<Capacity, NodeError> {

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use storage_vdev::node::OBJECT_BYTES_MAX;
+use storage_vdev::wire::sockets::widen;
 
 /// The most bytes of a line: errors and numbers are shorter.
 const LINE_BYTES_MAX: u64 = 4096;
@@ -79,6 +81,7 @@ impl Connection {
             Address::Tcp(name) => Stream::Tcp(connect(name, timeout)?),
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
+                widen(&stream);
                 stream.set_read_timeout(Some(timeout))?;
                 stream.set_write_timeout(Some(timeout))?;
                 Stream::Unix(stream)
@@ -89,8 +92,18 @@ impl Connection {
 
     /// Sends `commands` at once and reads as many replies.
     pub(crate) fn call(&mut self, commands: &[&[Argument<'_>]]) -> io::Result<Vec<Reply>> {
-        commands.iter().try_for_each(|command| write_command(self.0.get_mut(), command))?;
-        commands.iter().map(|_| read_reply(&mut self.0)).collect()
+        commands.iter().try_for_each(|command| self.send(command))?;
+        commands.iter().map(|_| self.receive()).collect()
+    }
+
+    /// Sends a command whose reply is read later.
+    pub(crate) fn send(&mut self, command: &[Argument<'_>]) -> io::Result<()> {
+        write_command(self.0.get_mut(), command)
+    }
+
+    /// Reads the next reply.
+    pub(crate) fn receive(&mut self) -> io::Result<Reply> {
+        read_reply(&mut self.0)
     }
 }
 
@@ -207,8 +220,8 @@ fn read_line(reader: &mut impl BufRead, budget: &mut u64) -> io::Result<String> 
 
 fn read_bulk(reader: &mut impl BufRead, budget: &mut u64, len: u64) -> io::Result<Bytes> {
     *budget = budget.checked_sub(len).ok_or_else(malformed)?;
-    // Grows with what arrives, not with what was announced.
-    let mut bytes = Vec::with_capacity(len.min(64 << 10) as usize);
+    // Grows with what arrives, not with what was announced, where that is more than an object.
+    let mut bytes = Vec::with_capacity(len.min(OBJECT_BYTES_MAX as u64) as usize);
     reader.by_ref().take(len).read_to_end(&mut bytes)?;
     let mut end = [0; 2];
     reader.read_exact(&mut end)?;

@@ -131,6 +131,44 @@ fn a_redis_that_may_forget_says_so_and_does_not_claim_a_sync() {
     });
 }
 
+/// Once its names are known, objects are set without waiting for the server.
+#[test]
+fn what_a_redis_was_not_waited_for_is_told_by_the_sync() {
+    with_server(Kind::Redis, |server, mut store| {
+        assert_eq!(store.list(&VOLUME, None, 10).unwrap(), []);
+        for object in 0..600 {
+            store.put(&key(object), &parts(object as u8, 20_000)).unwrap();
+        }
+        assert_eq!(store.get(&key(599), 4, 4).unwrap(), [599_u64 as u8; 4][..]);
+        store.sync().unwrap();
+        assert_eq!(store.put(&key(5), &parts(6, 20_000)), Err(NodeError::Exists));
+
+        // Somebody else puts an object under a name that ours is taken not to have.
+        server.connect().put(&key(700), &parts(1, 10)).unwrap();
+        store.put(&key(700), &parts(2, 10)).unwrap();
+        assert_eq!(store.sync(), Err(NodeError::Failed));
+        assert_eq!(store.sync(), Ok(()), "it was told");
+        assert_eq!(store.put(&key(700), &parts(2, 10)), Err(NodeError::Exists));
+        store.put(&key(700), &parts(1, 10)).unwrap();
+        store.sync().unwrap();
+
+        assert_eq!(store.list(&VOLUME, None, 1000).unwrap().len(), 601);
+        store.put(&key(800), &parts(3, 10)).unwrap();
+        server.kill();
+        // It may have answered before it was killed.
+        let told = store.sync();
+        server.run();
+        drop(server.connect());
+        match told {
+            Ok(()) => assert!(store.get(&key(800), 0, u32::MAX).is_ok()),
+            Err(error) => assert_eq!(error, NodeError::Unavailable),
+        }
+        store.put(&key(800), &parts(3, 10)).unwrap();
+        assert_eq!(store.sync(), Ok(()));
+        assert_eq!(store.get(&key(800), 4, u32::MAX).unwrap(), [3; 10][..]);
+    });
+}
+
 #[test]
 fn redis_says_how_full_it_is() {
     with_server(Kind::Redis, |_, mut store| {
