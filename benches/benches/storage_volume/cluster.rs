@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use storage_node::redis::{Address, RedisOptions, RedisStore};
 use storage_node::server::{Limits, ListenAddress, Server, ServerConfig, Service};
+use storage_node::uring::UringFile;
 use storage_vdev::VolumeKey;
 use storage_vdev::files::open_directory;
 use storage_vdev::service::{NodeIdentity, NodeOptions, NodeService, Rights};
@@ -62,6 +63,8 @@ impl Redis {
         let socket = folder.join("redis");
         let child = Command::new("redis-server")
             .args(["--port", "0", "--save", "", "--appendonly", "yes", "--appendfsync", fsync])
+            // What is stored once and never changed has nothing to be compacted.
+            .args(["--auto-aof-rewrite-percentage", "0"])
             .arg("--unixsocket")
             .arg(&socket)
             .arg("--dir")
@@ -108,6 +111,7 @@ impl Cluster {
             Backend::Directories => {
                 let create = Some(identity);
                 let options = NodeOptions { capacity_bytes: 1 << 30, create };
+                let files = UringFile::of_node(files);
                 (Box::new(NodeService::open(files, &options).unwrap().0), None)
             }
             Backend::Redis { fsync } => {

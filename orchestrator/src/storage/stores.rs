@@ -7,6 +7,7 @@ use storage_node::etcd::{EtcdAcceptor, EtcdOptions};
 use storage_node::object_store::{ObjectShards, S3Options};
 use storage_node::redis::{Address, RedisOptions, RedisStore};
 use storage_node::server::Service;
+use storage_node::uring::UringFile;
 use storage_vdev::Uuid;
 use storage_vdev::files::open_directory;
 use storage_vdev::node::{AcceptorId, NodeError, Request, Response};
@@ -47,8 +48,8 @@ pub(super) fn open(
             let capacity_bytes =
                 serve.capacity.map_or_else(|| host::disk_bytes(&path), |size| size.0);
             let options = NodeOptions { capacity_bytes, create };
-            let (service, recovery) =
-                NodeService::open(files, &options).map_err(|error| failed(&error))?;
+            let (service, recovery) = NodeService::open(UringFile::of_node(files), &options)
+                .map_err(|error| failed(&error))?;
             if recovery.damaged_slots > 0 {
                 tracing::warn!(store = store.name, ?recovery, "some objects are lost");
             }

@@ -9,6 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use storage_node::server::{Limits, ListenAddress, Server, ServerConfig, Service, load_key};
+use storage_node::uring::UringFile;
 use storage_vdev::files::open_directory;
 use storage_vdev::service::{NodeIdentity, NodeOptions, NodeService};
 use zeroize::Zeroizing;
@@ -26,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         NodeIdentity { node: node.try_into()?, acceptor_seed: Zeroizing::new(seed.try_into()?) };
     let files = open_directory(Path::new(directory), true)?;
     let options = NodeOptions { capacity_bytes, create: Some(identity) };
-    let (service, _) = NodeService::open(files, &options)?;
+    let (service, _) = NodeService::open(UringFile::of_node(files), &options)?;
     let key = load_key(Path::new(&format!("{directory}.key")))?;
     let public = key.public();
     let listen = vec![ListenAddress::Unix(PathBuf::from(socket))];

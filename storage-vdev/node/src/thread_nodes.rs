@@ -26,6 +26,8 @@ use storage_vdev::node::{
 };
 use storage_vdev::service::NodeOptions;
 
+use crate::uring::UringFile;
+
 /// Nodes of this process, each with a thread.
 #[derive(Debug)]
 pub struct ThreadNodes {
@@ -71,7 +73,8 @@ impl ThreadNodes {
             return Err(DirNodesError::TooMany);
         }
         check_distinct(directories)?;
-        let open = |(index, path): (usize, &PathBuf)| open_node(path, &options(index));
+        let open =
+            |(index, path): (usize, &PathBuf)| open_node(path, &options(index), UringFile::of_node);
         let nodes = directories.iter().enumerate().map(open).collect::<Result<Vec<_>, _>>()?;
         Ok(Self::start(nodes)?)
     }

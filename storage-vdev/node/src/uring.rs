@@ -1,10 +1,11 @@
 //! A node's file over io_uring: whole pages go to the disk past the page cache while the node goes
-//! on, and one submission takes the sync with the writes that are still to be handed over.
+//! on; a sync waits for them first.
 //!
 //! Parts of pages (slots of the index) go through the page cache as in [`RealFile`]. Where io_uring
 //! or direct I/O is denied, everything does.
 //!
-//! Memory: the pages of writes on their way, at most [`FLYING_BYTES_MAX`].
+//! Memory: the pages of writes on their way, at most [`FLYING_BYTES_MAX`], and 3 MiB of buffers for
+//! the next ones.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,10 +21,13 @@ const PAGE: usize = 4096;
 /// neighbours that are handed over together.
 const SUBMIT_BYTES: usize = 256 << 10;
 const ENTRIES: u32 = 64;
+/// The most bytes of buffers that are kept for later writes: fresh memory costs a page fault for
+/// every page.
+const SPARE_BYTES_MAX: usize = 3 << 20;
+/// Smaller ones are not.
+const SPARE_BYTES_MIN: usize = 32 << 10;
 /// The most bytes of writes on their way.
-pub const FLYING_BYTES_MAX: usize = 16 << 20;
-/// The `user_data` of a sync; writes count up from 1.
-const SYNC: u64 = 0;
+pub const FLYING_BYTES_MAX: usize = 4 << 20;
 
 /// A write on its way.
 #[derive(Debug)]
@@ -32,7 +36,7 @@ struct Flying {
     len: usize,
     /// The bytes, from a multiple of a page on. The kernel reads them until the write completes:
     /// they are neither moved nor freed before.
-    _buffer: Vec<u8>,
+    buffer: Vec<u8>,
 }
 
 /// The ring and what it carries.
@@ -42,11 +46,12 @@ struct Direct {
     file: OwnedFd,
     flying: BTreeMap<u64, Flying>,
     flying_bytes: usize,
+    /// Buffers of writes that have completed, and the sum of their capacities.
+    spare: Vec<Vec<u8>>,
+    spare_bytes: usize,
     /// Bytes of writes that the kernel doesn't know of yet.
     kept_bytes: usize,
     next: u64,
-    /// What the sync on its way came to.
-    synced: Option<io::Result<()>>,
     /// A write that failed after the node was told that it was taken: the next sync says so.
     failed: Option<io::Error>,
 }
@@ -102,21 +107,22 @@ impl Direct {
             file,
             flying: BTreeMap::new(),
             flying_bytes: 0,
+            spare: Vec::new(),
+            spare_bytes: 0,
             kept_bytes: 0,
             next: 1,
-            synced: None,
             failed: None,
         })
     }
 
     /// Hands a write over.
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        while self.flying.len() + 2 > ENTRIES as usize
+        while self.flying.len() + 1 > ENTRIES as usize
             || (self.flying_bytes + bytes.len() > FLYING_BYTES_MAX && !self.flying.is_empty())
         {
             self.wait_for_one()?;
         }
-        let mut buffer: Vec<u8> = Vec::with_capacity(bytes.len() + PAGE);
+        let mut buffer = self.buffer(bytes.len() + PAGE);
         let start = buffer.as_ptr().align_offset(PAGE);
         if start >= PAGE {
             return Err(io::Error::other("a buffer can't be aligned"));
@@ -134,7 +140,7 @@ impl Direct {
         self.flying_bytes += bytes.len();
         self.kept_bytes += bytes.len();
         // From here on the ring may hold its address: it stays until the write has completed.
-        self.flying.insert(number, Flying { offset, len: bytes.len(), _buffer: buffer });
+        self.flying.insert(number, Flying { offset, len: bytes.len(), buffer });
         if let Err(error) = self.push(&write) {
             self.flying.remove(&number);
             self.flying_bytes -= bytes.len();
@@ -147,14 +153,25 @@ impl Direct {
         Ok(())
     }
 
+    /// An empty buffer with room for `len` bytes.
+    fn buffer(&mut self, len: usize) -> Vec<u8> {
+        let Some(place) = self.spare.iter().rposition(|one| one.capacity() >= len) else {
+            return Vec::with_capacity(len);
+        };
+        let mut buffer = self.spare.swap_remove(place);
+        self.spare_bytes -= buffer.capacity();
+        buffer.clear();
+        buffer
+    }
+
     /// Puts an entry into the submission queue.
     #[expect(unsafe_code, reason = "the kernel reads the buffer that an entry names")]
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         let mut queue = self.ring.submission();
         // SAFETY: the buffer of a write lies on the heap in a `Vec` that `self.flying` owns and
         // nobody touches until its completion is reaped (or `drop` has waited for it), so its
-        // address is valid for as long as the kernel may read it; a sync has no buffer. The
-        // descriptor is open as long as the ring: `self` owns both.
+        // address is valid for as long as the kernel may read it. The descriptor is open as long as
+        // the ring: `self` owns both.
         let pushed = unsafe { queue.push(entry) };
         pushed.map_err(io::Error::other)
     }
@@ -174,52 +191,49 @@ impl Direct {
     }
 
     fn reap(&mut self) {
-        let Self { ring, flying, flying_bytes, synced, failed, .. } = self;
+        let Self { ring, flying, flying_bytes, spare, spare_bytes, failed, .. } = self;
         for done in ring.completion() {
             let result = done.result();
-            let error = || io::Error::from_raw_os_error(-result);
-            if done.user_data() == SYNC {
-                *synced = Some(if result < 0 { Err(error()) } else { Ok(()) });
-                continue;
-            }
             let Some(write) = flying.remove(&done.user_data()) else { continue };
             *flying_bytes -= write.len;
+            let room = SPARE_BYTES_MAX - *spare_bytes;
+            if (SPARE_BYTES_MIN..=room).contains(&write.buffer.capacity()) {
+                *spare_bytes += write.buffer.capacity();
+                spare.push(write.buffer);
+            }
             if result < 0 {
-                failed.get_or_insert_with(error);
+                failed.get_or_insert_with(|| io::Error::from_raw_os_error(-result));
             } else if usize::try_from(result) != Ok(write.len) {
                 failed.get_or_insert_with(|| io::ErrorKind::WriteZero.into());
             }
         }
     }
 
+    /// Whether a write on its way touches a range.
+    fn flies(&self, offset: u64, len: usize) -> bool {
+        let end = offset + len as u64;
+        let touches =
+            |write: &Flying| write.offset < end && offset < write.offset + write.len as u64;
+        self.flying.values().any(touches)
+    }
+
     /// Waits for the writes on their way that touch a range.
     fn settle(&mut self, offset: u64, len: usize) -> io::Result<()> {
-        let end = offset + len as u64;
-        while self
-            .flying
-            .values()
-            .any(|write| write.offset < end && offset < write.offset + write.len as u64)
-        {
+        while self.flies(offset, len) {
             self.wait_for_one()?;
         }
         Ok(())
     }
 
-    /// Syncs behind all writes on their way.
+    /// Syncs behind all writes on their way. The sync is a call of its own: the ring would have a
+    /// thread of the kernel's wait for it, and that one would have to be woken, and wake this one.
     fn sync(&mut self) -> io::Result<()> {
-        let sync = opcode::Fsync::new(types::Fd(self.file.as_raw_fd()))
-            .flags(types::FsyncFlags::DATASYNC)
-            .build()
-            .flags(squeue::Flags::IO_DRAIN)
-            .user_data(SYNC);
-        self.synced = None;
-        self.push(&sync)?;
-        while self.synced.is_none() || !self.flying.is_empty() {
+        while !self.flying.is_empty() {
             self.wait_for_one()?;
         }
-        match (self.failed.take(), self.synced.take()) {
-            (Some(error), _) | (None, Some(Err(error))) => Err(error),
-            (None, _) => Ok(()),
+        match self.failed.take() {
+            Some(error) => Err(error),
+            None => Ok(rustix::fs::fdatasync(&self.file)?),
         }
     }
 }
@@ -246,6 +260,12 @@ impl NodeFile for UringFile {
             direct.settle(offset, buffer.len())?;
         }
         self.file.read_at(offset, buffer)
+    }
+
+    fn read_cached(&mut self, offset: u64, buffer: &mut [u8]) -> bool {
+        // A write on its way is waited for by the read that may wait.
+        let flies = self.direct.as_ref().is_some_and(|direct| direct.flies(offset, buffer.len()));
+        !flies && self.file.read_cached(offset, buffer)
     }
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
