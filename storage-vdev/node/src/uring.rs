@@ -4,8 +4,8 @@
 //! Parts of pages (slots of the index) go through the page cache as in [`RealFile`]. Where io_uring
 //! or direct I/O is denied, everything does.
 //!
-//! Memory: the pages of writes on their way, at most [`FLYING_BYTES_MAX`], and 3 MiB of buffers for
-//! the next ones.
+//! Memory: the pages of writes on their way, at most [`FLYING_BYTES_MAX`], and a buffer as
+//! large as a shard for the next one.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,9 +21,9 @@ const PAGE: usize = 4096;
 /// neighbours that are handed over together.
 const SUBMIT_BYTES: usize = 256 << 10;
 const ENTRIES: u32 = 64;
-/// The most bytes of buffers that are kept for later writes: fresh memory costs a page fault for
-/// every page.
-const SPARE_BYTES_MAX: usize = 3 << 20;
+/// The most bytes of buffers that are kept for later writes, enough for one shard: fresh memory
+/// costs a page fault for every page.
+const SPARE_BYTES_MAX: usize = 5 << 18;
 /// Smaller ones are not.
 const SPARE_BYTES_MIN: usize = 32 << 10;
 /// The most bytes of writes on their way.

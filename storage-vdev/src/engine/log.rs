@@ -233,6 +233,9 @@ impl Log {
     /// The oldest segment is in the map.
     pub(super) fn commit(&mut self) -> Option<UnderWay> {
         let first = self.under_way.pop_front()?;
+        if self.under_way.is_empty() {
+            self.buffers.release();
+        }
         self.frontier = first.link;
         self.frontier_write = first.last_write;
         Some(first)

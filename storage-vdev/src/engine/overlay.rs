@@ -407,6 +407,10 @@ impl Overlay {
             batch.data.clear();
             self.spare.push(batch.data);
         }
+        // The rush is over.
+        if self.batches.len() == 1 {
+            self.spare.truncate(1);
+        }
     }
 
     /// The numbers up to which everything is durable, given which batches' segments are.

@@ -35,6 +35,13 @@ impl Buffers {
         kept.unwrap_or_else(|| Vec::with_capacity(len))
     }
 
+    /// Gives back what nobody uses.
+    pub fn release(&self) {
+        if let Ok(mut kept) = self.0.kept.lock() {
+            *kept = (Vec::new(), 0);
+        }
+    }
+
     /// The bytes of a buffer, which comes back when the last clone of them is dropped.
     pub(super) fn lend(&self, bytes: Vec<u8>) -> Bytes {
         if self.0.bytes_max == 0 {
@@ -87,15 +94,22 @@ mod tests {
         assert_eq!(again.as_ptr(), place);
     }
 
+    /// How many buffers are kept, and of how many bytes.
+    fn kept(buffers: &Buffers) -> (usize, usize) {
+        let kept = buffers.0.kept.lock().unwrap();
+        (kept.0.len(), kept.1)
+    }
+
     #[test]
     fn no_more_memory_is_kept_than_allowed() {
         let buffers = Buffers::new(2500);
         let lent: Vec<Bytes> = (0..5).map(|_| buffers.lend(vec![1; 1000])).collect();
         drop(lent);
-        let (kept, bytes) = &*buffers.0.kept.lock().unwrap();
-        assert_eq!((kept.len(), *bytes), (2, 2000));
+        assert_eq!(kept(&buffers), (2, 2000));
+        buffers.release();
+        assert_eq!(kept(&buffers), (0, 0));
         let none = Buffers::default();
         drop(none.lend(vec![1; 1000]));
-        assert!(none.0.kept.lock().unwrap().0.is_empty());
+        assert_eq!(kept(&none), (0, 0));
     }
 }

@@ -130,7 +130,9 @@ impl Bench {
             if crashed(world) {
                 return None;
             }
-            let deadline = self.volume.deadline_ns().expect("something is always to come");
+            let Some(deadline) = self.volume.deadline_ns() else {
+                panic!("something is always to come");
+            };
             self.now_ns = deadline.max(self.now_ns + 1);
         }
         panic!("request {id} never ends");
