@@ -30,9 +30,10 @@ pub(crate) fn run(folder: &Path, backends: &[Backend]) {
     crate::heading("256 MiB of unique bytes at 4+2 over six shard servers");
     println!(
         "1 MiB requests, {DEPTH} at a time; stored and flushed; read by a volume opened anew, with a \
-         cache of 16 MiB (directories are written past the page cache, so from the disk); two servers dead; those two replaced by \
-         empty ones, from opening to the end of the repair. Median of {ROUNDS}. In italics: 0-stor_v2 \
-         over six 0-dbs without --sync, as measured on another machine.\n"
+         cache of 16 MiB (directories are written past the page cache, so from the disk); two servers \
+         dead; those two replaced by empty ones, from opening to the end of the repair. Median of \
+         {ROUNDS}. In italics: 0-stor_v2 over six 0-dbs without --sync, as measured on another \
+         machine.\n"
     );
     let mut rows = Vec::new();
     for backend in backends {
