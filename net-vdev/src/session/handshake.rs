@@ -11,10 +11,10 @@
 //!   finish()   ◄── e, ee, se, psk, {Answer} ─────── accept()
 //! ```
 
+use noise_ring::Primitives;
 use snow::{Builder, HandshakeState};
 use zeroize::Zeroizing;
 
-use super::noise::Primitives;
 use crate::identity::{PrivateKey, PublicKey};
 
 /// The Noise protocol name.
@@ -291,7 +291,7 @@ impl Received {
 }
 
 fn builder<'a>(seed: [u8; 32]) -> Result<Builder<'a>, snow::Error> {
-    Builder::with_resolver(NOISE_NAME.parse()?, Box::new(Primitives { seed }))
+    Builder::with_resolver(NOISE_NAME.parse()?, Box::new(Primitives::new(seed)))
         .psk(2, &NO_PSK)?
         .prologue(PROLOGUE)
 }

@@ -9,7 +9,6 @@
 //! this module itself holds of a key is erased.
 
 pub mod handshake;
-mod noise;
 mod window;
 
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};

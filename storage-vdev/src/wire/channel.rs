@@ -12,12 +12,12 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use noise_ring::aes_gcm_nonce;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, UnboundKey};
 use zeroize::Zeroizing;
 
 use super::handshake::Keys;
 use super::message::MESSAGE_BYTES_MAX;
-use super::noise::nonce;
 
 /// The bytes in front of a sealed message.
 pub const LENGTH_BYTES: usize = 4;
@@ -92,7 +92,7 @@ impl Direction {
         let zeros = fresh.as_mut_slice();
         // Of the sealed zeros only the ciphertext is the key; the tag is not used.
         self.key
-            .seal_in_place_separate_tag(nonce(REKEY_COUNTER), Aad::empty(), zeros)
+            .seal_in_place_separate_tag(aes_gcm_nonce(REKEY_COUNTER), Aad::empty(), zeros)
             .map(drop)
             .map_err(|_| ChannelError::Ended)?;
         let key = UnboundKey::new(&AES_256_GCM, fresh.as_slice());
@@ -219,7 +219,8 @@ fn seal(key: &mut Direction, buffer: &mut Vec<u8>, start: usize) -> Result<(), C
     let sealed_bytes = message.len() + TAG_BYTES;
     *length = u32::try_from(sealed_bytes).map_err(|_| ChannelError::Ended)?.to_le_bytes();
     let counter = key.next(sealed_bytes)?;
-    let tag = key.key.seal_in_place_separate_tag(nonce(counter), Aad::from(*length), message);
+    let tag =
+        key.key.seal_in_place_separate_tag(aes_gcm_nonce(counter), Aad::from(*length), message);
     buffer.extend_from_slice(tag.map_err(|_| ChannelError::Ended)?.as_ref());
     Ok(())
 }
@@ -362,6 +363,6 @@ fn open_frame(
     sealed: &mut [u8],
 ) -> Result<usize, ChannelError> {
     let counter = key.next(sealed.len())?;
-    let message = key.key.open_in_place(nonce(counter), Aad::from(length), sealed);
+    let message = key.key.open_in_place(aes_gcm_nonce(counter), Aad::from(length), sealed);
     message.map(|message| message.len()).map_err(|_| ChannelError::Forged)
 }

@@ -12,11 +12,10 @@
 
 use std::cmp::Ordering;
 
+use noise_ring::Primitives;
 use snow::{Builder, HandshakeState};
 use x25519_dalek::StaticSecret;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
-
-use super::noise::Primitives;
 
 /// The Noise protocol name.
 pub const NOISE_NAME: &str = "Noise_IK_25519_AESGCM_SHA256";
@@ -298,7 +297,7 @@ impl HelloReader {
 }
 
 fn builder<'a>(seed: [u8; 32]) -> Result<Builder<'a>, snow::Error> {
-    Builder::with_resolver(NOISE_NAME.parse()?, Box::new(Primitives { seed })).prologue(PROLOGUE)
+    Builder::with_resolver(NOISE_NAME.parse()?, Box::new(Primitives::new(seed))).prologue(PROLOGUE)
 }
 
 /// A hello and the next Noise message behind it.

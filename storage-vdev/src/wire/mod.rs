@@ -16,7 +16,6 @@ pub mod client;
 pub mod courier;
 pub mod handshake;
 pub mod message;
-mod noise;
 pub mod server;
 pub mod sockets;
 

@@ -9,13 +9,14 @@ use crate::assert_none;
 use crate::files::root;
 
 /// Each crate of ours and the crates of ours that it may use (docs/ARCHITECTURE.md draws this).
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("abi", &[]),
     ("spec", &[]),
     ("vdev", &[]),
-    ("storage-vdev", &["vdev"]),
+    ("noise-ring", &[]),
+    ("storage-vdev", &["noise-ring", "vdev"]),
     ("storage-node", &["storage-vdev"]),
-    ("net-vdev", &["vdev"]),
+    ("net-vdev", &["noise-ring", "vdev"]),
     ("guest-kernel", &["abi"]),
     ("vmm", &["abi", "net-vdev", "spec", "storage-vdev", "vdev"]),
     ("orchestrator", &["net-vdev", "spec", "storage-node", "storage-vdev"]),
@@ -28,6 +29,7 @@ const ANY: &[&str] = &[
     "abi",
     "guest-kernel",
     "net-vdev",
+    "noise-ring",
     "orchestrator",
     "spec",
     "storage-node",

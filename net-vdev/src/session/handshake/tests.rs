@@ -60,17 +60,15 @@ fn the_primitives_reproduce_the_published_noise_vector() {
     let build = |private: &str, ephemeral: &str, remote: Option<&str>| {
         let (private, ephemeral) = (unhex(private), unhex(ephemeral));
         let remote = remote.map(unhex);
-        let mut builder = Builder::with_resolver(
-            NOISE_NAME.parse().unwrap(),
-            Box::new(Primitives { seed: [0; 32] }),
-        )
-        .psk(2, &psk)
-        .unwrap()
-        .prologue(b"John Galt")
-        .unwrap()
-        .local_private_key(&private)
-        .unwrap()
-        .fixed_ephemeral_key_for_testing_only(&ephemeral);
+        let mut builder =
+            Builder::with_resolver(NOISE_NAME.parse().unwrap(), Box::new(Primitives::new([0; 32])))
+                .psk(2, &psk)
+                .unwrap()
+                .prologue(b"John Galt")
+                .unwrap()
+                .local_private_key(&private)
+                .unwrap()
+                .fixed_ephemeral_key_for_testing_only(&ephemeral);
         if let Some(remote) = &remote {
             builder = builder.remote_public_key(remote).unwrap();
             return builder.build_initiator().unwrap();

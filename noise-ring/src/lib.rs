@@ -1,8 +1,12 @@
-//! The primitives that `snow` runs the handshake with: X25519 from `x25519-dalek`, AES-256-GCM and
-//! SHA-256 from `ring`, and random bytes from the caller's seed, so that a handshake makes no
-//! system call and can be repeated from its seed.
+//! The primitives that `snow` runs a Noise handshake with: X25519 from `x25519-dalek`, AES-256-GCM,
+//! ChaCha20-Poly1305 and SHA-256 from `ring`, and random bytes from the caller's seed, so that a
+//! handshake makes no system call and can be repeated from its seed. The mesh's sessions and the
+//! shard protocol share them.
+#![forbid(unsafe_code)]
 
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
+use ring::aead::{
+    AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey,
+};
 use ring::{digest, hmac};
 use snow::Error;
 use snow::params::{CipherChoice, DHChoice, HashChoice};
@@ -11,11 +15,18 @@ use snow::types::{Cipher, Dh, Hash, Random};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
-/// Gives `snow` the primitives of `Noise_*_25519_AESGCM_SHA256`; `seed` must be fresh for each
-/// handshake.
+/// Gives `snow` the primitives of `Noise_*_25519_{AESGCM,ChaChaPoly}_SHA256`.
 #[derive(ZeroizeOnDrop)]
-pub(super) struct Primitives {
-    pub(super) seed: [u8; 32],
+pub struct Primitives {
+    seed: [u8; 32],
+}
+
+impl Primitives {
+    /// `seed` must be fresh for each handshake: its ephemeral key comes from there.
+    #[must_use]
+    pub fn new(seed: [u8; 32]) -> Self {
+        Self { seed }
+    }
 }
 
 impl CryptoResolver for Primitives {
@@ -33,7 +44,12 @@ impl CryptoResolver for Primitives {
     }
 
     fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
-        matches!(choice, CipherChoice::AESGCM).then(|| Box::<AesGcm>::default() as Box<dyn Cipher>)
+        Some(Box::new(match choice {
+            CipherChoice::AESGCM => Aead::new("AESGCM", &AES_256_GCM, aes_gcm_nonce),
+            CipherChoice::ChaChaPoly => {
+                Aead::new("ChaChaPoly", &CHACHA20_POLY1305, chacha_poly_nonce)
+            }
+        }))
     }
 }
 
@@ -141,35 +157,56 @@ impl Hash for Sha256 {
     }
 }
 
-#[derive(Default)]
-struct AesGcm(Option<LessSafeKey>);
+/// Noise §12.4: 32 zero bits, then the counter, big-endian. Never twice under one key.
+#[must_use]
+pub fn aes_gcm_nonce(counter: u64) -> Nonce {
+    nonce(counter.to_be_bytes())
+}
 
-/// Noise §12.4: 32 zero bits, then the counter, big-endian.
-pub(super) fn nonce(counter: u64) -> Nonce {
+/// Noise §12.3: 32 zero bits, then the counter, little-endian.
+fn chacha_poly_nonce(counter: u64) -> Nonce {
+    nonce(counter.to_le_bytes())
+}
+
+fn nonce(counter: [u8; 8]) -> Nonce {
     let mut bytes = [0; 12];
     let (_, low) = bytes.split_at_mut(4);
-    low.copy_from_slice(&counter.to_be_bytes());
+    low.copy_from_slice(&counter);
     Nonce::assume_unique_for_key(bytes)
 }
 
-impl Cipher for AesGcm {
+struct Aead {
+    name: &'static str,
+    algorithm: &'static Algorithm,
+    nonce: fn(u64) -> Nonce,
+    key: Option<LessSafeKey>,
+}
+
+impl Aead {
+    fn new(name: &'static str, algorithm: &'static Algorithm, nonce: fn(u64) -> Nonce) -> Self {
+        Self { name, algorithm, nonce, key: None }
+    }
+}
+
+impl Cipher for Aead {
     fn name(&self) -> &'static str {
-        "AESGCM"
+        self.name
     }
 
     fn set(&mut self, key: &[u8; 32]) {
-        self.0 = UnboundKey::new(&AES_256_GCM, key).ok().map(LessSafeKey::new);
+        self.key = UnboundKey::new(self.algorithm, key).ok().map(LessSafeKey::new);
     }
 
     /// The interface has no room for an error: without a key (which `snow` never lets happen)
     /// nothing is written, and the message is one that nobody can read.
     fn encrypt(&self, counter: u64, authtext: &[u8], plaintext: &[u8], out: &mut [u8]) -> usize {
         let len = plaintext.len();
-        let (Some(key), Some((body, tag_room))) = (&self.0, out.split_at_mut_checked(len)) else {
+        let (Some(key), Some((body, tag_room))) = (&self.key, out.split_at_mut_checked(len)) else {
             return 0;
         };
         body.copy_from_slice(plaintext);
-        let sealed = key.seal_in_place_separate_tag(nonce(counter), Aad::from(authtext), body);
+        let sealed =
+            key.seal_in_place_separate_tag((self.nonce)(counter), Aad::from(authtext), body);
         let (Ok(tag), Some(room)) = (sealed, tag_room.first_chunk_mut::<16>()) else {
             body.fill(0);
             return 0;
@@ -185,12 +222,12 @@ impl Cipher for AesGcm {
         ciphertext: &[u8],
         out: &mut [u8],
     ) -> Result<usize, Error> {
-        let key = self.0.as_ref().ok_or(Error::Decrypt)?;
+        let key = self.key.as_ref().ok_or(Error::Decrypt)?;
         let (body, tag) = ciphertext.split_last_chunk::<16>().ok_or(Error::Decrypt)?;
         let out = out.get_mut(..body.len()).ok_or(Error::Decrypt)?;
         out.copy_from_slice(body);
         let tag = Tag::from(*tag);
-        key.open_in_place_separate_tag(nonce(counter), Aad::from(authtext), tag, out, 0..)
+        key.open_in_place_separate_tag((self.nonce)(counter), Aad::from(authtext), tag, out, 0..)
             .map_err(|_| Error::Decrypt)?;
         Ok(body.len())
     }
