@@ -175,7 +175,7 @@ impl DirNodes {
         check_distinct(directories)?;
         let mut nodes = Vec::with_capacity(directories.len());
         for (index, path) in directories.iter().enumerate() {
-            nodes.push(open_node(path, &options(index), |files| files)?);
+            nodes.push(open_node(path, &options(index))?);
         }
         Ok(Self { nodes, busy: 0, done: VecDeque::new() })
     }
@@ -198,16 +198,14 @@ impl DirNodes {
     }
 }
 
-/// Opens one directory as a node, whose files are read and written as `over` says; one that is
-/// broken is no error, one in use is.
+/// Opens one directory as a node; one that is broken is no error, one in use is.
 ///
 /// # Errors
 /// [`DirectoryError::InUse`].
-pub fn open_node<F: NodeFile>(
+pub fn open_node(
     path: &Path,
     options: &NodeOptions,
-    over: impl FnOnce(NodeFiles<RealFile>) -> NodeFiles<F>,
-) -> Result<LocalNode<F>, DirectoryError> {
+) -> Result<LocalNode<RealFile>, DirectoryError> {
     let name = path.display().to_string();
     let files = match open_directory(path, options.create.is_some()) {
         Ok(files) => files,
@@ -217,7 +215,7 @@ pub fn open_node<F: NodeFile>(
             return Ok(LocalNode::unavailable(name));
         }
     };
-    Ok(LocalNode::open(name.clone(), over(files), options).unwrap_or_else(|error| {
+    Ok(LocalNode::open(name.clone(), files, options).unwrap_or_else(|error| {
         tracing::warn!(node = name, %error, "a storage node can't be used");
         LocalNode::unavailable(name)
     }))

@@ -15,7 +15,7 @@ use spec::node::{NodeSpec, Place};
 /// The volumes that a node's directory holds promises of; none if it can't be read.
 fn volumes_in(path: &Path) -> Vec<[u8; 16]> {
     let options = NodeOptions { capacity_bytes: 0, create: None };
-    let node = open_node(path, &options, |files| files);
+    let node = open_node(path, &options);
     let volumes = node.ok().and_then(|mut node| Some(node.service()?.volumes().collect()));
     volumes.unwrap_or_default()
 }

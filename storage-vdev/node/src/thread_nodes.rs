@@ -26,8 +26,6 @@ use storage_vdev::node::{
 };
 use storage_vdev::service::NodeOptions;
 
-use crate::uring::UringFile;
-
 /// Nodes of this process, each with a thread.
 #[derive(Debug)]
 pub struct ThreadNodes {
@@ -73,8 +71,7 @@ impl ThreadNodes {
             return Err(DirNodesError::TooMany);
         }
         check_distinct(directories)?;
-        let open =
-            |(index, path): (usize, &PathBuf)| open_node(path, &options(index), UringFile::of_node);
+        let open = |(index, path): (usize, &PathBuf)| open_node(path, &options(index));
         let nodes = directories.iter().enumerate().map(open).collect::<Result<Vec<_>, _>>()?;
         Ok(Self::start(nodes)?)
     }

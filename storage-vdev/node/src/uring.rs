@@ -209,17 +209,14 @@ impl Direct {
         }
     }
 
-    /// Whether a write on its way touches a range.
-    fn flies(&self, offset: u64, len: usize) -> bool {
-        let end = offset + len as u64;
-        let touches =
-            |write: &Flying| write.offset < end && offset < write.offset + write.len as u64;
-        self.flying.values().any(touches)
-    }
-
     /// Waits for the writes on their way that touch a range.
     fn settle(&mut self, offset: u64, len: usize) -> io::Result<()> {
-        while self.flies(offset, len) {
+        let end = offset + len as u64;
+        while self
+            .flying
+            .values()
+            .any(|write| write.offset < end && offset < write.offset + write.len as u64)
+        {
             self.wait_for_one()?;
         }
         Ok(())
@@ -260,12 +257,6 @@ impl NodeFile for UringFile {
             direct.settle(offset, buffer.len())?;
         }
         self.file.read_at(offset, buffer)
-    }
-
-    fn read_cached(&mut self, offset: u64, buffer: &mut [u8]) -> bool {
-        // A write on its way is waited for by the read that may wait.
-        let flies = self.direct.as_ref().is_some_and(|direct| direct.flies(offset, buffer.len()));
-        !flies && self.file.read_cached(offset, buffer)
     }
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {

@@ -179,6 +179,7 @@ fn fio_verifies_what_it_wrote_and_trimmed() {
         "--verify=crc32c",
         "--verify_fatal=1",
         "--do_verify=1",
+        "--verify_state_save=0",
         "--fsync=64",
     ];
     run("fio", &[&common[..], &random, &[&uri]].concat());
@@ -189,6 +190,7 @@ fn fio_verifies_what_it_wrote_and_trimmed() {
         "--verify=crc32c",
         "--verify_fatal=1",
         "--do_verify=1",
+        "--verify_state_save=0",
         "--io_size=16M",
     ];
     run("fio", &[&common[..], &trims, &[&uri]].concat());
