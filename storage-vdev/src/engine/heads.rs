@@ -29,6 +29,9 @@ const APPEND_NS_MAX: u64 = 2_000_000_000;
 /// How long a head may take to open or to empty.
 const OPEN_NS_MAX: u64 = 10_000_000_000;
 
+/// How long a node that can't keep a journal head is not asked for one.
+const HEADLESS_NS: u64 = 30_000_000_000;
+
 /// The journal as the writer sees it.
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -161,10 +164,11 @@ impl Engine {
     pub(super) async fn open_heads(self: &Rc<Self>, end: u64) -> JournalAnchor {
         let policy = self.with(|state| state.superblock.policy);
         loop {
+            let now_ns = self.runtime.now_ns();
             let (heads, requests) = self.with(|state| {
                 let wanted = heads_wanted(policy, state.shape);
                 let now = &state.superblock.journal.heads;
-                let mut heads = choose_heads(&state.nodes, policy, (wanted, now));
+                let mut heads = choose_heads(&state.nodes, policy, (wanted, now), now_ns);
                 if heads.len() < wanted && !state.superblock.allow_degraded {
                     heads.clear();
                 }
@@ -180,8 +184,7 @@ impl Engine {
                 match answer {
                     Ok(Response::Journal { end, .. }) => position = position.max(end),
                     answer => {
-                        let error = answer.err().unwrap_or(NodeError::Unsupported);
-                        self.node_down(*head, error);
+                        self.head_failed(*head, answer.err().unwrap_or(NodeError::Unsupported));
                         failed = true;
                     }
                 }
@@ -192,6 +195,18 @@ impl Engine {
                 return JournalAnchor { heads, position, chain };
             }
         }
+    }
+
+    /// A node can't open a journal. It may be of use for shards all the same: no room, a ring that
+    /// can't be made, are no reason to go without what else it has.
+    fn head_failed(&self, head: NodeIndex, error: NodeError) {
+        let is_gone = matches!(error, NodeError::Unavailable | NodeError::Failed);
+        if is_gone {
+            return self.node_down(head, error);
+        }
+        tracing::warn!(head, %error, "a node can't keep a journal head");
+        let until_ns = self.runtime.now_ns().saturating_add(HEADLESS_NS);
+        self.with(|state| state.nodes.refuse_head(head, until_ns));
     }
 
     /// A durable superblock has the anchor: empties the heads, and appends from there on.

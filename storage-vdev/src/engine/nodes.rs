@@ -35,6 +35,8 @@ pub(super) struct Node {
     pub(super) for_good: bool,
     /// It said that it is full.
     pub(super) full: bool,
+    /// It keeps no journal head until then, because it said that it can't.
+    pub(super) headless_until_ns: u64,
     pub(super) free_bytes: Option<u64>,
     late: u32,
     latency: Latency,
@@ -71,6 +73,7 @@ impl NodeTable {
             down_since_ns: 0,
             for_good: false,
             full: false,
+            headless_until_ns: 0,
             free_bytes: None,
             late: 0,
             latency: Latency { samples: [0; SAMPLES], next: 0, high_ns: 0 },
@@ -117,6 +120,24 @@ impl NodeTable {
     /// Whether it may be asked.
     pub(super) fn is_usable(&self, node: NodeIndex) -> bool {
         self.get(node).is_some_and(|node| !matches!(node.state, NodeState::Down(_)))
+    }
+
+    /// Whether it may be asked to keep a journal head.
+    pub(super) fn may_be_head(&self, node: NodeIndex, now_ns: u64) -> bool {
+        let ready = |node: &Node| node.info.journal && node.headless_until_ns <= now_ns;
+        self.is_usable(node) && self.get(node).is_some_and(ready)
+    }
+
+    /// It can't keep a journal head: it is asked again after `until_ns`.
+    pub(super) fn refuse_head(&mut self, node: NodeIndex, until_ns: u64) {
+        if let Some(node) = self.get_mut(node) {
+            node.headless_until_ns = until_ns;
+        }
+    }
+
+    /// When a node that was no good as a journal head may be asked again, if there is one.
+    pub(super) fn next_head_ns(&self, now_ns: u64) -> Option<u64> {
+        self.nodes.iter().map(|node| node.headless_until_ns).filter(|at| *at > now_ns).min()
     }
 
     /// Whether a read should go to it first.

@@ -95,7 +95,7 @@ fn check_create(create: &Create, options: &OpenOptions) -> Result<(), OpenError>
     let slots = place_slots(shape, &options.nodes, create.shared_domains)?;
     let nodes = NodeTable::new(shape, options.nodes.clone(), slots);
     let wanted = heads_wanted(create.policy, shape);
-    let found = choose_heads(&nodes, create.policy, (wanted, &[])).len();
+    let found = choose_heads(&nodes, create.policy, (wanted, &[]), 0).len();
     if found < wanted && !(create.allow_degraded && found > 0) {
         return Err(OpenError::TooFewHeads { found, wanted });
     }

@@ -66,15 +66,16 @@ pub(super) fn choose_heads(
     nodes: &NodeTable,
     policy: Policy,
     (wanted, now): (usize, &[NodeIndex]),
+    now_ns: u64,
 ) -> Vec<NodeIndex> {
     let all = (0..nodes.len()).filter_map(|node| NodeIndex::try_from(node).ok());
     let mut heads: Vec<NodeIndex> = Vec::new();
     for node in now.iter().copied().chain(all) {
-        let Some(entry) = nodes.get(node).filter(|entry| entry.info.journal) else { continue };
+        let Some(entry) = nodes.get(node) else { continue };
         let local = policy != Policy::Local || entry.info.local;
         let domain = |head: &NodeIndex| nodes.get(*head).map(|head| &head.info.domain);
         let doubled = heads.iter().any(|head| domain(head) == Some(&entry.info.domain));
-        if local && !doubled && nodes.is_usable(node) && heads.len() < wanted {
+        if local && !doubled && nodes.may_be_head(node, now_ns) && heads.len() < wanted {
             heads.push(node);
         }
     }

@@ -89,7 +89,7 @@ impl State {
         if self.closing {
             return None;
         }
-        if self.wants_heads() {
+        if self.wants_heads(now_ns) {
             return Some(Chore::Heads);
         }
         let since = self.log.frontier.sequence.saturating_sub(self.superblock.frontier.sequence);
@@ -121,8 +121,14 @@ impl State {
         (!due.is_empty()).then_some(due)
     }
 
-    /// When what is only on this host has to be put on the nodes.
+    /// When there may be something to do though nothing happens.
     fn next_tick_ns(&mut self, now_ns: u64) -> u64 {
+        let heads_ns = self.nodes.next_head_ns(now_ns).unwrap_or(u64::MAX);
+        self.next_seal_ns(now_ns).min(heads_ns)
+    }
+
+    /// When what is only on this host has to be put on the nodes.
+    fn next_seal_ns(&mut self, now_ns: u64) -> u64 {
         let open = self.overlay.open_batch();
         if self.superblock.policy != Policy::Local || open.is_empty() {
             self.open_since_ns = None;
@@ -165,11 +171,12 @@ impl State {
     }
 
     /// Whether the journal could be on more heads than it is, or on others than one that failed.
-    fn wants_heads(&self) -> bool {
+    fn wants_heads(&self, now_ns: u64) -> bool {
         let policy = self.superblock.policy;
         let wanted = heads_wanted(policy, self.shape);
         let usable = if self.journal.is_usable() { self.journal.heads.len() } else { 0 };
-        let found = choose_heads(&self.nodes, policy, (wanted, &self.journal.heads)).len();
+        let now = (wanted, self.journal.heads.as_slice());
+        let found = choose_heads(&self.nodes, policy, now, now_ns).len();
         let enough = found == wanted || self.superblock.allow_degraded;
         usable < wanted && found > usable && enough
     }
@@ -186,7 +193,9 @@ impl Engine {
         match chore {
             Chore::Look => Ok(()),
             Chore::SealOld => {
-                self.close_batch();
+                if self.with(|state| state.superblock.policy == Policy::Local) {
+                    self.close_batch();
+                }
                 Ok(())
             }
             Chore::Replace(slot, node) => self.replace(slot, node).await,

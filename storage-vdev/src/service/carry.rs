@@ -200,7 +200,13 @@ impl<S: ShardStore, F: NodeFile> NodeService<S, F> {
         }
         let capacity = capacity.max(*CAPACITY.start()).next_multiple_of(4096);
         let mut record = self.meta.load(volume)?;
-        let place = match record.ring {
+        // What a rotten ring held is nowhere on this node; who opens the journal doesn't want it
+        // back (recovery reads, and doesn't open), but a head that works.
+        let old = match record.ring {
+            Some(place) if self.journals.is_lost(volume, place)? => None,
+            place => place,
+        };
+        let place = match old {
             Some(place) if place.capacity >= capacity => place,
             old => {
                 let known = self.meta.get(volume)?;

@@ -194,6 +194,15 @@ impl<F: NodeFile> Journals<F> {
         Ok(())
     }
 
+    /// Whether no entry of a ring can be read any more, and with them what it held.
+    pub(super) fn is_lost(&mut self, volume: &Uuid, place: RingPlace) -> Result<bool, NodeError> {
+        match self.load(volume, place) {
+            Ok(_) => Ok(false),
+            Err(NodeError::Corrupt) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Where a journal starts and ends.
     pub(super) fn state(&mut self, volume: &Uuid, place: RingPlace) -> Result<Response, NodeError> {
         let ring = self.load(volume, place)?;

@@ -1,7 +1,7 @@
 //! Every set of m nodes out of k + m: dead, damaged, slow and stale ones mixed. The content must be
 //! read back exactly; with one node more, every read is right or fails.
 
-use storage_vdev::engine::{Command, OpenError, Policy, RequestError};
+use storage_vdev::engine::{Command, NodeState, OpenError, Policy, RequestError};
 use storage_vdev::files::sim::{Rng, SimDisk, Which};
 use storage_vdev::sim_nodes::{Network, Shared, world};
 
@@ -187,6 +187,32 @@ fn every_quadruple_of_fourteen_nodes_may_be_lost_or_lie() {
 fn many_quadruples_of_twenty_nodes_may_be_lost_or_lie() {
     let sample = if std::env::var_os("HYPHA_ALL").is_some() { 1000 } else { 60 };
     check(16, 4, sample);
+}
+
+/// Seed 2559 of the node losses: no journal header of a node can be read any more. Its shards can,
+/// and the node is wanted for them; and the journal is wanted on as many heads as before.
+#[test]
+fn a_node_whose_journal_rotted_away_goes_on_with_its_shards_and_gets_another_journal() {
+    let made = make(4, 2, 2559);
+    let mut rng = Rng::new(2559);
+    for rotten in 0..2 {
+        made.prepare(&[]);
+        {
+            let mut world = made.world.borrow_mut();
+            let disk = world.disk(rotten).unwrap();
+            let len = usize::try_from(disk.len(Which::Journal)).unwrap();
+            disk.set_bytes(Which::Journal, 4096, &vec![0x5a; len - 4096]);
+            world.stop(rotten);
+            world.start(rotten);
+        }
+        let mut host = made.open(&mut rng).unwrap();
+        let status = host.status();
+        assert!(status.nodes[rotten].is_head, "{status:?}");
+        assert!(status.nodes.iter().all(|node| node.state == NodeState::Up), "{status:?}");
+        assert_eq!((status.redundancy, status.policy_degraded), (Some(2), false));
+        let content = host.content(&mut Fair).unwrap();
+        assert_eq!(stamps_of(&content).unwrap(), made.oracle.newest());
+    }
 }
 
 #[test]

@@ -157,3 +157,29 @@ fn a_journal_without_any_entry_is_damaged_and_never_empty() {
     assert_eq!(journal_state(&mut node), Err(NodeError::Corrupt));
     assert_eq!(ask(&mut node, append(0, b"x")), Err(NodeError::Corrupt));
 }
+
+#[test]
+fn a_ring_whose_table_has_rotted_is_made_anew_when_it_is_opened_and_not_before() {
+    let disk = SimDisk::new(1);
+    let (mut node, _) = open(&disk).unwrap();
+    ask(&mut node, journal_open(JOURNAL)).unwrap();
+    ask(&mut node, append(0, &bytes(1, 1000))).unwrap();
+    drop(node);
+    let len = usize::try_from(disk.len(Which::Journal)).unwrap();
+    disk.set_bytes(Which::Journal, 4096, &vec![0x5a; len - 4096]);
+    let (mut node, _) = open(&disk).unwrap();
+    // Who reads is told that something is lost, as often as it asks.
+    for _ in 0..2 {
+        assert_eq!(journal_state(&mut node), Err(NodeError::Corrupt));
+        assert_eq!(journal_read(&mut node, 0, 10), Err(NodeError::Corrupt));
+        assert_eq!(ask(&mut node, append(1000, b"on")), Err(NodeError::Corrupt));
+    }
+    let new = Response::Journal { start: 0, end: 0, epoch: 0 };
+    assert_eq!(ask(&mut node, journal_open(JOURNAL)), Ok(new));
+    ask(&mut node, append(0, b"again")).unwrap();
+    drop(node);
+    disk.crash(&mut Rng::new(3));
+    let (mut node, _) = open(&disk).unwrap();
+    assert_eq!(journal_state(&mut node), Ok((0, 5)));
+    assert_eq!(journal_read(&mut node, 0, 10).unwrap(), &b"again"[..]);
+}
