@@ -42,6 +42,7 @@ mod place;
 mod read;
 mod record;
 mod recover;
+mod relocate;
 mod repair;
 mod request;
 mod snapshot;

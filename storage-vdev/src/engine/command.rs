@@ -54,7 +54,7 @@ impl Engine {
         if let Err(error) = self.check(0, 0) {
             return self.complete(id, Err(error));
         }
-        self.with(|state| state.closing = true);
+        self.with(|state| (state.closing, state.closer) = (true, Some(id)));
         let engine = Rc::clone(self);
         self.runtime.spawn(async move {
             let result = engine.close().await;
@@ -74,6 +74,9 @@ impl Engine {
             next.closed = state.log.frontier_write == state.overlay.last_write();
         })
         .await?;
+        // From here on nothing is acknowledged: the release may count though its answer is lost, and
+        // the next holder need not wait for us.
+        self.with(|state| state.released = true);
         let epoch = self.with(|state| state.epoch());
         let release = Edit::Release { epoch, superblock: None };
         self.change_register(release).await

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use super::heads::Append;
 use super::options::Policy;
 use super::record::group_bytes;
-use super::request::{Output, RequestError, RequestId};
+use super::request::{Output, RequestId};
 use super::state::{Engine, State};
 
 /// More than this is not journaled: a segment takes it as fast, and once.
@@ -84,12 +84,10 @@ impl State {
 impl Engine {
     /// Answers the flushes whose writes are durable by now.
     pub(super) fn settle_flushes(&self) {
-        let now_ns = self.runtime.now_ns();
-        let holds = self.with(|state| state.lease_holds(now_ns));
-        if !holds {
+        if let Err(error) = self.check_lease() {
             let failed = self.with(|state| state.flushes.take_all());
             for id in failed {
-                self.complete(id, Err(RequestError::LeaseExpired));
+                self.complete(id, Err(error.clone()));
             }
             return;
         }

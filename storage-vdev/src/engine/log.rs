@@ -225,6 +225,11 @@ impl Log {
         self.under_way.iter_mut().for_each(|one| one.present &= mask(one.sequence));
     }
 
+    /// Whether no segment is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
     /// The oldest segment on its way, if it is durable.
     pub(super) fn next_to_commit(&self) -> Option<&UnderWay> {
         self.under_way.front().filter(|first| first.durable)

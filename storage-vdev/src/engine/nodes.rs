@@ -35,6 +35,8 @@ pub(super) struct Node {
     pub(super) for_good: bool,
     /// It said that it is full.
     pub(super) full: bool,
+    /// It had forgotten the last opening when the volume was opened.
+    pub(super) blank: bool,
     /// It keeps no journal head until then, because it said that it can't.
     pub(super) headless_until_ns: u64,
     pub(super) free_bytes: Option<u64>,
@@ -73,6 +75,7 @@ impl NodeTable {
             down_since_ns: 0,
             for_good: false,
             full: false,
+            blank: false,
             headless_until_ns: 0,
             free_bytes: None,
             late: 0,
@@ -120,6 +123,18 @@ impl NodeTable {
     /// Whether it may be asked.
     pub(super) fn is_usable(&self, node: NodeIndex) -> bool {
         self.get(node).is_some_and(|node| !matches!(node.state, NodeState::Down(_)))
+    }
+
+    /// It has forgotten the last opening.
+    pub(super) fn set_blank(&mut self, node: NodeIndex) {
+        if let Some(node) = self.get_mut(node) {
+            node.blank = true;
+        }
+    }
+
+    /// Whether it may be asked, and remembers the last opening.
+    pub(super) fn remembers(&self, node: NodeIndex) -> bool {
+        self.is_usable(node) && self.get(node).is_some_and(|node| !node.blank)
     }
 
     /// Whether it may be asked to keep a journal head.

@@ -30,8 +30,8 @@ use super::recover::{journal_suffices, map_error};
 use super::state::{Engine, State};
 use super::status::Counters;
 use super::superblock::{JournalAnchor, PastOpening, Superblock};
-use super::sweep::sweeper;
-use super::take::{Tenure, fence, take_volume};
+use super::sweep::{stocktaker, sweeper};
+use super::take::{Tenure, fence, fence_blank, take_volume};
 use super::tasks;
 use crate::codec::Codec;
 use crate::extent_map::{BLOCKS_MAX, Map, MapError, Root};
@@ -51,7 +51,7 @@ pub(super) async fn open(
         check_create(create, &options)?;
     }
     let mut tenure = take_volume(engine, &options, &random).await?;
-    tenure.deaf = fence(engine, &options, &tenure).await?;
+    fence(engine, &options, &mut tenure).await?;
     let found = match tenure.named {
         Some(named) if named.version > 0 => {
             let nodes = keepers(&options);
@@ -188,9 +188,12 @@ async fn start(
     (opening, tenure): (Opening, Tenure),
 ) -> Result<(), OpenError> {
     let is_new = superblock.version == 0;
-    let deaf = tenure.deaf.clone();
+    let (deaf, blank) = (tenure.deaf.clone(), tenure.blank.clone());
     engine.begin(first_state(options, superblock.clone(), (opening, tenure))?);
     engine.with(|state| state.count_nodes(&deaf, is_new))?;
+    if !is_new && !options.accept_loss {
+        engine.with(|state| state.count_forgetful(&blank))?;
+    }
     load_usage(engine).await?;
     let now_ns = engine.runtime.now_ns();
     engine.with(|state| state.resume_freeing(now_ns));
@@ -224,8 +227,13 @@ async fn start(
     } else {
         engine.update_superblock(name).await.map_err(|error| map_error(&error))?;
     }
+    fence_blank(engine, &blank).await;
     engine.begin_journal(anchor).await;
     tasks::spawn_servers(engine);
+    if !blank.is_empty() {
+        let behind = frontier.sequence + 1;
+        engine.runtime.spawn(stocktaker(Rc::clone(engine), blank, behind));
+    }
     if !is_new {
         engine.runtime.spawn(sweeper(Rc::clone(engine), superblock));
     }
@@ -284,12 +292,16 @@ fn first_state(
         superblock,
         superblock_busy: false,
         lease: tenure.lease,
+        evidence: tenure.evidence,
+        acceptors_due: true,
         proposer: tenure.proposer,
         queue: VecDeque::new(),
         queue_busy: false,
         flushes: Flushes::default(),
         commands: VecDeque::new(),
         closing: false,
+        closer: None,
+        released: false,
         held: false,
         freeing: Freeing::default(),
         gc_rests_until: 0,
@@ -325,6 +337,20 @@ impl State {
             return Err(too_few(reachable, keepers.len(), (wanted, reason)));
         }
         Ok(())
+    }
+
+    /// Refuses if more slots than may be lost are on nodes that are down or `blank`: a segment that
+    /// they had between them would seem never to have been finished, and the volume would be that
+    /// of an earlier time. With no more, whatever was durable has left a shard on one of the others.
+    fn count_forgetful(&mut self, blank: &[NodeIndex]) -> Result<(), OpenError> {
+        for node in blank {
+            self.nodes.set_blank(*node);
+        }
+        let is_lost = |node: &&NodeIndex| blank.contains(node) || !self.nodes.is_usable(**node);
+        let (lost, slots) =
+            (self.nodes.slots().iter().filter(is_lost).count(), self.nodes.slots().len());
+        let spare = usize::from(self.shape.parity_shards());
+        if lost > spare { Err(OpenError::Forgotten { lost, slots, spare }) } else { Ok(()) }
     }
 
     /// A new node has the slot: it has none of its shards yet.

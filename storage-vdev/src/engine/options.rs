@@ -292,9 +292,51 @@ pub enum OpenError {
         /// The segment.
         segment: u64,
     },
+    /// More nodes than may be lost don't answer, or have forgotten the last opening: they were
+    /// replaced or rolled back.
+    #[error(
+        "{lost} of {slots} nodes are gone or have forgotten the volume's last opening, and {spare} \
+         may: the newest writes may be lost with them"
+    )]
+    Forgotten {
+        /// How many that hold a slot.
+        lost: usize,
+        /// Of how many.
+        slots: usize,
+        /// How many may be lost (*m*).
+        spare: usize,
+    },
     /// The register can't be changed.
     #[error("{0}")]
     Register(String),
+    /// The register names an epoch that somebody had before.
+    #[error(
+        "the register has gone back to an earlier state: it gives out epoch {epoch}, and nodes were \
+         fenced with {fence} before"
+    )]
+    RegisterRolledBack {
+        /// The epoch that it gave this opening.
+        epoch: u64,
+        /// The highest fence.
+        fence: u64,
+    },
+    /// Nodes have newer superblocks than the register can have left unnamed.
+    #[error(
+        "the register has gone back to an earlier state: it names superblock {version}, and \
+         superblock {found} is there"
+    )]
+    RegisterForgot {
+        /// The version that the register names.
+        version: u64,
+        /// The version that was found.
+        found: u64,
+    },
+    /// No acceptor knows the volume, and nodes do.
+    #[error("the volume's register is lost: no node has it, and nodes were fenced with {fence}")]
+    RegisterLost {
+        /// The highest fence.
+        fence: u64,
+    },
     /// The nodes have no room to open the volume.
     #[error("no space left on the volume's nodes")]
     NoSpace,

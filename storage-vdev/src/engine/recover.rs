@@ -179,8 +179,9 @@ impl Engine {
     ) -> Replay {
         let mut replay = Replay { groups: Vec::new(), end: superblock.journal.position, read: 0 };
         let heads = superblock.journal.heads.iter().copied();
+        // Who has forgotten the opening has nothing of its journal, whatever else it may have.
         let usable: Vec<NodeIndex> =
-            heads.filter(|head| self.with(|state| state.nodes.is_usable(*head))).collect();
+            heads.filter(|head| self.with(|state| state.nodes.remembers(*head))).collect();
         for head in usable {
             let Some((groups, end)) = self.read_head(superblock, head, keys).await else {
                 continue;

@@ -12,7 +12,7 @@ use super::executor::join_all;
 use super::request::{Output, Report, RequestError};
 use super::state::{Engine, State};
 use super::status::Progress;
-use crate::node::{NodeError, Request};
+use crate::node::{NodeError, NodeIndex, ObjectKey, Request};
 use crate::segment::{Entry, Shard, find_liars, rebuild_shard};
 
 /// How long a node may take to store a rebuilt shard.
@@ -147,11 +147,23 @@ impl Engine {
             let slot = state.shape.slot_of(sequence, shard);
             let parts = rebuild_shard(&state.codec, &whole.data, (shard, slot), 0).ok()?;
             let key = state.openings.object(sequence, shard)?;
-            Some((state.nodes.holder(sequence, shard), key, parts, state.epoch()))
+            Some((state.nodes.holder(sequence, shard), key, parts))
         });
-        let Some((node, key, parts, epoch)) = made else { return false };
+        let Some((node, key, parts)) = made else { return false };
+        let stored = self.store_shard(node, key, parts.to_vec()).await;
+        self.with(|state| {
+            let still = state.nodes.holder(sequence, shard) == node;
+            let segment = state.map.usage().get(sequence);
+            let (true, Some(segment), true) = (stored, segment, still) else { return false };
+            state.map.usage_mut().set_present(sequence, segment.present | 1 << shard)
+        })
+    }
+
+    /// Puts a shard that was made before on a node, in the place of anything else of its name.
+    async fn store_shard(&self, node: NodeIndex, key: ObjectKey, parts: Vec<Bytes>) -> bool {
+        let epoch = self.with(|state| state.epoch());
         let bytes: usize = parts.iter().map(Bytes::len).sum();
-        let request = Request::Restore { epoch, key, parts: parts.to_vec() };
+        let request = Request::Restore { epoch, key, parts };
         let mut answer = self.ask(node, request.clone(), RESTORE_NS_MAX).await;
         if answer == Err(NodeError::Exists) {
             // What is there is not what was put: it goes.
@@ -163,13 +175,39 @@ impl Engine {
         }
         self.check_fence(&answer);
         self.with(|state| {
-            let still = state.nodes.holder(sequence, shard) == node;
-            let segment = state.map.usage().get(sequence);
-            let (Ok(_), Some(segment), true) = (&answer, segment, still) else { return false };
-            state.nodes.note_used(node, bytes as i64);
-            state.counters.put_bytes += bytes as u64;
-            state.map.usage_mut().set_present(sequence, segment.present | 1 << shard)
-        })
+            if answer.is_ok() {
+                state.nodes.note_used(node, bytes as i64);
+                state.counters.put_bytes += bytes as u64;
+            }
+        });
+        answer.is_ok()
+    }
+
+    /// Puts a copy of a shard on a node that is not its slot's, and says how many bytes it has;
+    /// `None` if that can't be done. What can't be read where it is, is computed from the others.
+    pub(super) async fn copy_shard(
+        self: &Rc<Self>,
+        (sequence, shard): (u64, u8),
+        to: NodeIndex,
+    ) -> Option<u64> {
+        let key = self.with(|state| state.openings.object(sequence, shard))?;
+        let found = self.read_shard(sequence, shard).await;
+        let entries = found.as_ref().and_then(|found| self.entries_of(found)).unwrap_or_default();
+        let mut whole = Whole { entries, data: Vec::new(), bad: 0 };
+        let parts = match found {
+            Some(found) if self.verify(&found, &whole) && found.check().is_ok() => {
+                vec![found.bytes().clone()]
+            }
+            _ => {
+                whole = self.gather(sequence, 1 << shard).await?;
+                let slot = self.with(|state| state.shape.slot_of(sequence, shard));
+                let made =
+                    self.with(|state| rebuild_shard(&state.codec, &whole.data, (shard, slot), 0));
+                made.ok()?.to_vec()
+            }
+        };
+        let bytes = parts.iter().map(|part| part.len() as u64).sum();
+        self.store_shard(to, key, parts).await.then_some(bytes)
     }
 
     /// The data shards of a segment, verified; those that are not to be had are computed.
@@ -339,7 +377,7 @@ impl Engine {
     }
 
     /// Waits as long as the limit asks for after so many bytes.
-    async fn throttle(&self, bytes: u64, since_ns: u64) {
+    pub(super) async fn throttle(&self, bytes: u64, since_ns: u64) {
         let per_second = self.with(|state| state.limits.repair_bytes_per_second);
         if per_second > 0 {
             let pause = u128::from(bytes) * 1_000_000_000 / u128::from(per_second);

@@ -5,6 +5,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::cache::Cache;
 use super::executor::{Answer, Either, Event, Runtime, either};
 use super::flush::Flushes;
@@ -111,6 +113,10 @@ pub(super) struct State {
     /// Commands that wait for the task that carries them out.
     pub(super) commands: VecDeque<(RequestId, Command)>,
     pub(super) closing: bool,
+    /// The request that closes the volume.
+    pub(super) closer: Option<RequestId>,
+    /// The volume is given up, or about to be.
+    pub(super) released: bool,
     /// Writes wait: the volume is being rolled back.
     pub(super) held: bool,
     pub(super) freeing: Freeing,
@@ -122,6 +128,10 @@ pub(super) struct State {
     pub(super) superblock_busy: bool,
     /// None if the volume has no register.
     pub(super) lease: Option<Lease>,
+    /// What shows nodes that the epoch is ours.
+    pub(super) evidence: Vec<Bytes>,
+    /// Nodes may have acceptors that are not the register's.
+    pub(super) acceptors_due: bool,
     /// None while somebody uses it.
     pub(super) proposer: Option<Proposer>,
     /// Something can be repaired, perhaps.
@@ -268,7 +278,9 @@ impl Engine {
     /// last moment before the answer.
     pub(super) fn next_completion(&self) -> Option<Completion> {
         let mut completion = self.completions.borrow_mut().pop_front()?;
+        let closes = self.with(|state| state.closer == Some(completion.id));
         if completion.result.is_ok()
+            && !closes
             && let Err(error) = self.check_lease()
         {
             completion.result = Err(error);

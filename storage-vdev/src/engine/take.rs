@@ -16,16 +16,23 @@ use crate::register::{
 };
 
 /// How often a record that is being watched is read.
-const WATCH_NS: u64 = 500_000_000;
+const WATCH_NS: u64 = 250_000_000;
 
 /// The right to write.
 pub(super) struct Tenure {
     pub(super) epoch: u64,
     pub(super) proposer: Option<Proposer>,
     pub(super) lease: Option<Lease>,
-    evidence: Vec<Bytes>,
+    /// What shows nodes that are no acceptors that the epoch is ours.
+    pub(super) evidence: Vec<Bytes>,
     /// The nodes that were not told of it.
     pub(super) deaf: Vec<(NodeIndex, NodeError)>,
+    /// The nodes that don't remember the opening that wrote the newest superblock, and are not told
+    /// of this one before its own superblock is durable: what they say of themselves is how the
+    /// next opening knows, too, if this one gets no further.
+    pub(super) blank: Vec<NodeIndex>,
+    /// The epoch of the opening that wrote the newest superblock; 0 if there is none.
+    last_epoch: u64,
     /// What the register says of superblocks; `None` if there is no register.
     pub(super) named: Option<SuperblockRef>,
 }
@@ -57,31 +64,30 @@ pub(super) async fn take_volume(
         (Some(superblock), create) => check_shape(superblock, create.as_ref())?,
         (None, _) => {}
     }
-    let epoch = found.superblock.map_or(0, |superblock| superblock.opening.epoch) + 1;
-    let epoch = unfenced_epoch(engine, options, epoch).await?;
-    let (evidence, deaf) = (Vec::new(), Vec::new());
-    Ok(Tenure { epoch, proposer: None, lease: None, evidence, deaf, named: None })
+    let last_epoch = found.superblock.map_or(0, |superblock| superblock.opening.epoch);
+    // Above all that an opening which left nothing else has fenced with, too.
+    let standing = standing_fences(engine, options).await;
+    let highest = standing.iter().flatten().copied().max().unwrap_or(0).max(last_epoch);
+    let epoch = highest.checked_add(1).ok_or(OpenError::Stale { epoch: highest })?;
+    let (evidence, deaf, blank) = (Vec::new(), Vec::new(), Vec::new());
+    let (proposer, lease, named) = (None, None, None);
+    Ok(Tenure { epoch, proposer, lease, evidence, deaf, blank, last_epoch, named })
 }
 
-/// An epoch above all that an opening which left nothing else has fenced with.
-async fn unfenced_epoch(
+/// The fence that stands on each node now; 0 if none does. Nothing is changed by asking.
+async fn standing_fences(
     engine: &Rc<Engine>,
     options: &OpenOptions,
-    at_least: u64,
-) -> Result<u64, OpenError> {
-    let mut epoch = at_least;
-    loop {
-        let fences = fence_all(engine, options, (epoch, &[])).await;
-        let higher = fences.iter().filter_map(|fence| match fence {
-            Ok(Response::Fenced { previous }) if *previous >= epoch => previous.checked_add(1),
-            Err(NodeError::EpochStale { current }) => current.checked_add(1),
-            _ => None,
-        });
-        match higher.max() {
-            Some(higher) => epoch = higher,
-            None => return Ok(epoch),
-        }
-    }
+) -> Vec<Result<u64, NodeError>> {
+    let all: Vec<NodeIndex> = (0..).zip(&options.nodes).map(|(node, _)| node).collect();
+    let fences = fence_nodes(engine, options, (0, &[]), &all).await;
+    let standing = fences.into_iter().map(|fence| match fence {
+        Ok(Response::Fenced { previous }) => Ok(previous),
+        Err(NodeError::EpochStale { current }) => Ok(current),
+        Ok(_) => Err(NodeError::Unsupported),
+        Err(error) => Err(error),
+    });
+    standing.collect()
 }
 
 async fn take_register(
@@ -114,7 +120,14 @@ async fn take_register(
             (Ok(committed), _) if !is_read => return Ok(tenure(committed, proposer)),
             (Ok(committed), _) => committed.record,
             (Err(ChangeError::Refused(Refusal::Changed(record))), _) => *record,
-            (Err(ChangeError::Refused(Refusal::NotFound)), Some(create)) => {
+            (Err(ChangeError::Refused(Refusal::NotFound)), create) => {
+                // A fence is put up by who holds the register: there has been one.
+                let standing = standing_fences(engine, options).await;
+                let fence = standing.iter().flatten().copied().max().unwrap_or(0);
+                if fence > 0 {
+                    return Err(OpenError::RegisterLost { fence });
+                }
+                let Some(create) = create else { return Err(OpenError::NotFound) };
                 let edit = Edit::Create {
                     holder: holder.clone(),
                     lease_ns: create.lease_ns,
@@ -156,6 +169,8 @@ fn tenure(committed: register::Committed, proposer: Proposer) -> Tenure {
         lease: Some(Lease::new(record.lease_ns, changed_ns.unwrap_or(0))),
         evidence,
         deaf: Vec::new(),
+        blank: Vec::new(),
+        last_epoch: record.superblock.epoch,
         named: Some(record.superblock),
     }
 }
@@ -178,36 +193,96 @@ fn register_error(error: ChangeError) -> OpenError {
     }
 }
 
-async fn fence_all(
+async fn fence_nodes(
     engine: &Rc<Engine>,
     options: &OpenOptions,
     (epoch, evidence): (u64, &[Bytes]),
+    nodes: &[NodeIndex],
 ) -> Vec<Result<Response, NodeError>> {
-    let nodes = (0..options.nodes.len()).filter_map(|node| NodeIndex::try_from(node).ok());
-    let fences = nodes.map(|node| {
+    let fences = nodes.iter().map(|node| {
         let evidence = evidence.to_vec();
         let request = Request::Fence { volume: options.uuid, epoch, evidence };
-        ask(&engine.runtime, node, request)
+        ask(&engine.runtime, *node, request)
     });
     join_all(fences).await
 }
 
-/// Shuts earlier openings out. Says which nodes have not heard of it.
+/// Shuts earlier openings out. Finds out which nodes have not heard of it, and which have forgotten
+/// what they had promised.
 pub(super) async fn fence(
     engine: &Rc<Engine>,
     options: &OpenOptions,
-    tenure: &Tenure,
-) -> Result<Vec<(NodeIndex, NodeError)>, OpenError> {
-    let fences = fence_all(engine, options, (tenure.epoch, &tenure.evidence)).await;
-    let mut deaf = Vec::new();
-    for (node, fence) in (0..).zip(fences) {
+    tenure: &mut Tenure,
+) -> Result<(), OpenError> {
+    let standing = standing_fences(engine, options).await;
+    check_register(engine, options, tenure, &standing).await?;
+    let mut reached = Vec::new();
+    for (node, fence) in (0..).zip(standing) {
+        match fence {
+            Err(error) => tenure.deaf.push((node, error)),
+            Ok(fence) if fence < tenure.last_epoch && !options.accept_loss => {
+                tenure.blank.push(node);
+            }
+            Ok(_) => reached.push(node),
+        }
+    }
+    let ours = (tenure.epoch, tenure.evidence.as_slice());
+    let fences = fence_nodes(engine, options, ours, &reached).await;
+    for (node, fence) in reached.into_iter().zip(fences) {
         match fence {
             Ok(_) => {}
             Err(NodeError::EpochStale { current }) => {
                 return Err(OpenError::Stale { epoch: current });
             }
-            Err(error) => deaf.push((node, error)),
+            Err(error) => tenure.deaf.push((node, error)),
         }
     }
-    Ok(deaf)
+    Ok(())
+}
+
+/// Compares what the register says with what the nodes remember. Nobody else can have our epoch,
+/// and a higher one is in the register before it is on any node: if it isn't, then the register has
+/// gone back to an earlier state, and may have given our epoch to somebody before.
+async fn check_register(
+    engine: &Rc<Engine>,
+    options: &OpenOptions,
+    tenure: &mut Tenure,
+    standing: &[Result<u64, NodeError>],
+) -> Result<(), OpenError> {
+    let Some(named) = tenure.named else { return Ok(()) };
+    let fence = standing.iter().flatten().copied().max().unwrap_or(0);
+    if fence < tenure.epoch {
+        let nodes = keepers(options);
+        let found = find_newest(&engine.runtime, &nodes, options.uuid, &options.key).await?;
+        let newest = found.superblock;
+        let beyond = newest.filter(|newest| {
+            // One that was stored before the register named it is all that may be newer.
+            newest.version > named.version.saturating_add(1) || newest.opening.epoch >= tenure.epoch
+        });
+        return match beyond {
+            None => Ok(()),
+            Some(newest) => {
+                Err(OpenError::RegisterForgot { version: named.version, found: newest.version })
+            }
+        };
+    }
+    let mut reached = 0;
+    if let Some(proposer) = &mut tenure.proposer {
+        let read = change(&engine.runtime, options.uuid, proposer, Edit::Read).await;
+        reached = read.map_err(register_error)?.record.epoch;
+    }
+    if reached > tenure.epoch && reached >= fence {
+        return Err(OpenError::Stale { epoch: reached });
+    }
+    Err(OpenError::RegisterRolledBack { epoch: tenure.epoch, fence })
+}
+
+/// Tells the nodes that had forgotten it of the opening, now that its superblock is durable.
+pub(super) async fn fence_blank(engine: &Rc<Engine>, blank: &[NodeIndex]) {
+    let fences = blank.iter().map(|node| engine.fence_again(*node));
+    for (node, fence) in blank.iter().zip(join_all(fences).await) {
+        if let Err(error) = fence {
+            engine.node_down(*node, error);
+        }
+    }
 }

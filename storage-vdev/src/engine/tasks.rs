@@ -7,7 +7,7 @@ use super::commit::{committer, sealer};
 use super::flush::journaler;
 use super::free::deleter;
 use super::gc::collector;
-use super::holder::renewer;
+use super::holder::{registrar, renewer};
 use super::state::Engine;
 use super::upkeep::{housekeeper, prober};
 use super::write::admitter;
@@ -24,6 +24,7 @@ pub(super) fn spawn_servers(engine: &Rc<Engine>) {
     engine.runtime.spawn(journaler(Rc::clone(engine)));
     engine.runtime.spawn(commander(Rc::clone(engine)));
     engine.runtime.spawn(renewer(Rc::clone(engine)));
+    engine.runtime.spawn(registrar(Rc::clone(engine)));
     engine.runtime.spawn(prober(Rc::clone(engine)));
     engine.runtime.spawn(housekeeper(Rc::clone(engine)));
     engine.runtime.spawn(collector(Rc::clone(engine)));

@@ -8,12 +8,14 @@ use super::place::{choose_heads, heads_wanted};
 use super::request::RequestError;
 use super::state::{Engine, State};
 use super::status::NodeState;
-use crate::node::{NodeIndex, Request, Response};
+use crate::node::{NodeError, NodeIndex, Request, Response};
 
 /// How often nodes that are down or slow are asked how they are.
 const PROBE_NS: u64 = 1_000_000_000;
 /// How long a probe may take.
 const PROBE_NS_MAX: u64 = 900_000_000;
+/// How long a node may take to put up a fence.
+const FENCE_NS_MAX: u64 = 5_000_000_000;
 /// After how many bytes that were put the nodes are asked how full they are.
 const CAPACITY_BYTES: u64 = 64 << 20;
 /// How long the node of a slot may be down before a spare takes the slot over: when one more loss
@@ -210,6 +212,12 @@ impl Engine {
         let until_ns = self.runtime.now_ns().saturating_add(PROBE_NS_MAX);
         let answer = either(call, self.runtime.sleep_until(until_ns)).await;
         let Either::First(Ok(Response::Capacity { free_bytes, .. })) = answer else { return };
+        // It may have been away when the volume was taken over: an earlier holder could write to
+        // it, and the next opening would take it for one that has forgotten this one.
+        let was_down = !self.with(|state| state.nodes.is_usable(node));
+        if was_down && self.fence_again(node).await.is_err() {
+            return;
+        }
         let came_up = self.with(|state| {
             let Some(entry) = state.nodes.get_mut(node) else { return false };
             entry.free_bytes = Some(free_bytes);
@@ -218,6 +226,7 @@ impl Engine {
             if !was_up {
                 state.hopeless.clear();
                 state.repair_wanted = true;
+                state.acceptors_due = true;
                 state.nodes.set_up(node);
             }
             !was_up
@@ -228,29 +237,18 @@ impl Engine {
         }
     }
 
-    /// From now on a slot's shards are on another node; repair puts them there.
-    pub(super) async fn replace(
-        self: &Rc<Self>,
-        slot: u8,
-        node: NodeIndex,
-    ) -> Result<(), RequestError> {
-        let allowed = self.with(|state| {
-            let objects = state.nodes.get(node).is_some_and(|entry| entry.info.objects);
-            let known = usize::from(slot) < state.nodes.slots().len();
-            known && objects && !state.nodes.slots().contains(&node)
-        });
-        if !allowed {
-            return Err(RequestError::Refused("there is no such slot, or the node can't take it"));
-        }
-        tracing::info!(slot, node, "another node takes a slot over");
-        // The superblock that names the node also says which shards it doesn't have.
-        self.checkpoint_from(|state| {
-            if state.nodes.slots().get(usize::from(slot)) != Some(&node) {
-                state.nodes.set_slot(slot, node);
-                state.empty_slot(slot);
+    /// Tells a node of this opening, which it may know already.
+    pub(super) async fn fence_again(&self, node: NodeIndex) -> Result<(), NodeError> {
+        let (volume, epoch, evidence) =
+            self.with(|state| (state.superblock.uuid, state.epoch(), state.evidence.clone()));
+        let call = self.runtime.call(node, Request::Fence { volume, epoch, evidence });
+        let until_ns = self.runtime.now_ns().saturating_add(FENCE_NS_MAX);
+        match either(call, self.runtime.sleep_until(until_ns)).await {
+            Either::First(answer) => {
+                self.check_fence(&answer);
+                answer.map(|_| ())
             }
-        })
-        .await
-        .map(|_dead| ())
+            Either::Second(()) => Err(NodeError::Unavailable),
+        }
     }
 }

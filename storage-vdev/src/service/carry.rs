@@ -261,6 +261,17 @@ impl<S: ShardStore, F: NodeFile> NodeService<S, F> {
             }
             record.fence = epoch;
             self.meta.store(volume, &record)?;
+        } else if !grants.is_owner() && epoch > 0 && !evidence.is_empty() {
+            // A change of acceptors, shown by who holds the epoch.
+            let known = &record.members;
+            match verify_evidence(volume, epoch, known, evidence) {
+                Ok(members) if members != *known => {
+                    record.members = members;
+                    self.meta.store(volume, &record)?;
+                }
+                // It is no news, or none that this node can check: the fence stands as it stood.
+                _ => {}
+            }
         }
         Ok(Outcome::Later(After::All, Response::Fenced { previous }))
     }

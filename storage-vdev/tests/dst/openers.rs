@@ -125,3 +125,99 @@ fn a_volume_in_use_is_refused_and_the_holder_is_named() {
     let refused = open(&world, options, &mut rng, &mut Fair).unwrap().err();
     assert_eq!(refused, Some(OpenError::InUse { holder: "host 1".to_owned(), epoch: 1 }));
 }
+
+/// Each node in turn is replaced by a blank one. Its acceptor has lost its promises with its name, so
+/// it counts no more; the opener brings the new one in, or the register would soon have no majority.
+#[test]
+fn acceptors_that_lost_their_state_are_replaced_by_the_opener() {
+    for seed in 0..10 {
+        let (world, mut rng) = start(seed);
+        let _report = Report::new(&world, format!("seed {seed}: acceptors are replaced"));
+        let mut oracle = Oracle::new(24 * 8);
+        drop(must_open(&world, 1, true, &mut rng));
+        for node in 0..2 * SHAPE.nodes() {
+            world.borrow_mut().forget(node % SHAPE.nodes());
+            let mut host = must_open(&world, 1, false, &mut rng);
+            burst(&mut host, &mut oracle, &mut rng);
+            let until_ns = world.borrow().now_ns() + 20_000_000_000;
+            host.run(&mut oracle, &mut Fair, Some(until_ns)).unwrap();
+            assert_eq!(host.status().segments_degraded, 0, "seed {seed}, node {node}");
+            host.close(&mut oracle, &mut Fair).unwrap();
+            let mut host = must_open(&world, 2, false, &mut rng);
+            let content = host.content(&mut Fair).unwrap();
+            oracle.check_crash(&content).unwrap_or_else(|error| panic!("{error}"));
+            host.close(&mut oracle, &mut Fair).unwrap();
+        }
+    }
+}
+
+/// Most acceptors go back to an earlier time under their names, and what they say then fits together:
+/// they would give an epoch out again. The nodes that did not go back remember that it was there.
+#[test]
+fn a_register_that_went_back_is_refused_whatever_part_of_the_nodes_remembers() {
+    for (seed, newer) in [(1, 0), (2, 1), (3, 2)] {
+        let (world, mut rng) = start(seed);
+        let mut oracle = Oracle::new(24 * 8);
+        let mut host = must_open(&world, 1, true, &mut rng);
+        burst(&mut host, &mut oracle, &mut rng);
+        host.close(&mut oracle, &mut Fair).unwrap();
+        let images: Vec<_> =
+            (0..SHAPE.nodes()).map(|node| world.borrow().image(node).unwrap()).collect();
+        for _ in 0..2 {
+            let mut host = must_open(&world, 1, false, &mut rng);
+            burst(&mut host, &mut oracle, &mut rng);
+            host.close(&mut oracle, &mut Fair).unwrap();
+        }
+        for (node, image) in images.iter().enumerate().filter(|(node, _)| *node != newer) {
+            world.borrow_mut().roll_back(node, image, false);
+        }
+        for attempt in 0..3 {
+            let opened = open(&world, SHAPE.options(2, false), &mut rng, &mut Fair).unwrap();
+            let error = opened.err();
+            let refused = matches!(
+                error,
+                Some(
+                    OpenError::RegisterRolledBack { .. }
+                        | OpenError::RegisterForgot { .. }
+                        | OpenError::Forgotten { .. }
+                )
+            );
+            assert!(refused, "only node {newer} remembers, attempt {attempt}: {error:?}");
+        }
+    }
+}
+
+/// A volume that is handed over in good order is served again within a second, by somebody who was
+/// waiting for it.
+#[test]
+fn a_hand_over_takes_less_than_a_second_and_a_forced_one_a_lease() {
+    for seed in 0..20 {
+        let (world, mut rng) = start(seed);
+        let mut oracle = Oracle::new(24 * 8);
+        let mut old = must_open(&world, 1, true, &mut rng);
+        burst(&mut old, &mut oracle, &mut rng);
+        old.run(&mut oracle, &mut Fair, None).unwrap();
+        let mut opening =
+            Volume::open(SimNodes::new(&world), SHAPE.options(2, false), random(&mut rng));
+        let mut closed_ns = None;
+        let close_ns = world.borrow().now_ns() + 2_000_000_000;
+        old.volume.submit_flush(1_000_000);
+        let taken_ns = loop {
+            let now_ns = world.borrow().now_ns();
+            if now_ns >= close_ns && closed_ns.is_none() {
+                closed_ns = Some(now_ns);
+                old.volume.submit_close(1_000_001);
+            }
+            while old.volume.poll(now_ns).is_some() {}
+            if let Some(result) = opening.poll(now_ns) {
+                result.unwrap();
+                break now_ns;
+            }
+            let deadline_ns = opening.deadline_ns().unwrap();
+            let deadline_ns = deadline_ns.min(old.volume.deadline_ns().unwrap_or(u64::MAX));
+            world.borrow_mut().run_until(deadline_ns.max(now_ns + 1).min(now_ns + 10_000_000));
+        };
+        let took_ns = taken_ns - closed_ns.expect("not before it was closed");
+        assert!(took_ns < 1_000_000_000, "seed {seed}: {took_ns} ns of virtual time");
+    }
+}

@@ -168,3 +168,57 @@ fn two_openers_at_once_end_with_one_writer() {
         assert_eq!(running.count(), 1, "seed {seed}: {} opened", held.len());
     }
 }
+
+#[test]
+fn a_holder_that_gives_the_volume_up_acknowledges_nothing_from_then_on() {
+    let world = world(6, 9);
+    let mut one = open(&world, held_by(1, true));
+    one.write(&world, 0, &[1; BLOCK]).unwrap().unwrap();
+    one.flush(&world).unwrap().unwrap();
+    one.read(&world, 0, BLOCK).unwrap().unwrap();
+    // Answered from memory, and not yet told: then the volume is released in a single turn.
+    for id in 1000..1200 {
+        one.volume.submit_read(id, 0, vec![0; BLOCK]);
+    }
+    one.volume.submit_close(2000);
+    let mut told = Vec::new();
+    let mut two = loop {
+        match try_open(&world, held_by(2, false), one.now_ns).unwrap() {
+            Ok(two) => break two,
+            Err(error) => assert!(matches!(error, OpenError::InUse { .. }), "{error}"),
+        }
+        told.push(one.volume.poll(one.now_ns).unwrap());
+    };
+    let before = told.len();
+    assert!(before < 150, "{before} of 200 were told before the volume was released");
+    two.write(&world, 0, &[2; BLOCK]).unwrap().unwrap();
+    two.flush(&world).unwrap().unwrap();
+    while let Some(completion) = one.volume.poll(one.now_ns) {
+        told.push(completion);
+    }
+    for completion in told.iter().skip(before) {
+        let closes = completion.id == 2000;
+        assert_eq!(completion.result.is_ok(), closes, "{}: {:?}", completion.id, completion.result);
+    }
+    assert_eq!(told.len(), 201, "each request is answered once");
+}
+
+#[test]
+fn a_register_that_all_its_nodes_have_lost_is_not_made_anew_over_a_volume_that_is_there() {
+    let world = world(6, 10);
+    let options = |id, create_it| {
+        let mut options = held_by(id, create_it);
+        options.nodes.iter_mut().skip(3).for_each(|node| node.register = false);
+        options
+    };
+    let mut one = open(&world, options(1, true));
+    one.write(&world, 0, &[1; BLOCK]).unwrap().unwrap();
+    one.close(&world).unwrap().unwrap();
+    for node in world.borrow_mut().nodes.iter_mut().take(3) {
+        node.registers.clear();
+    }
+    for create_it in [false, true] {
+        let error = try_open(&world, options(2, create_it), 0).unwrap().err();
+        assert_eq!(error, Some(OpenError::RegisterLost { fence: 1 }));
+    }
+}

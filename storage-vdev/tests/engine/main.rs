@@ -10,4 +10,5 @@ mod holders;
 mod loss;
 mod nodes;
 mod nonces;
+mod relocate;
 mod space;

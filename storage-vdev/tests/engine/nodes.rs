@@ -60,7 +60,7 @@ pub(crate) struct Kept {
     pub(crate) objects: BTreeMap<ObjectKey, Bytes>,
     journals: BTreeMap<Uuid, JournalHead>,
     fences: BTreeMap<Uuid, u64>,
-    registers: BTreeMap<Uuid, AcceptorState>,
+    pub(crate) registers: BTreeMap<Uuid, AcceptorState>,
     /// Bytes that fit; 0: any number.
     pub(crate) capacity: u64,
 }
