@@ -16,6 +16,8 @@ use crate::register::{
 const RETRY_DIVISOR: u64 = 12;
 /// How long after a change of acceptors that failed the next one is tried.
 const BRING_IN_NS: u64 = 5_000_000_000;
+/// The most attempts of a step of a change of acceptors: two seconds, far less than a lease.
+const ATTEMPTS_BRIEF: u32 = 2;
 /// How often a change of acceptors that somebody else had begun is brought to its end first.
 const STEPS_MAX: u32 = 8;
 
@@ -27,8 +29,13 @@ pub(super) async fn change(
     edit: Edit,
 ) -> Result<Committed, ChangeError> {
     let mut calls: Vec<(u64, Call)> = Vec::new();
+    let can_wait = matches!(edit, Edit::BeginAcceptors { .. } | Edit::SettleAcceptors { .. });
     let busy = proposer.start(edit, runtime.now_ns()).is_err();
     assert!(!busy, "one who has the proposer has it alone, and brings each edit to its end");
+    if can_wait {
+        // A renewal that waits for it can't.
+        proposer.limit_attempts(ATTEMPTS_BRIEF);
+    }
     loop {
         match proposer.poll(runtime.now_ns()) {
             Step::Send { message, node, request } => {

@@ -145,6 +145,8 @@ struct Run {
     change: Ballot,
     started_ns: u64,
     attempt: u32,
+    /// The most attempts.
+    attempts: u32,
     in_doubt: bool,
 }
 
@@ -236,9 +238,18 @@ impl Proposer {
         }
         let change = Ballot { counter: self.counter.saturating_add(1), proposer: self.id };
         let phase = Phase::Pausing { until_ns: now_ns };
-        let run = Run { edit, change, started_ns: now_ns, attempt: 0, in_doubt: false };
+        let attempts = self.timing.attempts;
+        let run = Run { edit, change, started_ns: now_ns, attempt: 0, attempts, in_doubt: false };
         self.run = Some((run, phase));
         Ok(())
+    }
+
+    /// The edit that has begun is given up after so many attempts: it is not worth it that others
+    /// wait for it.
+    pub fn limit_attempts(&mut self, attempts: u32) {
+        if let Some((run, _)) = &mut self.run {
+            run.attempts = run.attempts.min(attempts);
+        }
     }
 
     /// What to do next.
@@ -461,7 +472,7 @@ impl Proposer {
     fn next_attempt(&mut self, run: &mut Run, round: &Round, now_ns: u64) -> Phase {
         self.outbox.clear();
         run.attempt += 1;
-        if 2 * round.unreadable.len() > self.nodes.len() || run.attempt >= self.timing.attempts {
+        if 2 * round.unreadable.len() > self.nodes.len() || run.attempt >= run.attempts {
             return ended(Err(self.give_up(run, round)));
         }
         // A first rejection says that the counter was too low, not that somebody is in the way.

@@ -88,10 +88,13 @@ const SHAPES: [(u8, u8, u8); 6] =
 
 fn plan(seed: u64, climate: Climate) -> Plan {
     let (k, m, spares) = SHAPES[(seed % 6) as usize];
-    let policy = if seed / 6 % 4 == 3 { Policy::Sealed } else { Policy::Quorum };
-    // A register needs more acceptors than twice what may be lost, and none may be replaced.
-    let register =
-        !climate.losses && usize::from(k + spares) > usize::from(m) && seed / 48 % 3 == 2;
+    let policy = match seed / 6 % 8 {
+        3 | 7 => Policy::Sealed,
+        5 => Policy::Local,
+        _ => Policy::Quorum,
+    };
+    // A register needs more acceptors than twice what may be lost.
+    let register = usize::from(k + spares) > usize::from(m) && seed / 48 % 3 == 2;
     let shape = Shape { k, m, spares, blocks: 64, policy, register };
     let network = if (seed / 24).is_multiple_of(2) { Network::CALM } else { Network::ROUGH };
     Plan { shape, network, climate, budget: usize::from(m), rounds: 5, bursts: 25 }
@@ -106,25 +109,31 @@ fn run(seed: u64, plan: Plan) -> Outcome {
 
 #[test]
 fn a_host_that_crashes_anywhere_loses_nothing_that_was_flushed() {
-    let climate = Climate { fault: 0, host_crash: 1_000, losses: false };
+    let climate = Climate { fault: 0, host_crash: 1_000, full: 0, losses: false };
     campaign("host crashes", seeds(400), |seed| run(seed, plan(seed, climate)));
 }
 
 #[test]
 fn nodes_that_crash_and_vanish_within_the_budget_lose_nothing() {
-    let climate = Climate { fault: 8_000, host_crash: 500, losses: false };
+    let climate = Climate { fault: 8_000, host_crash: 500, full: 0, losses: false };
     campaign("node crashes", seeds(400), |seed| run(seed, plan(seed, climate)));
 }
 
 #[test]
 fn nodes_that_lose_and_damage_data_within_the_budget_lose_nothing() {
-    let climate = Climate { fault: 6_000, host_crash: 500, losses: true };
+    let climate = Climate { fault: 6_000, host_crash: 500, full: 0, losses: true };
     campaign("node losses", seeds(400), |seed| run(seed, plan(seed, climate)));
 }
 
 #[test]
+fn nodes_that_are_full_for_a_while_lose_nothing_and_say_so() {
+    let climate = Climate { fault: 3_000, host_crash: 500, full: 3_000, losses: false };
+    campaign("full nodes", seeds(200), |seed| run(seed, plan(seed, climate)));
+}
+
+#[test]
 fn a_seed_gives_the_same_run_every_time() {
-    let climate = Climate { fault: 2_000, host_crash: 500, losses: true };
+    let climate = Climate { fault: 2_000, host_crash: 500, full: 0, losses: true };
     for seed in 0..6 {
         let traces = [0; 2].map(|_| run(seed, plan(seed, climate)).trace);
         assert_eq!(traces[0], traces[1], "seed {seed}");

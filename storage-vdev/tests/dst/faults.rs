@@ -1,7 +1,7 @@
 //! Faults within a budget: at any time at most so many nodes are *damaged*, which a node is from
 //! its first fault on until everything that it should have has been put on it again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use storage_vdev::files::sim::{Faults, Rng, Which};
 use storage_vdev::sim_nodes::Shared;
@@ -15,6 +15,8 @@ pub(crate) struct Climate {
     pub(crate) fault: u32,
     /// Chance that the host crashes.
     pub(crate) host_crash: u32,
+    /// Chance that a node is full for a while.
+    pub(crate) full: u32,
     /// Whether nodes lose or damage what they had stored, too.
     pub(crate) losses: bool,
 }
@@ -26,12 +28,20 @@ pub(crate) struct Storm {
     /// The most nodes that are damaged at a time.
     pub(crate) budget: usize,
     pub(crate) damaged: BTreeSet<usize>,
+    /// Nodes without room, and until when.
+    pub(crate) full: BTreeMap<usize, u64>,
+    /// Whether nodes are acceptors: their promises are not to be taken back behind their names.
+    pub(crate) register: bool,
     /// How many there were.
     pub(crate) faults: u64,
 }
 
 impl Weather for Storm {
     fn step(&mut self, world: &Shared, writer: usize) -> bool {
+        self.make_room(world, false);
+        if self.rng.chance(self.climate.full) {
+            self.fill(world);
+        }
         if self.rng.chance(self.climate.fault) {
             self.strike(world, writer);
         }
@@ -44,6 +54,34 @@ impl Weather for Storm {
 }
 
 impl Storm {
+    /// A node has no room for some seconds. That damages nothing.
+    fn fill(&mut self, world: &Shared) {
+        let mut world = world.borrow_mut();
+        let node = self.rng.below(world.nodes() as u64) as usize;
+        let until_ns = world.now_ns() + 1 + self.rng.below(20_000_000_000);
+        if let Some(disk) = world.disk(node) {
+            disk.set_space(Some(0));
+            self.full.insert(node, until_ns);
+            self.faults += 1;
+            world.note(&format!("node {node} is full"));
+        }
+    }
+
+    /// Nodes have room again, those whose time has come or all.
+    pub(crate) fn make_room(&mut self, world: &Shared, all: bool) {
+        if self.full.is_empty() {
+            return;
+        }
+        let mut world = world.borrow_mut();
+        let now_ns = world.now_ns();
+        for (node, _) in self.full.extract_if(.., |_, until_ns| all || *until_ns <= now_ns) {
+            if let Some(disk) = world.disk(node) {
+                disk.set_space(None);
+            }
+            world.note(&format!("node {node} has room again"));
+        }
+    }
+
     /// A node that something may happen to.
     fn victim(&mut self, nodes: usize) -> Option<usize> {
         if self.damaged.len() < self.budget {
@@ -61,7 +99,11 @@ impl Storm {
         self.faults += 1;
         let rng = &mut self.rng;
         let kinds = if self.climate.losses { 16 } else { 9 };
-        match rng.below(kinds) {
+        let kind = match rng.below(kinds) {
+            12 | 13 if self.register => 9,
+            kind => kind,
+        };
+        match kind {
             0 => world.crash(node),
             1 => {
                 // In the middle of what it does next.
@@ -98,6 +140,7 @@ impl Storm {
 
     /// All nodes work again from now on, with what they have; one that can't start is replaced.
     pub(crate) fn clear(&mut self, world: &Shared) {
+        self.make_room(world, true);
         let mut world = world.borrow_mut();
         world.note("all nodes are put in order");
         for node in 0..world.nodes() {

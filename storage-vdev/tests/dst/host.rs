@@ -205,6 +205,9 @@ impl Host {
         let pending = self.pending.remove(&id).expect("a request completes once");
         if let Err(error) = &result {
             self.world.borrow_mut().note(&format!("request {id} failed: {error}: {pending:?}"));
+            if let Pending::Change { change, .. } = &pending {
+                oracle.refused(*change);
+            }
         }
         let output = result?;
         if let Output::Report(report) = &output {

@@ -49,6 +49,22 @@ struct Change {
     effect: Effect,
     /// Its completion came: reads that are submitted from now on see it.
     done: bool,
+    /// It failed, and may be there or not.
+    refused: bool,
+}
+
+impl Change {
+    /// What the sectors may be after it.
+    fn apply(&self, state: &mut [Vec<u64>]) {
+        for sector in self.effect.sectors(state.len()) {
+            if let Some(stamp) = self.effect.of(sector) {
+                if !self.refused {
+                    state[sector].clear();
+                }
+                state[sector].push(stamp);
+            }
+        }
+    }
 }
 
 /// A read that is under way: what had been completed when it was submitted.
@@ -114,7 +130,7 @@ impl Oracle {
     }
 
     fn push(&mut self, effect: Effect) -> usize {
-        self.changes.push(Change { effect, done: false });
+        self.changes.push(Change { effect, done: false, refused: false });
         self.changes.len() - 1
     }
 
@@ -125,6 +141,16 @@ impl Oracle {
     /// A flush is acknowledged that covers the first `count` changes.
     pub(crate) fn flushed(&mut self, count: usize) {
         self.durable = self.durable.max(count);
+    }
+
+    /// A change was refused: it may be there or not, whatever comes after it.
+    pub(crate) fn refused(&mut self, change: usize) {
+        self.changes[change].refused = true;
+    }
+
+    /// What made flushes durable is gone, as the policy allows.
+    pub(crate) fn forgive_flushes(&mut self) {
+        self.durable = 0;
     }
 
     /// The content when every change is there.
@@ -171,17 +197,17 @@ impl Oracle {
         if found.len() > self.base.len() {
             return Err(format!("{} sectors instead of {}", found.len(), self.base.len()));
         }
-        let mut state = self.base.clone();
+        let mut state: Vec<Vec<u64>> = self.base.iter().map(|stamp| vec![*stamp]).collect();
         let durable = self.durable;
         for change in &self.changes[..durable] {
-            apply(&mut state, &change.effect);
+            change.apply(&mut state);
         }
         let at = |sector: usize| found.get(sector).copied().unwrap_or(ZERO);
         for cut in durable..=self.changes.len() {
             let torn = self.changes.get(cut).map(|change| &change.effect);
             let torn = torn.filter(|effect| effect.can_tear());
             let explained = (0..state.len()).all(|sector| {
-                state[sector] == at(sector)
+                state[sector].contains(&at(sector))
                     || torn.and_then(|effect| effect.of(sector)) == Some(at(sector))
             });
             if explained {
@@ -192,7 +218,7 @@ impl Oracle {
                 return Ok(());
             }
             if let Some(change) = self.changes.get(cut) {
-                apply(&mut state, &change.effect);
+                change.apply(&mut state);
             }
         }
         Err(self.explain(&found))

@@ -1,6 +1,6 @@
 //! One run: a volume that is written, flushed, crashed, opened again and mended, and an oracle.
 
-use storage_vdev::engine::{Command, OpenError, OpenOptions, RequestError};
+use storage_vdev::engine::{Command, OpenError, OpenOptions, Policy, RequestError};
 use storage_vdev::files::sim::Rng;
 use storage_vdev::sim_nodes::{Network, Shared, world};
 
@@ -78,6 +78,8 @@ impl Run {
             climate: plan.climate,
             budget: plan.budget,
             damaged: std::collections::BTreeSet::new(),
+            full: std::collections::BTreeMap::new(),
+            register: plan.shape.register,
             faults: 0,
         };
         let oracle = Oracle::new(plan.shape.blocks * SECTORS_PER_BLOCK);
@@ -112,6 +114,11 @@ impl Run {
         match self.serve(&mut host) {
             Ok(()) => {}
             Err(Ended::Crashed) => self.outcome.host_crashes += 1,
+            // Nothing was lost by that: the next opening is checked for it.
+            Err(Ended::Failed(RequestError::NoSpace)) if self.plan.climate.full > 0 => {
+                self.note("the host gives up, because nodes are full");
+                self.outcome.host_crashes += 1;
+            }
             Err(Ended::Failed(error)) => self.failed(&error),
         }
     }
@@ -155,11 +162,42 @@ impl Run {
             // To be made, it needs all nodes.
             self.storm.clear(&self.world);
         }
-        let options = self.options();
+        self.storm.make_room(&self.world, true);
+        let opened = self.open_now(false);
+        match opened {
+            Err(OpenError::JournalLost) if self.may_lose_journal() => {
+                self.note("the only journal is gone, and that is accepted");
+                self.open_now(true)
+            }
+            // It is not gone, but can't be reached.
+            Err(OpenError::JournalLost) if self.plan.shape.policy == Policy::Local => {
+                self.storm.clear(&self.world);
+                self.open_now(false)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_now(&mut self, accept_loss: bool) -> Result<Host, OpenError> {
+        let options = OpenOptions { accept_loss, ..self.options() };
         let mut rng = Rng::new(self.rng.next_u64());
         self.outcome.openings += 1;
         self.note("the volume is opened in fair weather");
         open(&self.world, options, &mut rng, &mut Fair).expect("the host does not crash")
+    }
+
+    /// Whether flushes were durable on one node alone, and that has lost or damaged something.
+    fn may_lose_journal(&self) -> bool {
+        let local = self.plan.shape.policy == Policy::Local;
+        local && self.plan.climate.losses && self.storm.damaged.contains(&0)
+    }
+
+    /// A volume as it was opened is checked for what it must still have.
+    fn check_opened(&mut self, content: &[u8]) {
+        if self.may_lose_journal() {
+            self.oracle.forgive_flushes();
+        }
+        self.oracle.check_crash(content).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Checks the whole volume against the oracle; `false`: the host crashed meanwhile.
@@ -167,8 +205,7 @@ impl Run {
         self.follow_size(host);
         match host.content(&mut self.storm) {
             Ok(content) => {
-                let checked = self.oracle.check_crash(&content);
-                checked.unwrap_or_else(|error| panic!("{error}"));
+                self.check_opened(&content);
                 true
             }
             Err(Ended::Crashed) => false,
@@ -306,7 +343,7 @@ impl Run {
         self.created = true;
         self.follow_size(&host);
         let content = host.content(&mut fair).unwrap();
-        self.oracle.check_crash(&content).unwrap_or_else(|error| panic!("{error}"));
+        self.check_opened(&content);
         // Closed, so that nothing is only in the journal of a node that had been damaged.
         host.close(&mut self.oracle, &mut fair).unwrap();
         drop(host);
