@@ -111,7 +111,9 @@ impl<F: NodeFile> LocalNode<F> {
             return;
         };
         let owner = Grants::all();
+        let mut deleted = false;
         for (tag, request) in self.queue.drain(..) {
+            deleted |= matches!(request, Request::Delete { .. });
             match service.handle(&owner, request) {
                 Handled::Done(result) => done(NodeCompletion { tag, result }),
                 Handled::AfterSync(ticket) => self.waiting.push((ticket, tag)),
@@ -128,6 +130,10 @@ impl<F: NodeFile> LocalNode<F> {
         }
         for (_, tag) in self.waiting.drain(..) {
             done(NodeCompletion { tag, result: Err(NodeError::Failed) });
+        }
+        if deleted {
+            // A piece at a time: there is nobody who would do it while nothing is asked.
+            service.tidy();
         }
     }
 }

@@ -51,6 +51,10 @@ const ZONES_AT: u64 = 2 * BLOCK as u64;
 const INDEX_STEP: u32 = 4096;
 /// Blocks are reserved in steps of this many: 64 MiB.
 const SPACE_STEP: u32 = 1 << 14;
+/// So many free blocks keep their room, to be written again without any being reserved (64 MiB).
+const PUNCH_KEEP: u64 = 1 << 14;
+/// How many blocks are given back at once (16 MiB).
+const PUNCH_MOST: u32 = 1 << 12;
 /// The most puts and deletes of one batch: less than a step of slots, see [`open`].
 const BATCH_MAX: usize = 2048;
 
@@ -121,6 +125,8 @@ pub struct DiskStore<F> {
     /// Freed in this batch: slots (if they are free, too) and extents that may be used again when
     /// it is durable.
     freed: Vec<(Option<u32>, Place)>,
+    /// Whether the file system takes room back.
+    punches: bool,
     /// A write or a sync failed: nothing is written any more, because nobody knows what would be
     /// durable. Opening the file again finds out.
     failed: bool,
@@ -185,7 +191,7 @@ impl<F: NodeFile> DiskStore<F> {
     fn take_space(&mut self, blocks: u32) -> Result<u32, NodeError> {
         loop {
             if let Some(first) = self.space.take(blocks) {
-                return Ok(first);
+                return self.room_for(first, blocks).map(|()| first);
             }
             let reserved = self.reserve(SPACE_STEP).or_else(|error| match error {
                 // Perhaps there is room for this one object.
@@ -198,6 +204,19 @@ impl<F: NodeFile> DiskStore<F> {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Reserves room again for blocks that had been given back; they are free again if there is none.
+    fn room_for(&mut self, first: u32, blocks: u32) -> Result<(), NodeError> {
+        if !self.space.refill(first, blocks) {
+            return Ok(());
+        }
+        let bytes = u64::from(blocks) * BLOCK as u64;
+        self.file.allocate(block_at(first), bytes).map_err(|error| {
+            self.space.give(first, blocks);
+            self.space.set_punched(first, blocks);
+            self.judge(&error)
+        })
     }
 
     fn reserve(&mut self, step: u32) -> Result<(), NodeError> {
@@ -400,6 +419,23 @@ impl<F: NodeFile> ShardStore for DiskStore<F> {
         }
         self.settle_batch();
         Ok(())
+    }
+
+    fn tidy(&mut self) -> bool {
+        if self.failed || !self.punches {
+            return false;
+        }
+        let Some((first, count)) = self.space.next_to_punch(PUNCH_KEEP, PUNCH_MOST) else {
+            return false;
+        };
+        let bytes = u64::from(count) * BLOCK as u64;
+        if let Err(error) = self.file.punch(block_at(first), bytes) {
+            tracing::debug!(%error, "the room of free blocks can't be given back");
+            self.punches = false;
+            return false;
+        }
+        self.space.set_punched(first, count);
+        true
     }
 
     fn capacity(&mut self) -> Result<Capacity, NodeError> {

@@ -77,6 +77,9 @@ pub struct Ballot {
     pub proposer: [u8; 16],
 }
 
+/// The leaf of a [`Request::Audit`] that asks for the root: no object has so many.
+pub const AUDIT_ROOT: u32 = u32::MAX;
+
 /// What a node is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
@@ -127,7 +130,9 @@ pub enum Request {
         /// Their names, all of one volume.
         keys: Vec<ObjectKey>,
     },
-    /// Opens the volume's journal head and makes it if there is none.
+    /// Opens the volume's journal head and makes it if there is none, or if what there is has rotted
+    /// so that nothing of it can be read. With a capacity of 0: gives it up, for a volume that is
+    /// removed; its room is free then.
     /// Answer: [`Response::Journal`].
     JournalOpen {
         /// The volume.
@@ -189,11 +194,12 @@ pub enum Request {
         /// The message.
         message: RegisterRequest,
     },
-    /// Opens a leaf of an object's audit tree. Answer: [`Response::Bytes`]: see the `audit` module.
+    /// Opens a leaf of an object's audit tree, or says its root. Answer: [`Response::Bytes`]:
+    /// `docs/audit-tree.md` has the layouts.
     Audit {
         /// The object.
         key: ObjectKey,
-        /// Which leaf of 1 KiB.
+        /// Which leaf of 1 KiB; [`AUDIT_ROOT`]: the root.
         leaf: u32,
         /// The challenge that entitles to the answer.
         challenge: [u8; 32],

@@ -217,6 +217,12 @@ impl<S: ShardStore, F: NodeFile> NodeService<S, F> {
         &mut self.objects
     }
 
+    /// Does a little of what can wait until nobody waits ([`ShardStore::tidy`]); whether there may be
+    /// more.
+    pub fn tidy(&mut self) -> bool {
+        self.objects.tidy()
+    }
+
     /// Whether somebody waits for a sync.
     #[must_use]
     pub fn is_waiting(&self) -> bool {

@@ -46,6 +46,7 @@ pub(crate) fn command() -> Command {
                         .help("How long each target runs [default: 60]"),
                 ),
         )
+        .subcommand(soak())
         .subcommand(
             Command::new("dist")
                 .about("Builds a folder with hypha, vmm and guest images that runs from anywhere")
@@ -56,6 +57,27 @@ pub(crate) fn command() -> Command {
                         .value_parser(value_parser!(PathBuf))
                         .help("Where to put it [default: dist]"),
                 ),
+        )
+}
+
+fn soak() -> Command {
+    let number = |name: &'static str| {
+        Arg::new(name).long(name).value_name("N").value_parser(value_parser!(u64))
+    };
+    Command::new("soak")
+        .about("Runs the storage's random tests for as long as one likes")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            Command::new("storage")
+                .about("Simulates whole systems, seed after seed, until one fails")
+                .arg(number("seeds").help("Stop after so many seeds [default: never]"))
+                .arg(number("from").help("The first seed [default: one that is new]")),
+        )
+        .subcommand(
+            Command::new("kills")
+                .about("Kills real servers at any moment and checks what they had promised")
+                .arg(number("count").help("How many times each [default: 1000]")),
         )
 }
 

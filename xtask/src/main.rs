@@ -1,4 +1,4 @@
-//! The one entry for people: `cargo xtask demo|test|svm|bench|fuzz|dist`.
+//! The one entry for people: `cargo xtask demo|test|svm|bench|fuzz|soak|dist`.
 //!
 //! Every command says what it runs. The first failure ends the command, with the exact line that
 //! repeats what failed; `test` alone goes on, so that one run shows everything that is wrong.
@@ -14,6 +14,7 @@ mod failure;
 mod fuzz;
 mod packages;
 mod repository;
+mod soak;
 mod svm;
 mod tally;
 mod task;
@@ -51,11 +52,25 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
             let target = arguments.get_one::<String>("target").map(String::as_str);
             fuzz::run(&repository, target, seconds(arguments).unwrap_or(60))
         }
+        Some(("soak", arguments)) => soak_run(&repository, arguments),
         Some(("dist", arguments)) => {
             let out = arguments.get_one::<std::path::PathBuf>("out");
             dist::build(&repository, out.map(std::path::PathBuf::as_path)).map(|dist| {
                 println!("{}", dist.summary());
             })
+        }
+        _ => unreachable!("clap refuses a missing or unknown command"),
+    }
+}
+
+fn soak_run(repository: &Repository, arguments: &ArgMatches) -> Result<(), Failure> {
+    let number = |arguments: &ArgMatches, name: &str| arguments.get_one::<u64>(name).copied();
+    match arguments.subcommand() {
+        Some(("storage", arguments)) => {
+            soak::storage(repository, number(arguments, "from"), number(arguments, "seeds"))
+        }
+        Some(("kills", arguments)) => {
+            soak::kills(repository, number(arguments, "count").unwrap_or(1000))
         }
         _ => unreachable!("clap refuses a missing or unknown command"),
     }

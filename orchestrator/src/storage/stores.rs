@@ -161,6 +161,10 @@ impl<S: Service> Service for EtcdService<S> {
     ) -> Result<(), NodeError> {
         self.service.introduce(volume, writer, acceptors)
     }
+
+    fn tidy(&mut self) -> bool {
+        self.service.tidy()
+    }
 }
 
 fn identity() -> Result<NodeIdentity, StorageError> {

@@ -110,13 +110,13 @@ fn destroy(
     Ok(left)
 }
 
-/// Removes a volume's objects from one node; whether all are gone.
+/// Removes a volume's objects and its journal from one node; whether all are gone.
 fn empty_node(exchange: &mut Exchange<HostNodes>, node: u8, uuid: [u8; 16]) -> bool {
     let mut after: Option<ObjectKey> = None;
     loop {
         let list = Request::List { volume: uuid, after, limit: KEYS_MAX };
         let Ok(Response::Keys(keys)) = exchange.ask(node, list) else { return false };
-        let Some(last) = keys.last().copied() else { return true };
+        let Some(last) = keys.last().copied() else { break };
         after = Some(last);
         // The fence lets the last epoch delete; a higher one needs none.
         let request = Request::Delete { epoch: u64::MAX, keys };
@@ -124,4 +124,6 @@ fn empty_node(exchange: &mut Exchange<HostNodes>, node: u8, uuid: [u8; 16]) -> b
             return false;
         }
     }
+    let journal = Request::JournalOpen { volume: uuid, epoch: u64::MAX, capacity: 0 };
+    matches!(exchange.ask(node, journal), Ok(Response::Journal { .. }))
 }

@@ -117,6 +117,7 @@ impl<F: NodeFile> DiskStore<F> {
             young: Vec::new(),
             mended: false,
             freed: Vec::new(),
+            punches: true,
             failed: false,
         };
         for one in &index.objects {

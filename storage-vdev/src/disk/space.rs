@@ -4,6 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::ZONE_BLOCKS;
 
+/// The least blocks that are worth being given back: 256 KiB.
+const PUNCH_LEAST: u32 = 64;
+/// How many holes are looked at for some that can be.
+const HOLES_LOOKED_AT: usize = 64;
+
 /// The free blocks, best fit first. No extent crosses a zone's boundary.
 #[derive(Debug)]
 pub(super) struct Space {
@@ -13,6 +18,11 @@ pub(super) struct Space {
     by_count: BTreeSet<(u32, u32)>,
     /// Blocks in holes.
     free: u64,
+    /// Free blocks whose room was given back to the file system: first block to count, none next to
+    /// another.
+    punched: BTreeMap<u32, u32>,
+    /// How many these are.
+    punched_blocks: u64,
     /// Blocks from here to the capacity were never reserved in the file.
     reserved: u64,
     capacity: u64,
@@ -25,6 +35,8 @@ impl Space {
             holes: BTreeMap::new(),
             by_count: BTreeSet::new(),
             free: 0,
+            punched: BTreeMap::new(),
+            punched_blocks: 0,
             reserved: 0,
             capacity,
         };
@@ -43,6 +55,57 @@ impl Space {
     /// The blocks in all.
     pub(super) fn capacity(&self) -> u64 {
         self.capacity
+    }
+
+    /// Free blocks, at most `most`, that still take room in the file while more than `keep` do: of
+    /// one of the largest holes.
+    pub(super) fn next_to_punch(&self, keep: u64, most: u32) -> Option<(u32, u32)> {
+        if self.free - self.punched_blocks <= keep {
+            return None;
+        }
+        let large = self.by_count.iter().rev().take(HOLES_LOOKED_AT);
+        let mut large = large.take_while(|(count, _)| *count >= PUNCH_LEAST);
+        large.find_map(|(count, first)| {
+            let (mut at, end) = (*first, first.saturating_add(*count));
+            // Behind what is punched at its start, up to what is punched next.
+            if let Some((start, size)) = self.punched.range(..=at).next_back() {
+                at = at.max(start + size);
+            }
+            let next = self.punched.range(at..end).next().map_or(end, |(start, _)| *start);
+            let open = next.saturating_sub(at).min(most);
+            (open >= PUNCH_LEAST).then_some((at, open))
+        })
+    }
+
+    /// The room of free blocks was given back.
+    pub(super) fn set_punched(&mut self, first: u32, count: u32) {
+        let joined = self.punched.range_mut(..first).next_back();
+        match joined.filter(|(start, size)| **start + **size == first) {
+            Some((_, size)) => *size += count,
+            None => drop(self.punched.insert(first, count)),
+        }
+        self.punched_blocks += u64::from(count);
+    }
+
+    /// The blocks are to be written again: whether room has to be reserved for any of them.
+    pub(super) fn refill(&mut self, first: u32, count: u32) -> bool {
+        let end = first + count;
+        let reaching = self.punched.range(..end).rev();
+        let hit: Vec<(u32, u32)> = reaching
+            .map(|(start, size)| (*start, start + size))
+            .take_while(|(_, behind)| *behind > first)
+            .collect();
+        for (start, behind) in &hit {
+            self.punched.remove(start);
+            self.punched_blocks -= u64::from(behind - start);
+            for (from, to) in [(*start, first.min(*behind)), (end.max(*start), *behind)] {
+                if from < to {
+                    self.punched.insert(from, to - from);
+                    self.punched_blocks += u64::from(to - from);
+                }
+            }
+        }
+        !hit.is_empty()
     }
 
     /// Takes `count` neighbouring blocks out of the reserved ones.

@@ -160,7 +160,7 @@ impl<N: Nodes> Volume<N> {
         self.driver.deadline_ns()
     }
 
-    /// The volume's size in bytes; [`Command::Grow`] and [`Command::Rollback`] change it.
+    /// The volume's size in bytes; only [`Command::Grow`] changes it.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.driver.engine.size_bytes()

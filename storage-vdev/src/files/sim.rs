@@ -91,6 +91,9 @@ struct Content {
     len: u64,
     /// What a read sees; a page that is not there is zero, and takes no space.
     pages: BTreeMap<u64, Box<[u8; PAGE]>>,
+    /// Ranges of pages that were allocated while there was no limit: they may be written when there
+    /// is no room. First page to the end.
+    reserved: BTreeMap<u64, u64>,
     /// For each sector written since the last sync: what it was before, and after each write.
     unsynced: BTreeMap<u64, Vec<Sector>>,
     /// The same of syncs that failed: a later sync settles nothing.
@@ -98,6 +101,12 @@ struct Content {
 }
 
 impl Content {
+    /// Whether a page can be written though there is no room for more.
+    fn has_room(&self, page: u64) -> bool {
+        let before = self.reserved.range(..=page).next_back();
+        self.pages.contains_key(&page) || before.is_some_and(|(_, end)| page < *end)
+    }
+
     fn sector(&self, sector: u64) -> Sector {
         let mut content = [0; SECTOR];
         self.copy(sector * SECTOR as u64, &mut content);
@@ -202,8 +211,7 @@ impl State {
             return false;
         }
         let (first, end) = (offset / PAGE as u64, (offset + len).div_ceil(PAGE as u64));
-        let there = self.file(which).pages.range(first..end).count();
-        let missing = (end - first) as usize - there;
+        let missing = (first..end).filter(|page| !self.file(which).has_room(*page)).count();
         let used: usize = self.files.iter().map(|file| file.pages.len()).sum();
         let now = self.full_at.is_some_and(|at| operation >= at);
         missing > 0 && (now || self.pages_max.is_some_and(|max| used + missing > max))
@@ -435,10 +443,14 @@ impl NodeFile for SimFile {
         let limited = state.pages_max.is_some();
         let file = state.file(self.which);
         file.len = file.len.max(offset + len);
+        let (first, end) = (offset / PAGE as u64, (offset + len).div_ceil(PAGE as u64));
         if limited {
-            for page in offset / PAGE as u64..(offset + len).div_ceil(PAGE as u64) {
+            for page in first..end {
                 file.pages.entry(page).or_insert_with(|| Box::new([0; PAGE]));
             }
+        } else {
+            let known = file.reserved.entry(first).or_insert(end);
+            *known = end.max(*known);
         }
         Ok(())
     }

@@ -8,7 +8,9 @@ use super::{After, Capacity, Grants, NodeService, Outcome, Rights, ShardStore};
 use crate::audit::{AuditTree, LEAF_BYTES, LeafProof};
 use crate::files::NodeFile;
 use crate::keys::Uuid;
-use crate::node::{NodeError, ObjectKey, RegisterRequest, Request, Response, TRANSFER_BYTES_MAX};
+use crate::node::{
+    AUDIT_ROOT, NodeError, ObjectKey, RegisterRequest, Request, Response, TRANSFER_BYTES_MAX,
+};
 use crate::register::{AcceptorState, Transition, verify_evidence};
 
 impl<S: ShardStore, F: NodeFile> NodeService<S, F> {
@@ -198,6 +200,9 @@ impl<S: ShardStore, F: NodeFile> NodeService<S, F> {
         if capacity > *CAPACITY.end() {
             return Err(NodeError::Unsupported);
         }
+        if capacity == 0 {
+            return self.journal_close(volume);
+        }
         let capacity = capacity.max(*CAPACITY.start()).next_multiple_of(4096);
         let mut record = self.meta.load(volume)?;
         // What a rotten ring held is nowhere on this node; who opens the journal doesn't want it
@@ -225,6 +230,19 @@ impl<S: ShardStore, F: NodeFile> NodeService<S, F> {
         };
         let response = self.journals.state(volume, place)?;
         Ok(Outcome::Later(After::Meta, response))
+    }
+
+    /// Gives a volume's ring up: its room is for others from here on.
+    fn journal_close(&mut self, volume: &Uuid) -> Result<Outcome, NodeError> {
+        let mut record = self.meta.load(volume)?;
+        if let Some(place) = record.ring.take() {
+            self.meta.store(volume, &record)?;
+            // No other volume gets the place before nothing durable names it.
+            self.meta.sync()?;
+            self.journals.release(volume, place);
+        }
+        let nothing = Response::Journal { start: 0, end: 0, epoch: 0 };
+        Ok(Outcome::Later(After::Meta, nothing))
     }
 
     /// A place in the journals' file that no volume's durable record names.
@@ -276,9 +294,16 @@ impl<S: ShardStore, F: NodeFile> NodeService<S, F> {
         Ok(Outcome::Later(After::All, Response::Fenced { previous }))
     }
 
-    /// Opens a leaf of the tree over an object as it is stored.
+    /// The root of the tree over an object as it is stored, or one of its leaves with its path. The
+    /// tree is built when it is asked for: an object never changes, writers wait for no hash, and a
+    /// tree in memory would cost a sixteenth of what is stored.
     fn audit(&mut self, key: &ObjectKey, leaf: u32) -> Result<Outcome, NodeError> {
         let object = self.objects.get(key, 0, u32::MAX)?;
+        if leaf == AUDIT_ROOT {
+            let root = AuditTree::of(&object).root();
+            let bytes = [&(object.len() as u64).to_le_bytes()[..], &root[..]].concat();
+            return Ok(Outcome::Now(Response::Bytes(Bytes::from(bytes))));
+        }
         let start = (leaf as usize).saturating_mul(LEAF_BYTES);
         let end = start.saturating_add(LEAF_BYTES).min(object.len());
         let bytes = object.get(start..end).ok_or(NodeError::NotFound)?;

@@ -194,6 +194,15 @@ impl<F: NodeFile> Journals<F> {
         Ok(())
     }
 
+    /// Forgets a ring that nothing names any more, and gives its room back to the file system.
+    pub(super) fn release(&mut self, volume: &Uuid, place: RingPlace) {
+        self.rings.remove(volume);
+        self.young.retain(|young| young != volume);
+        if let Err(error) = self.file.punch(place.at, ring_bytes(place.capacity)) {
+            tracing::debug!(%error, "the room of a journal can't be given back");
+        }
+    }
+
     /// Whether no entry of a ring can be read any more, and with them what it held.
     pub(super) fn is_lost(&mut self, volume: &Uuid, place: RingPlace) -> Result<bool, NodeError> {
         match self.load(volume, place) {

@@ -65,6 +65,11 @@ pub trait ShardStore {
     /// success may have happened or not.
     fn sync(&mut self) -> Result<(), NodeError>;
 
+    /// Does a little of what can wait until nobody waits: gives room back. Whether there may be more.
+    fn tidy(&mut self) -> bool {
+        false
+    }
+
     /// How full it is.
     ///
     /// # Errors

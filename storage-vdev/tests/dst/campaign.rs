@@ -11,7 +11,6 @@ use crate::faults::Climate;
 use crate::host::Shape;
 use crate::run::{Outcome, Plan, Report, Run};
 
-const THREADS: u64 = 2;
 /// A campaign stops after so many seeds that fail.
 const FAILURES_MAX: usize = 5;
 
@@ -36,8 +35,9 @@ fn number(name: &str) -> Option<u64> {
 /// Runs every seed, and fails with the list of those that did.
 pub(crate) fn campaign(name: &str, seeds: Range<u64>, one: impl Fn(u64) -> Outcome + Sync) {
     let state = Mutex::new((seeds.start, Vec::new(), Outcome::default(), 0u64));
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
-        for _ in 0..THREADS {
+        for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let seed = {

@@ -1,16 +1,16 @@
 //! Nodes in real directories: locks, names, modes, lost ones.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use storage_vdev::dir_nodes::{DirNodes, DirNodesError};
-use storage_vdev::files::{DirectoryError, FILE_NAMES};
+use storage_vdev::files::{DirectoryError, FILE_NAMES, open_directory};
 use storage_vdev::node::{NodeCompletion, NodeError, Nodes, Request, Response};
-use storage_vdev::service::{NodeIdentity, NodeOptions};
+use storage_vdev::service::{NodeIdentity, NodeOptions, NodeService};
 use tempfile::TempDir;
 
-use super::harness::{JOURNAL, VOLUME, append, bytes, journal_open, key, put};
+use super::harness::{JOURNAL, VOLUME, append, ask, bytes, journal_open, key, put};
 
 fn paths(parent: &Path, count: u8) -> Vec<PathBuf> {
     (0..count).map(|index| parent.join(format!("node-{index}"))).collect()
@@ -124,4 +124,39 @@ fn a_node_that_is_missing_or_broken_is_unavailable_and_the_others_go_on() {
     assert_eq!(one(&mut nodes, 3, put(key(1), b"x")), Ok(Response::Done));
     assert!(!paths[0].exists(), "nothing is made without being asked for");
     assert_eq!(nodes.name(3), paths[3].display().to_string());
+}
+
+#[test]
+fn the_room_of_deleted_objects_goes_back_to_the_file_system_and_can_be_had_again() {
+    const OBJECTS: u64 = 100;
+    let parent = TempDir::new().unwrap();
+    let path = parent.path().join("node");
+    let options = NodeOptions { capacity_bytes: 256 << 20, ..options(0) };
+    let files = open_directory(&path, true).unwrap();
+    let (mut node, _) = NodeService::open(files, &options).unwrap();
+    let content = bytes(1, 1 << 20);
+    let taken = || fs::metadata(path.join("objects")).unwrap().blocks() * 512;
+    for round in 0..2 {
+        for object in 0..OBJECTS {
+            ask(&mut node, put(key(round * OBJECTS + object), &content)).unwrap();
+        }
+        assert!(taken() > OBJECTS << 20);
+        // Some stay, between those that go.
+        let gone = (0..OBJECTS).filter(|object| object % 10 != 0);
+        let keys: Vec<_> = gone.map(|object| key(round * OBJECTS + object)).collect();
+        ask(&mut node, Request::Delete { epoch: u64::MAX, keys }).unwrap();
+        let mut pieces = 0;
+        while node.tidy() {
+            pieces += 1;
+            assert!(pieces < 100, "it comes to an end");
+        }
+        let kept = (round + 1) * OBJECTS / 10;
+        let most = (kept + 64 + 16 + 2) << 20;
+        assert!(pieces > 0 && taken() < most, "{pieces} pieces, {} bytes are left", taken());
+        for object in (0..(round + 1) * OBJECTS).step_by(10) {
+            let get = Request::Get { key: key(object), offset: 0, len: u32::MAX };
+            let Ok(Response::Bytes(found)) = ask(&mut node, get) else { panic!("{object}") };
+            assert!(found == content, "{object}");
+        }
+    }
 }

@@ -183,3 +183,33 @@ fn a_ring_whose_table_has_rotted_is_made_anew_when_it_is_opened_and_not_before()
     assert_eq!(journal_state(&mut node), Ok((0, 5)));
     assert_eq!(journal_read(&mut node, 0, 10).unwrap(), &b"again"[..]);
 }
+
+#[test]
+fn a_journal_that_is_given_up_leaves_its_room_to_the_next_volume() {
+    let disk = SimDisk::new(1);
+    let (mut node, _) = open(&disk).unwrap();
+    let open_for = |volume: u8, capacity| Request::JournalOpen {
+        volume: [volume; 16],
+        epoch: u64::MAX,
+        capacity,
+    };
+    ask(&mut node, open_for(1, JOURNAL)).unwrap();
+    ask(&mut node, open_for(2, JOURNAL)).unwrap();
+    let len = disk.len(Which::Journal);
+    let gone = Response::Journal { start: 0, end: 0, epoch: 0 };
+    for _ in 0..2 {
+        assert_eq!(ask(&mut node, open_for(1, 0)), Ok(gone.clone()));
+    }
+    let state = Request::JournalState { volume: [1; 16] };
+    assert_eq!(ask(&mut node, state.clone()), Err(NodeError::NotFound));
+    disk.crash(&mut Rng::new(1));
+    let (mut node, _) = open(&disk).unwrap();
+    assert_eq!(ask(&mut node, state), Err(NodeError::NotFound));
+    for volume in 3..20 {
+        ask(&mut node, open_for(volume, JOURNAL)).unwrap();
+        assert_eq!(ask(&mut node, open_for(volume, 0)), Ok(gone.clone()));
+    }
+    assert_eq!(disk.len(Which::Journal), len, "no room is taken twice");
+    let other = Request::JournalState { volume: [2; 16] };
+    assert_eq!(ask(&mut node, other), Ok(gone));
+}

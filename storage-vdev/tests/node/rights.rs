@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use storage_vdev::Uuid;
 use storage_vdev::files::sim::{Rng, SimDisk};
-use storage_vdev::node::{Ballot, NodeError, ObjectKey, RegisterRequest, Request, Response};
+use storage_vdev::node::{
+    AUDIT_ROOT, Ballot, NodeError, ObjectKey, RegisterRequest, Request, Response,
+};
 use storage_vdev::register::{AcceptorKey, AcceptorState};
 use storage_vdev::service::{Grant, Grants, Rights, WriterKey};
 
@@ -171,6 +173,8 @@ fn an_audit_shows_a_leaf_of_what_is_stored() {
     let root = storage_vdev::audit::AuditTree::of(&content).root();
     storage_vdev::audit::verify(&root, 10_000, 9, &proof).unwrap();
     assert_eq!(ask(&mut node, audit(10)), Err(NodeError::NotFound));
+    let Ok(Response::Bytes(answer)) = ask(&mut node, audit(AUDIT_ROOT)) else { panic!("bytes") };
+    assert_eq!(answer, [&10_000_u64.to_le_bytes()[..], &root[..]].concat());
 }
 
 #[test]

@@ -43,6 +43,9 @@ pub trait Service: Send {
 
     /// Makes all durable that waits for it, and answers it.
     fn sync(&mut self) -> Vec<(Ticket, Result<Response, NodeError>)>;
+
+    /// Does a little of what can wait; whether there may be more.
+    fn tidy(&mut self) -> bool;
 }
 
 impl<S: ShardStore + Send, F: NodeFile + Send> Service for NodeService<S, F> {
@@ -61,6 +64,10 @@ impl<S: ShardStore + Send, F: NodeFile + Send> Service for NodeService<S, F> {
 
     fn sync(&mut self) -> Vec<(Ticket, Result<Response, NodeError>)> {
         Self::sync(self)
+    }
+
+    fn tidy(&mut self) -> bool {
+        Self::tidy(self)
     }
 }
 
@@ -231,8 +238,9 @@ impl StoreLoop {
                 more |= connection.wants_turn(&self.shared.config.limits);
             }
         }
+        let idle = due.is_empty() && synced.is_empty() && self.waiters.is_empty();
         self.due = due;
-        more
+        more || (idle && self.service.tidy())
     }
 
     fn listen_to(&mut self, token: u64, clocks: (u64, u64)) {
