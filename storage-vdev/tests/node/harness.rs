@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use storage_vdev::disk::{DiskStore, Recovery};
+use storage_vdev::files::NodeFile;
 use storage_vdev::files::sim::{Rng, SimDisk, SimFile};
 use storage_vdev::node::{
     Ballot, NodeError, ObjectKey, RegisterRequest, RegisterResponse, Request, Response,
@@ -45,13 +46,16 @@ pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
 }
 
 /// Asks as the owner and syncs if the answer needs it.
-pub(crate) fn ask(node: &mut Node, request: Request) -> Result<Response, NodeError> {
+pub(crate) fn ask<F: NodeFile>(
+    node: &mut NodeService<DiskStore<F>, F>,
+    request: Request,
+) -> Result<Response, NodeError> {
     ask_as(node, &Grants::all(), request)
 }
 
 /// The same with some rights.
-pub(crate) fn ask_as(
-    node: &mut Node,
+pub(crate) fn ask_as<F: NodeFile>(
+    node: &mut NodeService<DiskStore<F>, F>,
     grants: &Grants,
     request: Request,
 ) -> Result<Response, NodeError> {
