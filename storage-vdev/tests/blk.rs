@@ -1,6 +1,6 @@
 //! The virtio block device, driven through a real queue by an honest and by a hostile driver.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;
 use storage_vdev::BlockDevice;

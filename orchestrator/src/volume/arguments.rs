@@ -167,7 +167,8 @@ pub struct OpeningArguments {
     /// Take the volume over from a host that still holds it: waits until its lease has run out.
     #[arg(long)]
     pub force: bool,
-    /// Open although what only a lost journal held is gone.
+    /// Open although flushed writes may be gone: with the journal's only copy, or with more nodes
+    /// than may be lost.
     #[arg(long)]
     pub accept_loss: bool,
 }
