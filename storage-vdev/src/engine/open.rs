@@ -342,6 +342,8 @@ impl State {
     /// Refuses if more slots than may be lost are on nodes that are down or `blank`: a segment that
     /// they had between them would seem never to have been finished, and the volume would be that
     /// of an earlier time. With no more, whatever was durable has left a shard on one of the others.
+    /// Behind the superblock of a volume that was closed there is nothing that could be missed, and
+    /// a healer may have filled the blank nodes.
     fn count_forgetful(&mut self, blank: &[NodeIndex]) -> Result<(), OpenError> {
         for node in blank {
             self.nodes.set_blank(*node);
@@ -350,7 +352,12 @@ impl State {
         let (lost, slots) =
             (self.nodes.slots().iter().filter(is_lost).count(), self.nodes.slots().len());
         let spare = usize::from(self.shape.parity_shards());
-        if lost > spare { Err(OpenError::Forgotten { lost, slots, spare }) } else { Ok(()) }
+        let is_complete = self.superblock.closed;
+        if lost > spare && !is_complete {
+            Err(OpenError::Forgotten { lost, slots, spare })
+        } else {
+            Ok(())
+        }
     }
 
     /// A new node has the slot: it has none of its shards yet.
