@@ -1,7 +1,7 @@
 //! The verbs of `hypha` and their options. Here, and only here, errors become text and exit codes.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -123,7 +123,10 @@ fn log_to_stderr(verbose: u8) {
         1 => tracing::Level::DEBUG,
         _ => tracing::Level::TRACE,
     };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).init();
+    // Colours are for terminals, not for files.
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let format = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
+    format.with_ansi(colours).init();
 }
 
 fn pretty(value: &serde_json::Value) -> String {

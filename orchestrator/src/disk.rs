@@ -16,10 +16,8 @@ use storage_vdev::node::NodeIndex;
 use storage_vdev::wire::courier::{Question, answer, next_question};
 
 use crate::state::{DeploymentState, StateError, VolumeState};
-use crate::volume::host::{acceptors, dial, domain, holder_name, named_id, server_id};
+use crate::volume::host::{LEASE_NS, acceptors, dial, domain, holder_name, named_id, server_id};
 
-/// How long a volume on shard servers is held without renewing, if it is made.
-const LEASE_NS: u64 = 10_000_000_000;
 /// The pause between two attempts at one server, first and at most: it doubles with each that fails.
 const PAUSE_NS: (u64, u64) = (100_000_000, 5_000_000_000);
 /// The most questions that are taken at once, so that no machine keeps the others waiting.

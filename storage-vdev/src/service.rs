@@ -21,7 +21,7 @@ mod store;
 
 pub use grants::{Grant, Grants, Rights, WriterKey};
 pub use journal::{CAPACITY as JOURNAL_CAPACITY, JournalError};
-pub use meta::{MetaError, NodeIdentity, VOLUMES_MAX};
+pub use meta::{MetaError, NodeIdentity, VOLUMES_MAX, identity_in};
 pub use store::{Capabilities, Capacity, ShardStore};
 
 use journal::Journals;

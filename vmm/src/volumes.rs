@@ -238,7 +238,7 @@ fn open_nodes(
             node: NodePublicKey(key.0),
             store: store.clone(),
             identity: identity.clone(),
-            credentials: vec![Credential::Signer { signer, rights: Rights::ALL, card: None }],
+            credentials: vec![Credential::Signer { signer, rights: Rights::ALL }],
             timeout_ns: SILENT_NS,
             ping_after_ns: PING_NS,
         };

@@ -163,7 +163,7 @@ impl Cluster {
                 node: server_key(node).public(),
                 store: STORE.to_owned(),
                 identity: NodeKey::new([99; 32]),
-                credentials: vec![Credential::Signer { signer, rights: Rights::ALL, card: None }],
+                credentials: vec![Credential::Signer { signer, rights: Rights::ALL }],
                 timeout_ns: 30_000_000_000,
                 ping_after_ns: 30_000_000_000,
             };

@@ -59,6 +59,9 @@ pub struct Serve {
     /// Seconds between two passes of healing.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub heal_every: u64,
+    /// Let spares take the place of a node that was silent for so many seconds [default: never].
+    #[arg(long, value_name = "SECONDS")]
+    pub heal_give_up: Option<u64>,
     /// The most bytes per second of healing, like 50MiB.
     #[arg(long, value_name = "BYTES")]
     pub heal_limit: Option<Size>,

@@ -51,11 +51,12 @@ pub(super) fn serve(serve: &Serve) -> Result<i32, StorageError> {
     let text = serde_json::to_string_pretty(&told).map_err(io::Error::from)?;
     state::write_whole(&folder.join("stores.json"), text.as_bytes())?;
     let stopping = Arc::new(AtomicBool::new(false));
+    let healing = heal::Told::new(serve.json);
     let mut threads = Vec::new();
     if let Some(address) = serve.metrics {
-        threads.push(serve_metrics(address, &server, &stopping)?);
+        threads.push(serve_metrics(address, (&server, &healing), &stopping)?);
     }
-    threads.extend(heal::start(serve, &key, &stopping)?);
+    threads.extend(heal::start(serve, &key, (&healing, &stopping))?);
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     // The first signal is all that is waited for.
     _ = signals.forever().next();
@@ -117,19 +118,20 @@ fn tell<'a>(
 /// Answers scrapes, one after the other.
 fn serve_metrics(
     address: std::net::SocketAddr,
-    server: &Arc<Server>,
+    (server, healing): (&Arc<Server>, &heal::Told),
     stopping: &Arc<AtomicBool>,
 ) -> Result<std::thread::JoinHandle<()>, StorageError> {
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
-    let (server, stopping) = (Arc::clone(server), Arc::clone(stopping));
+    let (server, healing) = (Arc::clone(server), healing.clone());
+    let stopping = Arc::clone(stopping);
     let answer = move || {
         while !stopping.load(Ordering::Acquire) {
             let Ok((stream, _)) = listener.accept() else {
                 std::thread::sleep(TICK);
                 continue;
             };
-            let metrics = || Ok::<_, Infallible>(server.metrics());
+            let metrics = || Ok::<_, Infallible>(server.metrics() + &healing.metrics());
             if let Err(error) = scrape::answer(stream, metrics) {
                 tracing::debug!(%error, "a client of the metrics is gone");
             }

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
 use spec::node::{NodeSpec, checked_name};
+
+use super::manifest::PolicyName;
 
 /// What can be done with volumes.
 #[derive(Debug, Subcommand)]
@@ -237,7 +239,8 @@ pub struct Serve {
     /// Serve NBD: unix:PATH, or tcp:ADDRESS:PORT on loopback or with --tls.
     #[arg(long, value_name = "ADDRESS")]
     pub nbd: Option<String>,
-    /// A directory with server-cert.pem and server-key.pem: NBD clients must use TLS.
+    /// A directory with server-cert.pem, server-key.pem and ca-cert.pem: NBD clients must use TLS
+    /// and show a certificate that the authority of ca-cert.pem signed.
     #[arg(long, value_name = "DIR", requires = "nbd")]
     pub tls: Option<PathBuf>,
     /// Serve vhost-user-blk on this unix socket.
@@ -252,30 +255,6 @@ pub struct Serve {
     /// The read cache, like 256MiB.
     #[arg(long, value_name = "BYTES", default_value = "64MiB")]
     pub cache: Size,
-}
-
-/// When a FLUSH is answered.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum PolicyName {
-    /// When this host's journal has it: a lost host loses what came after the last segment.
-    Local,
-    /// When m + 1 journals in different failure domains have it: any m losses lose nothing.
-    #[default]
-    Quorum,
-    /// When all k + m shards have it.
-    Sealed,
-}
-
-impl PolicyName {
-    /// As the manifest has it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Quorum => "quorum",
-            Self::Sealed => "sealed",
-        }
-    }
 }
 
 /// A number of bytes: digits and perhaps KiB, MiB, GiB or TiB (also K, M, G, T, which mean the

@@ -2,16 +2,18 @@
 
 use serde_json::json;
 use storage_vdev::VolumeKey;
-use storage_vdev::engine::{CloneOf, Create, Limits, Policy};
+use storage_vdev::engine::{CloneOf, Create, Limits};
 
 use super::arguments::Which;
 use super::control::Order;
-use super::host;
-use super::manifest::{Manifest, ManifestError};
-use super::verbs::{
-    JOURNAL_BYTES, LEASE_NS, New, VolumeError, carry_out, folder, open, tell, uuid_of,
-};
-use crate::clock;
+use super::create::JOURNAL_BYTES;
+use super::error::VolumeError;
+use super::host::{self, LEASE_NS};
+use super::manifest::{Folder, Manifest, ManifestError};
+use super::open::{New, folder, open, uuid_of};
+use super::orders::carry_out;
+use super::show::tell;
+use crate::{clock, state};
 
 /// Makes the volume `new` from a snapshot of the one that `which` names.
 ///
@@ -19,7 +21,7 @@ use crate::clock;
 /// There is no such snapshot or there is such a volume already; a node refuses.
 pub(super) fn clone(which: &Which, new: &str, snapshot: Option<&str>) -> Result<i32, VolumeError> {
     let base = folder(&which.form, &which.name)?;
-    let base_manifest = base.read()?;
+    let base_manifest = share(&base)?;
     let target = folder(&which.form, new)?;
     if target.read().is_ok() {
         let (name, directory) = (new.to_owned(), target.path().to_owned());
@@ -45,18 +47,16 @@ pub(super) fn clone(which: &Which, new: &str, snapshot: Option<&str>) -> Result<
 
     let shape = (base_manifest.data_shards, base_manifest.parity_shards);
     let nodes = base_manifest.nodes.clone();
-    let mut manifest = Manifest::new(host::random()?, shape, &base_manifest.policy, nodes);
+    let mut manifest = Manifest::new(host::random()?, shape, base_manifest.policy, nodes);
+    manifest.shared = base_manifest.shared;
+    manifest.base_snapshot = Some(snapshot.clone());
     manifest.bases.push(base_manifest.uuid.clone());
     manifest.bases.extend(base_manifest.bases.iter().cloned());
     let create = Create {
         data_shards: shape.0,
         parity_shards: shape.1,
         size_bytes,
-        policy: match base_manifest.policy.as_str() {
-            "local" => Policy::Local,
-            "sealed" => Policy::Sealed,
-            _ => Policy::Quorum,
-        },
+        policy: base_manifest.policy.into(),
         allow_degraded: false,
         shared_domains: true,
         journal_bytes: JOURNAL_BYTES,
@@ -87,4 +87,68 @@ pub(super) fn clone(which: &Which, new: &str, snapshot: Option<&str>) -> Result<
         format!("volume {new} begins as {} was at {snapshot}\n", which.name)
     })?;
     Ok(0)
+}
+
+/// Lets other volumes use the directories of `base`, too. A process that has it open for itself has
+/// to end once for that.
+fn share(base: &Folder) -> Result<Manifest, VolumeError> {
+    let mut manifest = base.read()?;
+    if manifest.shared || !manifest.has_directories() {
+        return Ok(manifest);
+    }
+    let Some(_lock) = base.lock()? else {
+        return Err(VolumeError::Argument {
+            field: "name",
+            reason: format!(
+                "volume {0} has its directories for itself while {1} has it open: stop that once; \
+                 when {0} has a clone, it shares them from the start",
+                base.name(),
+                base.user()
+            ),
+        });
+    };
+    manifest.shared = true;
+    base.write(&manifest)?;
+    Ok(manifest)
+}
+
+/// Takes the mark off the snapshot that a clone began as, when the clone is gone; off its
+/// directories, too, if no other volume of this state uses them now.
+pub(super) fn unpin(which: &Which, gone: &Manifest) -> Result<(), VolumeError> {
+    let (Some(uuid), Some(snapshot)) = (gone.bases.first(), &gone.base_snapshot) else {
+        return Ok(());
+    };
+    let directory = state::directory(which.form.state.as_deref())?;
+    let mut base = None;
+    let mut others = Vec::new();
+    for folder in Folder::all(&directory)? {
+        let manifest = folder.read()?;
+        if manifest.uuid == *uuid {
+            base = Some((folder, manifest));
+        } else if manifest.bases.contains(uuid) {
+            others.push(manifest);
+        }
+    }
+    let Some((base, mut manifest)) = base else {
+        tracing::warn!(
+            snapshot,
+            base = uuid,
+            "the base is not in this state: it keeps the snapshot"
+        );
+        return Ok(());
+    };
+    if !others.iter().any(|other| other.base_snapshot.as_ref() == Some(snapshot)) {
+        let name = base.name().to_owned();
+        let which = Which { name, ..which.clone() };
+        let order = Order::PinSnapshot { name: snapshot.clone(), has_clone: false };
+        carry_out(&which, &order, Limits::SMALL)?;
+    }
+    if others.is_empty()
+        && manifest.shared
+        && let Some(_lock) = base.lock()?
+    {
+        manifest.shared = false;
+        base.write(&manifest)?;
+    }
+    Ok(())
 }

@@ -10,8 +10,10 @@ use storage_vdev::service::Rights;
 use storage_vdev::wire::{NodePublicKey, VolumeSigner};
 
 use super::arguments::Which;
+use super::error::VolumeError;
 use super::host;
-use super::verbs::{Reached, VolumeError, print, reach, uuid_of};
+use super::open::{Reached, reach, uuid_of};
+use super::show::print;
 use crate::clock;
 
 const DAY_SECONDS: u64 = 24 * 60 * 60;
@@ -44,7 +46,7 @@ pub(super) fn delegate(which: &Which, holder: &str, days: u32) -> Result<i32, Vo
     let shape = Shape::new(manifest.data_shards, manifest.parity_shards)
         .map_err(|error| argument("volume.json", error.to_string()))?;
     let signer = VolumeSigner::derive(&VolumeKey::new(folder.key()?.expose()), uuid);
-    let rights = Rights { read: true, fence: true, heal: true, ..Rights::default() };
+    let rights = Rights { heal: true, ..Rights::default() };
     let until = clock::unix_time_ns() / 1_000_000_000 + u64::from(days) * DAY_SECONDS;
     let delegation = signer.delegate(rights, NodePublicKey(holder.0), until);
     let nodes = manifest.nodes.iter().filter_map(|node| match &node.place {

@@ -13,7 +13,6 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use spec::node::{Endpoint, NodeSpec, Place};
 use spec::secret::Public32;
 use storage_node::thread_nodes::ThreadNodes;
-use storage_vdev::VolumeKey;
 use storage_vdev::engine::NodeInfo;
 use storage_vdev::mixed_nodes::{Home, MixedNodes};
 use storage_vdev::node::{NodeIndex, Nodes};
@@ -21,10 +20,14 @@ use storage_vdev::service::{NodeIdentity, NodeOptions, Rights};
 use storage_vdev::wire::{
     ClientConfig, Credential, NodeKey, NodePublicKey, SocketNode, SocketNodes, VolumeSigner,
 };
+use storage_vdev::{Uuid, VolumeKey};
 use zeroize::Zeroizing;
 
 use super::manifest::Manifest;
+use super::shared::{Reached, STORE, SharedDirectories};
 
+/// How long an opening holds a volume without renewing.
+pub const LEASE_NS: u64 = 10_000_000_000;
 /// A node that answers nothing for so long is given up.
 const SILENT_NS: u64 = 5_000_000_000;
 /// How often a silent session is asked for a sign of life.
@@ -36,6 +39,12 @@ pub enum HostError {
     /// A directory.
     #[error(transparent)]
     Directories(#[from] storage_vdev::dir_nodes::DirNodesError),
+    /// Somebody has a directory for himself.
+    #[error("{} is in use by another process", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The kernel.
     #[error("the kernel refuses what the nodes need: {0}")]
     System(#[from] io::Error),
@@ -68,59 +77,99 @@ pub fn connect(
     (key, uuid): (&VolumeKey, [u8; 16]),
     access: &Access,
 ) -> Result<(HostNodes, Vec<NodeInfo>), HostError> {
-    let mut directories: Vec<PathBuf> = Vec::new();
-    let mut sockets = Vec::new();
-    let mut endpoints = Vec::new();
-    let mut homes = Vec::new();
+    let credentials = credentials((key, uuid), access);
     let identity = NodeKey::new(random()?);
-    let credential = |key: &VolumeKey, uuid, rights| {
-        let signer = Arc::new(VolumeSigner::derive(key, uuid));
-        Credential::Signer { signer, rights, card: None }
+    let config = |node, store: &str| ClientConfig {
+        node,
+        store: store.to_owned(),
+        identity: identity.clone(),
+        credentials: credentials.clone(),
+        timeout_ns: SILENT_NS,
+        ping_after_ns: PING_NS,
     };
-    let mut credentials = vec![credential(key, uuid, access.rights)];
-    let reading = Rights { read: true, ..Rights::default() };
-    credentials.extend(access.bases.iter().map(|(uuid, key)| credential(key, *uuid, reading)));
-    for node in &manifest.nodes {
-        match &node.place {
-            Place::Directory(path) => {
-                homes.push(Home::Local(directories.len() as NodeIndex));
-                directories.push(path.clone());
-            }
-            Place::Server { endpoint, key, store } => {
-                homes.push(Home::Remote(sockets.len() as NodeIndex));
-                let config = ClientConfig {
-                    node: NodePublicKey(key.0),
-                    store: store.clone(),
-                    identity: identity.clone(),
-                    credentials: credentials.clone(),
-                    timeout_ns: SILENT_NS,
-                    ping_after_ns: PING_NS,
-                };
-                let socket = dial(endpoint);
-                if let Err(error) = &socket {
-                    tracing::warn!(%node, %error, "a node can't be reached");
-                }
-                let (name, config) = (node.to_string(), Arc::new(config));
-                sockets.push(SocketNode { name, config, socket: socket.ok() });
-                endpoints.push(endpoint.clone());
-            }
-        }
+    let places = Places::of(manifest);
+    let mut sockets = Vec::new();
+    for (endpoint, node) in &places.servers {
+        let Place::Server { key, store, .. } = &node.place else { continue };
+        let socket = dial(endpoint).inspect_err(|error| {
+            tracing::warn!(%node, %error, "a node can't be reached");
+        });
+        let config = Arc::new(config(NodePublicKey(key.0), store));
+        sockets.push(SocketNode { name: node.to_string(), config, socket: socket.ok() });
     }
-    if let Some(journal) = &manifest.journal {
-        homes.push(Home::Local(directories.len() as NodeIndex));
-        directories.push(journal.clone());
+    let mut shared = SharedDirectories::new(places.shared.clone(), access.create);
+    let reached = shared.open(uuid)?;
+    let identities: Vec<Option<Uuid>> = reached.iter().map(|one| one.identity).collect();
+    for (path, Reached { key, socket, .. }) in places.shared.iter().zip(reached) {
+        // Nobody has the key of a directory that isn't there, so nobody is taken for it.
+        let key = key.unwrap_or_else(|| identity.public());
+        let (name, config) = (path.display().to_string(), Arc::new(config(key, STORE)));
+        sockets.push(SocketNode { name, config, socket });
     }
-    let local = open_directories(&directories, access.create)?;
+    let local = open_directories(&places.own, access.create)?;
+    let infos = infos(manifest, &local, &places.homes, &identities);
+    let homes = places.homes;
+    let servers: Vec<Endpoint> = places.servers.into_iter().map(|server| server.0).collect();
     let remote = if sockets.is_empty() {
         None
     } else {
-        let again = move |node: NodeIndex| {
-            endpoints.get(usize::from(node)).and_then(|endpoint| dial(endpoint).ok())
+        let again = move |node: NodeIndex| match servers.get(usize::from(node)) {
+            Some(endpoint) => dial(endpoint).ok(),
+            None => shared.again(usize::from(node).saturating_sub(servers.len())),
         };
         Some(SocketNodes::new(sockets, Box::new(again), &Zeroizing::new(random()?))?)
     };
-    let infos = infos(manifest, &local, &homes);
     Ok((MixedNodes::new(local, remote, homes)?, infos))
+}
+
+/// What the nodes are shown: the right to use the volume, and to read those that it stands on.
+fn credentials((key, uuid): (&VolumeKey, Uuid), access: &Access) -> Vec<Credential> {
+    let credential = |key: &VolumeKey, uuid, rights| {
+        let signer = Arc::new(VolumeSigner::derive(key, uuid));
+        Credential::Signer { signer, rights }
+    };
+    let reading = Rights { read: true, ..Rights::default() };
+    let bases = access.bases.iter().map(|(uuid, key)| credential(key, *uuid, reading));
+    std::iter::once(credential(key, uuid, access.rights)).chain(bases).collect()
+}
+
+/// Where the nodes of a volume are, each kind in the order of the manifest.
+struct Places<'a> {
+    /// Directories that only this volume uses.
+    own: Vec<PathBuf>,
+    /// Directories that clones or the base use, too. Behind `servers` in the sessions.
+    shared: Vec<PathBuf>,
+    servers: Vec<(Endpoint, &'a NodeSpec)>,
+    homes: Vec<Home>,
+}
+
+impl<'a> Places<'a> {
+    fn of(manifest: &'a Manifest) -> Self {
+        let mut this =
+            Self { own: Vec::new(), shared: Vec::new(), servers: Vec::new(), homes: Vec::new() };
+        let servers = manifest.nodes.iter().filter(|node| !node.place.is_directory()).count();
+        for node in &manifest.nodes {
+            match &node.place {
+                Place::Directory(path) if manifest.shared => {
+                    this.homes.push(Home::Remote((servers + this.shared.len()) as NodeIndex));
+                    this.shared.push(path.clone());
+                }
+                Place::Directory(path) => {
+                    this.homes.push(Home::Local(this.own.len() as NodeIndex));
+                    this.own.push(path.clone());
+                }
+                Place::Server { endpoint, .. } => {
+                    this.homes.push(Home::Remote(this.servers.len() as NodeIndex));
+                    this.servers.push((endpoint.clone(), node));
+                }
+            }
+        }
+        if let Some(journal) = &manifest.journal {
+            this.homes.push(Home::Local(this.own.len() as NodeIndex));
+            this.own.push(journal.clone());
+        }
+        this
+    }
 }
 
 fn open_directories(directories: &[PathBuf], create: bool) -> Result<ThreadNodes, HostError> {
@@ -146,39 +195,39 @@ pub fn disk_bytes(path: &Path) -> u64 {
 }
 
 /// Sixteen bytes that tell a node from all others: a directory says its own, a server is known by
-/// its key and the store's name.
-fn infos(manifest: &Manifest, local: &ThreadNodes, homes: &[Home]) -> Vec<NodeInfo> {
+/// its key and the store's name. `shared` are those of the directories that others use, too.
+fn infos(
+    manifest: &Manifest,
+    local: &ThreadNodes,
+    homes: &[Home],
+    shared: &[Option<Uuid>],
+) -> Vec<NodeInfo> {
     let acceptors = acceptors(manifest.nodes.len(), manifest.parity_shards);
-    let servers = manifest.nodes.iter().any(|node| matches!(node.place, Place::Server { .. }));
-    let info = |(index, home): (usize, &Home)| {
+    let servers = manifest.has_servers();
+    let mut shared = shared.iter();
+    let mut info = |(index, home): (usize, &Home)| {
         let spec = manifest.nodes.get(index);
-        let (name, id) = match (home, spec) {
-            (Home::Local(number), _) => {
-                let name = local.name(*number);
-                // A directory that can't be read now is told from the others by its place.
-                let id = local.identity(*number).unwrap_or_else(|| named_id(&name));
-                (name, id)
-            }
-            (Home::Remote(_), spec) => {
-                let name = spec.map_or_else(String::new, ToString::to_string);
-                let id = match spec.map(|spec| &spec.place) {
-                    Some(Place::Server { key, store, .. }) => server_id(key, store),
-                    _ => named_id(&name),
-                };
-                (name, id)
-            }
+        let name = match (home, spec) {
+            (Home::Local(number), _) => local.name(*number),
+            (Home::Remote(_), spec) => spec.map_or_else(String::new, ToString::to_string),
+        };
+        let id = match (home, spec.map(|spec| &spec.place)) {
+            (_, Some(Place::Server { key, store, .. })) => Some(server_id(key, store)),
+            (Home::Local(number), _) => local.identity(*number),
+            (Home::Remote(_), _) => shared.next().copied().flatten(),
         };
         NodeInfo {
-            id,
+            // A directory that can't be read now is told from the others by its place.
+            id: id.unwrap_or_else(|| named_id(&name)),
             domain: spec.map_or_else(|| "this-host".to_owned(), domain),
             name: name.chars().take(80).collect(),
             objects: spec.is_some(),
             journal: true,
             register: servers && index < acceptors,
-            local: matches!(home, Home::Local(_)),
+            local: spec.is_none_or(|spec| spec.place.is_directory()),
         }
     };
-    homes.iter().enumerate().map(info).collect()
+    homes.iter().enumerate().map(&mut info).collect()
 }
 
 /// How many of a volume's first nodes are acceptors of its register: 2 m + 1, so that m may be

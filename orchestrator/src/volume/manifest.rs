@@ -15,8 +15,10 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use spec::secret::Secret32;
+use storage_vdev::engine::Policy;
 
 use crate::state::{self, StateError};
 use spec::node::NodeSpec;
@@ -38,8 +40,8 @@ pub struct Manifest {
     pub data_shards: u8,
     /// How many shards hold parity.
     pub parity_shards: u8,
-    /// When a FLUSH is answered: `local`, `quorum` or `sealed`.
-    pub policy: String,
+    /// When a FLUSH is answered.
+    pub policy: PolicyName,
     /// Nodes by index: one per shard, then spares.
     pub nodes: Vec<NodeSpec>,
     /// A directory of this host with a journal head, on a disk of its own if possible; without
@@ -50,6 +52,55 @@ pub struct Manifest {
     /// uuids. Their keys are in `base-UUID/key`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bases: Vec<String>,
+    /// The snapshot of the first of `bases` that this one began as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_snapshot: Option<String>,
+    /// Whether other volumes use the same directories: a base of clones, and its clones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
+}
+
+/// When a FLUSH is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyName {
+    /// When this host's journal has it: a lost host loses what came after the last segment.
+    Local,
+    /// When m + 1 journals in different failure domains have it: any m losses lose nothing.
+    #[default]
+    Quorum,
+    /// When all k + m shards have it.
+    Sealed,
+}
+
+impl From<PolicyName> for Policy {
+    fn from(name: PolicyName) -> Self {
+        match name {
+            PolicyName::Local => Self::Local,
+            PolicyName::Quorum => Self::Quorum,
+            PolicyName::Sealed => Self::Sealed,
+        }
+    }
+}
+
+impl From<Policy> for PolicyName {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Local => Self::Local,
+            Policy::Quorum => Self::Quorum,
+            Policy::Sealed => Self::Sealed,
+        }
+    }
+}
+
+impl std::fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Local => "local",
+            Self::Quorum => "quorum",
+            Self::Sealed => "sealed",
+        })
+    }
 }
 
 /// Why a volume's folder can't be used.
@@ -276,17 +327,31 @@ impl Folder {
 impl Manifest {
     /// A manifest of the present version.
     #[must_use]
-    pub fn new(uuid: [u8; 16], shape: (u8, u8), policy: &str, nodes: Vec<NodeSpec>) -> Self {
+    pub fn new(uuid: [u8; 16], shape: (u8, u8), policy: PolicyName, nodes: Vec<NodeSpec>) -> Self {
         Self {
             version: VERSION,
             uuid: uuid.iter().map(|byte| format!("{byte:02x}")).collect(),
             data_shards: shape.0,
             parity_shards: shape.1,
-            policy: policy.to_owned(),
+            policy,
             nodes,
             journal: None,
             bases: Vec::new(),
+            base_snapshot: None,
+            shared: false,
         }
+    }
+
+    /// Whether a node is a shard server.
+    #[must_use]
+    pub fn has_servers(&self) -> bool {
+        self.nodes.iter().any(|node| !node.place.is_directory())
+    }
+
+    /// Whether a node is a directory of this host.
+    #[must_use]
+    pub fn has_directories(&self) -> bool {
+        self.nodes.iter().any(|node| node.place.is_directory())
     }
 
     /// The uuid's bytes; `None` if the text is none.
@@ -316,7 +381,7 @@ mod tests {
 
     fn manifest() -> Manifest {
         let nodes = (0..3).map(|i| format!("/srv/{i}").parse().expect("a directory")).collect();
-        Manifest::new([0xab; 16], (2, 1), "quorum", nodes)
+        Manifest::new([0xab; 16], (2, 1), PolicyName::Quorum, nodes)
     }
 
     #[test]

@@ -2,14 +2,18 @@
 
 use std::path::Path;
 
+use serde_json::json;
 use storage_vdev::dir_nodes::open_node;
-use storage_vdev::engine::{Limits, Policy};
+use storage_vdev::engine::Limits;
 use storage_vdev::service::NodeOptions;
 
-use super::arguments::OpeningArguments;
-use super::manifest::{Folder, Manifest};
-use super::show::VolumeStatus;
-use super::verbs::{New, VolumeError, open};
+use super::arguments::{OpeningArguments, Recover};
+use super::create::{absolute, settle_domains};
+use super::error::VolumeError;
+use super::manifest::{Folder, Manifest, PolicyName, parse_uuid};
+use super::open::{New, folder, open};
+use super::show::{VolumeStatus, tell};
+use crate::state;
 use spec::node::{NodeSpec, Place};
 
 /// The volumes that a node's directory holds promises of; none if it can't be read.
@@ -24,7 +28,7 @@ fn volumes_in(path: &Path) -> Vec<[u8; 16]> {
 ///
 /// # Errors
 /// They hold none or several, or there is no directory among them.
-pub(super) fn find_volume(nodes: &[NodeSpec]) -> Result<[u8; 16], VolumeError> {
+fn find_volume(nodes: &[NodeSpec]) -> Result<[u8; 16], VolumeError> {
     let mut found: Vec<[u8; 16]> = Vec::new();
     for node in nodes {
         if let Place::Directory(path) = &node.place {
@@ -55,25 +59,53 @@ pub(super) fn find_volume(nodes: &[NodeSpec]) -> Result<[u8; 16], VolumeError> {
 ///
 /// # Errors
 /// It can't be opened.
-pub(super) fn rebuild(
+fn rebuild(
     folder: &Folder,
     (uuid, nodes): ([u8; 16], Vec<NodeSpec>),
     arguments: OpeningArguments,
 ) -> Result<(Manifest, VolumeStatus), VolumeError> {
     // The shape is in the superblock; until that is read, as many acceptors as there can be.
     let parity = u8::try_from(nodes.len().saturating_sub(1) / 2).unwrap_or(0);
-    let draft = Manifest::new(uuid, (1, parity), "quorum", nodes);
+    let draft = Manifest::new(uuid, (1, parity), PolicyName::default(), nodes);
     let session = open(folder, &draft, (arguments, Limits::LARGE), New::No)?;
     let status = session.volume().status();
-    let policy = match status.policy {
-        Policy::Local => "local",
-        Policy::Quorum => "quorum",
-        Policy::Sealed => "sealed",
-    };
     let shape = (status.data_shards, status.parity_shards);
-    let manifest = Manifest::new(uuid, shape, policy, draft.nodes);
-    let told = VolumeStatus::new(folder.name(), &status, policy);
+    let manifest = Manifest::new(uuid, shape, status.policy.into(), draft.nodes);
+    let told = VolumeStatus::new(folder.name(), &status);
     let name = folder.name().to_owned();
     session.close().map_err(|source| VolumeError::Request { name, source })?;
     Ok((manifest, told))
+}
+
+/// Finds a volume again.
+///
+/// # Errors
+/// It can't be opened: nothing was kept then.
+pub(super) fn recover(recover: &Recover) -> Result<i32, VolumeError> {
+    let folder = folder(&recover.form, &recover.name)?;
+    let key = state::read_key_at(&recover.key)?;
+    let uuid = match &recover.uuid {
+        Some(text) => parse_uuid(text).ok_or_else(|| VolumeError::Argument {
+            field: "--uuid",
+            reason: format!("{text:?}: expected 32 hexadecimal digits"),
+        })?,
+        None => find_volume(&recover.nodes)?,
+    };
+    let mut nodes = recover.nodes.clone();
+    absolute(&mut nodes)?;
+    settle_domains(&mut nodes, false)?;
+    folder.create(Some(&key))?;
+    let found = rebuild(&folder, (uuid, nodes), recover.opening);
+    match found {
+        Ok((manifest, status)) => {
+            folder.write(&manifest)?;
+            tell(&recover.form, &json!(status), || status.to_text())?;
+            Ok(0)
+        }
+        Err(error) => {
+            // The key came from elsewhere and is still there.
+            folder.destroy()?;
+            Err(error)
+        }
+    }
 }

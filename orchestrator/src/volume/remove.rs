@@ -1,6 +1,6 @@
 //! `hypha volume rm`: the key first, for nobody can read the shards without it; then the shards.
 
-use std::io::Write;
+use std::io::{self, BufRead, IsTerminal, Write};
 
 use serde_json::json;
 use storage_vdev::VolumeKey;
@@ -8,10 +8,13 @@ use storage_vdev::node::{Nodes, ObjectKey, Request, Response};
 use storage_vdev::service::Rights;
 
 use super::arguments::Which;
+use super::error::VolumeError;
 use super::host::{self, Access, HostNodes};
 use super::manifest::{Folder, Manifest};
+use super::open::{folder, in_use, uuid_of};
 use super::session::Exchange;
-use super::verbs::{VolumeError, answer, confirm, folder, in_use, tell, uuid_of};
+use super::show::tell;
+use crate::state;
 
 /// How many names are asked for, and removed, at once.
 const KEYS_MAX: u16 = 512;
@@ -24,6 +27,19 @@ pub(super) fn remove(which: &Which, yes: bool, abandon: bool) -> Result<i32, Vol
     let folder = folder(&which.form, &which.name)?;
     let manifest = folder.read()?;
     let Some(_lock) = folder.lock()? else { return Err(in_use(&folder)) };
+    let directory = state::directory(which.form.state.as_deref())?;
+    for other in Folder::all(&directory)? {
+        if other.read()?.bases.contains(&manifest.uuid) {
+            return Err(VolumeError::Argument {
+                field: "name",
+                reason: format!(
+                    "volume {} is a clone that stands on {}: remove it first",
+                    other.name(),
+                    folder.name()
+                ),
+            });
+        }
+    }
     if !yes {
         let question = format!("This destroys the key of volume {}, for good.", folder.name());
         if !confirm(&question)? || answer()? != folder.name() {
@@ -51,6 +67,10 @@ pub(super) fn remove(which: &Which, yes: bool, abandon: bool) -> Result<i32, Vol
         }
     }
     let left = destroy(&folder, &manifest, uuid, &mut exchange)?;
+    drop(exchange);
+    if let Err(error) = super::clone::unpin(which, &manifest) {
+        tracing::warn!(%error, "the base keeps the snapshot that the clone began as");
+    }
     tell(&which.form, &json!({"removed": folder.name(), "nodes_left": left}), || {
         if left.is_empty() {
             String::new()
@@ -105,7 +125,7 @@ fn destroy(
         }
     }
     if !outside.is_empty() {
-        _ = writeln!(std::io::stderr(), "directories outside the state stay, without the volume");
+        _ = writeln!(io::stderr(), "directories outside the state stay, without the volume");
     }
     Ok(left)
 }
@@ -126,4 +146,20 @@ fn empty_node(exchange: &mut Exchange<HostNodes>, node: u8, uuid: [u8; 16]) -> b
     }
     let journal = Request::JournalOpen { volume: uuid, epoch: u64::MAX, capacity: 0 };
     matches!(exchange.ask(node, journal), Ok(Response::Journal { .. }))
+}
+
+/// Asks on the terminal; no terminal, no consent.
+fn confirm(question: &str) -> io::Result<bool> {
+    if !io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    write!(io::stderr(), "{question} [type the volume's name] ")?;
+    Ok(true)
+}
+
+/// Reads a line from the terminal.
+fn answer() -> io::Result<String> {
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line)?;
+    Ok(line.trim().to_owned())
 }

@@ -21,8 +21,10 @@ use storage_vdev::engine::Limits;
 
 use super::arguments::Serve;
 use super::control::{self, Event, Order, Outcome};
+use super::error::VolumeError;
+use super::open::{New, folder, in_use, open};
 use super::show::VolumeStatus;
-use super::verbs::{New, VolumeError, folder, in_use, open, tell};
+use super::show::tell;
 use crate::scrape;
 
 /// How long a client of the control socket may be silent.
@@ -46,12 +48,8 @@ pub(super) fn serve(serve: &Serve) -> Result<i32, VolumeError> {
     let limits = Limits { cache_bytes, ..Limits::LARGE };
     let session = open(&folder, &manifest, (serve.which.opening, limits), New::No)?;
     let (orders, inbox) = Orders::new(session.volume().nodes().local().waker());
-    let reporter = Arc::new(Reporter {
-        name: folder.name().to_owned(),
-        policy: manifest.policy.clone(),
-        orders,
-        clients: AtomicUsize::new(0),
-    });
+    let reporter =
+        Arc::new(Reporter { name: folder.name().to_owned(), orders, clients: AtomicUsize::new(0) });
     listen_control(&folder.control(), &reporter)?;
     if let Some(address) = serve.metrics {
         listen_metrics(address, &reporter)?;
@@ -124,7 +122,6 @@ fn listen(address: &str, serve: &Serve) -> Result<(Listener, String), VolumeErro
 /// Answers whoever asks about the volume while it is served.
 struct Reporter {
     name: String,
-    policy: String,
     orders: Orders,
     clients: AtomicUsize,
 }
@@ -144,7 +141,7 @@ impl From<Gone> for Ended {
 impl Reporter {
     fn status(&self) -> Result<(VolumeStatus, String), Gone> {
         let (status, latencies) = self.orders.status()?;
-        Ok((VolumeStatus::new(&self.name, &status, &self.policy), latencies))
+        Ok((VolumeStatus::new(&self.name, &status), latencies))
     }
 
     fn obey(&self, stream: &mut UnixStream, order: &Order) -> Result<Event, Ended> {

@@ -2,9 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 use storage_vdev::engine::{Counters, NodeState, Progress, Status};
+
+use super::arguments::Form;
+use super::error::VolumeError;
+use super::manifest::PolicyName;
 
 /// A volume's state as `--json` prints it and as the control socket carries it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,7 +31,7 @@ pub struct VolumeStatus {
     /// How many it should be.
     pub redundancy_wanted: u32,
     /// When a FLUSH is answered.
-    pub policy: String,
+    pub policy: PolicyName,
     /// Fewer journal copies than the policy wants.
     pub policy_degraded: bool,
     /// How often the volume was opened.
@@ -119,7 +124,7 @@ impl From<Progress> for Work {
 impl VolumeStatus {
     /// The state of the volume `name`.
     #[must_use]
-    pub fn new(name: &str, status: &Status, policy: &str) -> Self {
+    pub fn new(name: &str, status: &Status) -> Self {
         let health = match status {
             Status { stopped: Some(_), .. } => Health::Stopped,
             Status { redundancy: None, .. } => Health::Lost,
@@ -157,7 +162,7 @@ impl VolumeStatus {
             health,
             redundancy: status.redundancy,
             redundancy_wanted: status.redundancy_wanted,
-            policy: policy.to_owned(),
+            policy: status.policy.into(),
             policy_degraded: status.policy_degraded,
             epoch: status.epoch,
             unflushed_bytes: status.unflushed_bytes,
@@ -288,6 +293,24 @@ impl VolumeStatus {
             _ = writeln!(text, "# TYPE hypha_volume_{name}_total counter");
             _ = writeln!(text, "hypha_volume_{name}_total{label} {value}");
         }
+        let shards = self.segments * u64::from(self.data_shards + self.parity_shards);
+        _ = writeln!(text, "# HELP hypha_volume_shards Shards of all segments, by how they are.");
+        _ = writeln!(text, "# TYPE hypha_volume_shards gauge");
+        for (state, count) in [
+            ("intact", shards.saturating_sub(self.shards_to_repair)),
+            ("missing", self.shards_to_repair),
+        ] {
+            _ = writeln!(
+                text,
+                "hypha_volume_shards{{volume=\"{}\",state=\"{state}\"}} {count}",
+                self.name
+            );
+        }
+        if let Some(eta) = self.repair.and_then(|work| work.eta_seconds) {
+            _ = writeln!(text, "# HELP hypha_volume_repair_eta_seconds How much longer it takes.");
+            _ = writeln!(text, "# TYPE hypha_volume_repair_eta_seconds gauge");
+            _ = writeln!(text, "hypha_volume_repair_eta_seconds{label} {eta}");
+        }
         _ = writeln!(text, "# TYPE hypha_volume_nodes gauge");
         for state in ["up", "suspect", "down"] {
             let count = self.nodes.iter().filter(|node| node.state == state).count();
@@ -343,6 +366,20 @@ impl Work {
     }
 }
 
+/// Answers in the form that was asked for.
+pub(super) fn tell(
+    form: &Form,
+    object: &serde_json::Value,
+    text: impl FnOnce() -> String,
+) -> Result<(), VolumeError> {
+    if form.json { print(&format!("{object}\n")) } else { print(&text()) }
+}
+
+/// Writes to standard output.
+pub(super) fn print(text: &str) -> Result<(), VolumeError> {
+    Ok(io::stdout().lock().write_all(text.as_bytes())?)
+}
+
 /// A number of bytes for people.
 #[must_use]
 pub fn bytes(count: u64) -> String {
@@ -357,6 +394,23 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
+/// A time for people, in UTC: `2026-01-31 23:59:59`. The civil calendar by its 400-year cycle that
+/// begins on 1 March (Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+#[must_use]
+pub fn utc(unix_seconds: u64) -> String {
+    let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = year + era * 400 + u64::from(month <= 2);
+    let (hour, minute) = (second / 3_600, second / 60 % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02}", second % 60)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,5 +421,14 @@ mod tests {
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(10 << 30), "10 GiB");
         assert_eq!(bytes(1536 << 10), "1.5 MiB");
+    }
+
+    #[test]
+    fn times_are_told_in_utc() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00");
+        assert_eq!(utc(951_782_399), "2000-02-28 23:59:59");
+        assert_eq!(utc(951_782_400), "2000-02-29 00:00:00");
+        assert_eq!(utc(1_798_761_599), "2026-12-31 23:59:59");
+        assert_eq!(utc(4_107_542_400), "2100-03-01 00:00:00");
     }
 }

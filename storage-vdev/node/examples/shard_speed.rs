@@ -63,8 +63,7 @@ fn connect(directory: &Path) -> Result<SocketNodes, Failure> {
     let signer = Arc::new(VolumeSigner::derive(&VolumeKey::new(&[9; 32]), VOLUME));
     let mut nodes = Vec::new();
     for number in 0..NODES {
-        let credential =
-            Credential::Signer { signer: Arc::clone(&signer), rights: Rights::ALL, card: None };
+        let credential = Credential::Signer { signer: Arc::clone(&signer), rights: Rights::ALL };
         let config = ClientConfig {
             node: NodeKey::new([number as u8 + 1; 32]).public(),
             store: "disk0".to_owned(),

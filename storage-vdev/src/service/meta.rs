@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use zeroize::Zeroizing;
 
@@ -405,6 +407,27 @@ fn read_header(file: &mut impl NodeFile, copy: u64) -> io::Result<Header> {
         return Ok(Header::Blank);
     }
     Ok(parse_header(&bytes[..]).unwrap_or(Header::Damaged))
+}
+
+/// The name of the node whose promises are in the file at `path`, read without its lock: it is
+/// drawn when the node is made and never changed. `None` if neither copy of the header is whole.
+///
+/// # Errors
+/// The file can't be read.
+pub fn identity_in(path: &Path) -> io::Result<Option<Uuid>> {
+    let file = std::fs::File::open(path)?;
+    for copy in 0..2 {
+        // The seed of the acceptors' key stands beside the name.
+        let mut bytes = Zeroizing::new([0; SECTOR]);
+        match file.read_exact_at(&mut bytes[..], copy * HEADER_PAGE) {
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+            _ => {}
+        }
+        if let Some(Header::Good(identity)) = parse_header(&bytes[..]) {
+            return Ok(Some(identity.node));
+        }
+    }
+    Ok(None)
 }
 
 fn parse_header(bytes: &[u8]) -> Option<Header> {

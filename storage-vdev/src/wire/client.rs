@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::authorise::{Authorise, Delegation, VolumeCard, VolumeSigner};
+use bytes::Bytes;
+
+use super::authorise::{Authorise, Delegation, VolumeSigner};
 use super::channel::{Channel, ChannelError};
 use super::handshake::{self, HandshakeError, HelloReader, NodeKey, NodePublicKey, Pending};
 use super::message::{self, ClientMessage, HEAD_BYTES, MessageError, ServerMessage};
@@ -13,6 +15,7 @@ use crate::node::{
     NodeCompletion, NodeError, ObjectKey, RegisterRequest, RegisterResponse, Request, Response,
     TRANSFER_BYTES_MAX, Tag,
 };
+use crate::register::{Members, VolumeRecord, verify_evidence};
 use crate::service::Rights;
 
 /// How a client proves that it may use a volume.
@@ -24,8 +27,6 @@ pub enum Credential {
         signer: Arc<VolumeSigner>,
         /// What it asks for.
         rights: Rights,
-        /// The volume's card, where its register has acceptors that sign.
-        card: Option<VolumeCard>,
     },
     /// Somebody who has it gave the client rights.
     Delegation(Delegation),
@@ -34,11 +35,30 @@ pub enum Credential {
 impl Credential {
     fn authorise(&self, binding: &[u8; 32]) -> Authorise {
         match self {
-            Self::Signer { signer, rights, card } => {
-                Authorise { card: card.clone(), ..signer.capability(*rights, binding) }
-            }
+            Self::Signer { signer, rights } => signer.capability(*rights, binding),
             Self::Delegation(delegation) => delegation.authorise(),
         }
+    }
+
+    /// The same with the volume's card, which names the acceptors whose receipts the fence's
+    /// `evidence` is made of: the node, if it knew none, asks for receipts of theirs from then on.
+    ///
+    /// `None` for who has not the writer key, and for evidence that would not do: a card that names
+    /// acceptors that don't sign (in an etcd, say) would keep the volume's own fences out.
+    fn introduce(
+        &self,
+        binding: &[u8; 32],
+        (volume, epoch, evidence): (&Uuid, u64, &[Bytes]),
+    ) -> Option<Authorise> {
+        let Self::Signer { signer, rights } = self else { return None };
+        if signer.volume() != *volume {
+            return None;
+        }
+        let (record, _) = VolumeRecord::parse(evidence.first()?).ok()?;
+        let named = Members { current: record.members.current, next: Vec::new() };
+        verify_evidence(volume, epoch, &named, evidence).ok()?;
+        let card = Some(signer.card(&named.current));
+        Some(Authorise { card, ..signer.capability(*rights, binding) })
     }
 }
 
@@ -64,6 +84,8 @@ pub struct ClientConfig {
 /// progress.
 pub const PATIENCE: u64 = 8;
 
+/// What a message of this client's own has at most: a capability with a card of 15 acceptors.
+const OWN_BYTES: usize = 1024;
 /// So many sealed bytes wait for the socket at most, and one message more.
 const SEAL_AHEAD_BYTES: usize = 128 << 10;
 
@@ -169,7 +191,7 @@ struct Outstanding {
 
 enum State {
     Hello { pending: Option<Pending>, reader: HelloReader, out: Vec<u8>, sent: usize },
-    Open(Box<Channel>),
+    Open { channel: Box<Channel>, binding: [u8; 32] },
     Ended(ClientError),
 }
 
@@ -216,7 +238,7 @@ impl Client {
     /// Sends `request`, or keeps it until the session stands.
     pub fn submit(&mut self, tag: Tag, request: Request) {
         match &self.state {
-            State::Hello { .. } | State::Open(_) => {
+            State::Hello { .. } | State::Open { .. } => {
                 self.waiting.push_back((tag, request));
                 self.send_waiting();
             }
@@ -227,7 +249,7 @@ impl Client {
     /// Seals what waits, but not far ahead of the socket: a sealed request is a copy, which is best
     /// written while it is in the processor's cache.
     fn send_waiting(&mut self) {
-        while let State::Open(channel) = &self.state {
+        while let State::Open { channel, .. } = &self.state {
             if channel.outgoing_bytes() >= SEAL_AHEAD_BYTES {
                 break;
             }
@@ -236,7 +258,19 @@ impl Client {
         }
     }
 
+    /// Shows the volume's card ahead of a fence, once the acceptors are known that it names.
+    fn introduce(&mut self, request: &Request) {
+        let Request::Fence { volume, epoch, evidence } = request else { return };
+        let State::Open { binding, .. } = &self.state else { return };
+        let fence = (volume, *epoch, evidence.as_slice());
+        let shown = self.config.credentials.iter().find_map(|one| one.introduce(binding, fence));
+        if let Some(authorise) = shown {
+            self.send_own(Asker::Credential, &ClientMessage::Authorise(Box::new(authorise)));
+        }
+    }
+
     fn send_request(&mut self, tag: Tag, request: &Request) {
+        self.introduce(request);
         let expected = Expected::of(request);
         let size = HEAD_BYTES + request_bytes(request);
         let sent = self.send(size, Asker::Engine(tag, expected), |id, out| {
@@ -259,7 +293,7 @@ impl Client {
         asker: Asker,
         write: impl FnOnce(u64, &mut Vec<u8>) -> Result<(), MessageError>,
     ) -> Result<(), ClientError> {
-        let State::Open(channel) = &mut self.state else { return Err(ClientError::Closed) };
+        let State::Open { channel, .. } = &mut self.state else { return Err(ClientError::Closed) };
         let id = self.next_id;
         channel.send(size, |out| Ok::<_, ClientError>(write(id, out)?))?;
         self.next_id += 1;
@@ -268,7 +302,7 @@ impl Client {
     }
 
     fn send_own(&mut self, asker: Asker, message: &ClientMessage) {
-        let sent = self.send(512, asker, |id, out| message::encode_client(id, message, out));
+        let sent = self.send(OWN_BYTES, asker, |id, out| message::encode_client(id, message, out));
         if let Err(error) = sent {
             self.end(error);
         }
@@ -277,7 +311,7 @@ impl Client {
     /// The buffer to append read bytes to; it has room.
     pub fn read_buffer(&mut self) -> &mut Vec<u8> {
         match &mut self.state {
-            State::Open(channel) => channel.read_buffer(),
+            State::Open { channel, .. } => channel.read_buffer(),
             State::Hello { .. } | State::Ended(_) => {
                 self.scratch.clear();
                 self.scratch.reserve(handshake::HELLO_BYTES + handshake::MESSAGE_BYTES_MAX);
@@ -291,7 +325,7 @@ impl Client {
         self.moved = true;
         let result = match self.state {
             State::Hello { .. } => self.receive_hello(),
-            State::Open(_) => self.receive_answers(),
+            State::Open { .. } => self.receive_answers(),
             State::Ended(_) => Ok(()),
         };
         if let Err(error) = result {
@@ -307,7 +341,7 @@ impl Client {
         let pending = pending.take().ok_or(HandshakeError::Malformed)?;
         let keys = pending.finish(message)?;
         let channel = Channel::new(&keys).ok_or(HandshakeError::Forged)?;
-        self.state = State::Open(Box::new(channel));
+        self.state = State::Open { channel: Box::new(channel), binding: keys.binding };
         for credential in &Arc::clone(&self.config).credentials {
             let authorise = Box::new(credential.authorise(&keys.binding));
             self.send_own(Asker::Credential, &ClientMessage::Authorise(authorise));
@@ -317,7 +351,7 @@ impl Client {
     }
 
     fn receive_answers(&mut self) -> Result<(), ClientError> {
-        let State::Open(channel) = &mut self.state else { return Ok(()) };
+        let State::Open { channel, .. } = &mut self.state else { return Ok(()) };
         let mut messages = Vec::new();
         let received =
             channel.receive(message::MESSAGE_BYTES_MAX, |message| messages.push(message));
@@ -350,7 +384,7 @@ impl Client {
     pub fn outgoing(&self) -> &[u8] {
         match &self.state {
             State::Hello { out, sent, .. } => out.get(*sent..).unwrap_or_default(),
-            State::Open(channel) => channel.outgoing(),
+            State::Open { channel, .. } => channel.outgoing(),
             State::Ended(_) => &[],
         }
     }
@@ -360,7 +394,7 @@ impl Client {
         self.moved = true;
         match &mut self.state {
             State::Hello { sent, .. } => *sent += count,
-            State::Open(channel) => channel.sent(count),
+            State::Open { channel, .. } => channel.sent(count),
             State::Ended(_) => {}
         }
         self.send_waiting();
@@ -381,7 +415,7 @@ impl Client {
         }
         if idle {
             self.progress_ns = Some(now_ns);
-            if let State::Open(channel) = &mut self.state {
+            if let State::Open { channel, .. } = &mut self.state {
                 channel.shrink();
             }
             self.send_own(Asker::Ping, &ClientMessage::Ping);
@@ -429,14 +463,14 @@ impl Client {
     pub fn error(&self) -> Option<ClientError> {
         match self.state {
             State::Ended(error) => Some(error),
-            State::Hello { .. } | State::Open(_) => None,
+            State::Hello { .. } | State::Open { .. } => None,
         }
     }
 
     /// Whether the session stands.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        matches!(self.state, State::Open(_))
+        matches!(self.state, State::Open { .. })
     }
 
     /// Whether the node refused a credential.

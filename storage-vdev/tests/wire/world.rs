@@ -37,7 +37,7 @@ pub(crate) fn config(credentials: Vec<Credential>) -> Arc<ClientConfig> {
 }
 
 pub(crate) fn owner() -> Credential {
-    Credential::Signer { signer: signer(VOLUME), rights: Rights::ALL, card: None }
+    Credential::Signer { signer: signer(VOLUME), rights: Rights::ALL }
 }
 
 /// A client and a node's session with it, handshake done.

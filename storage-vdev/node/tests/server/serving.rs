@@ -5,6 +5,9 @@ use storage_node::server::{Limits, load_key};
 use storage_vdev::node::{
     Ballot, NodeError, Nodes, ObjectKey, RegisterRequest, RegisterResponse, Request, Response,
 };
+use storage_vdev::register::{
+    AcceptorKey, AcceptorState, Holder, Members, RegisterKey, SuperblockRef, VolumeRecord,
+};
 use storage_vdev::service::Rights;
 use storage_vdev::wire::Credential;
 use storage_vdev::wire::client::ClientError;
@@ -125,7 +128,7 @@ fn the_writer_key_that_came_first_is_the_volumes() {
     // Another volume key for the same uuid: its capability is genuine, under another writer key.
     let key = storage_vdev::VolumeKey::new(&[66; 32]);
     let signer = std::sync::Arc::new(storage_vdev::wire::VolumeSigner::derive(&key, VOLUME));
-    let thief = Credential::Signer { signer, rights: Rights::ALL, card: None };
+    let thief = Credential::Signer { signer, rights: Rights::ALL };
     let mut thief = served.volume(vec![thief]);
     assert_eq!(thief.ask(get(1)), Err(NodeError::Denied));
     assert_eq!(thief.ask(put(2, b"theirs")), Err(NodeError::Denied));
@@ -152,17 +155,62 @@ fn a_delegate_heals_and_does_nothing_else() {
     assert_eq!(late.nodes.state(0), NodeState::Denied);
 }
 
+/// That the register of the volume reached `epoch`: its record, which names `acceptors`, and the
+/// receipt of the first of them.
+fn evidence(epoch: u64, acceptors: &[AcceptorKey]) -> Vec<Bytes> {
+    let ballot = Ballot { counter: epoch, proposer: [1; 16] };
+    let record = VolumeRecord {
+        register: VOLUME,
+        version: epoch,
+        epoch,
+        change: ballot,
+        opener: [1; 16],
+        holder: Holder::default(),
+        lease_ns: 1,
+        released: false,
+        superblock: SuperblockRef::default(),
+        members: Members {
+            current: acceptors.iter().map(AcceptorKey::id).collect(),
+            next: Vec::new(),
+        },
+    };
+    let key = RegisterKey::new(&storage_vdev::VolumeKey::new(&[9; 32]), VOLUME);
+    let value = Bytes::from(record.encode(&key, ballot));
+    let accept = RegisterRequest::Accept { ballot, value: value.clone() };
+    let stepped = AcceptorState::default().step(&acceptors[0], &VOLUME, &accept).unwrap();
+    let RegisterResponse::Accepted { receipt, .. } = stepped.response else { panic!("accepted") };
+    vec![value, receipt]
+}
+
 #[test]
-fn a_card_makes_the_node_ask_for_evidence() {
+fn from_its_first_proven_fence_on_a_node_asks_for_the_registers_evidence() {
     let served = serve(Limits::default());
-    let signer = signer(VOLUME);
-    let card = Some(signer.card(&[[1; 32], [2; 32], [3; 32]]));
-    let mut volume = served.volume(vec![Credential::Signer { signer, rights: Rights::ALL, card }]);
-    let fence = |evidence| Request::Fence { volume: VOLUME, epoch: 2, evidence };
-    assert_eq!(volume.ask(fence(Vec::new())), Err(NodeError::Denied));
-    assert_eq!(volume.ask(fence(vec!["a receipt of nobody".into()])), Err(NodeError::Denied));
-    // A later session without the card changes nothing.
-    assert_eq!(served.volume(vec![owner()]).ask(fence(Vec::new())), Err(NodeError::Denied));
+    let acceptor = AcceptorKey::signing(&[77; 32]).unwrap();
+    let fence = |epoch, evidence| Request::Fence { volume: VOLUME, epoch, evidence };
+    let mut volume = served.volume(vec![owner()]);
+    let proven = fence(1, evidence(1, std::slice::from_ref(&acceptor)));
+    assert_eq!(volume.ask(proven), Ok(Response::Fenced { previous: 0 }));
+    // Whoever has the writer key, in this session or a later one, with the evidence of others.
+    assert_eq!(volume.ask(fence(2, Vec::new())), Err(NodeError::Denied));
+    let mut other = served.volume(vec![owner()]);
+    assert_eq!(other.ask(fence(2, Vec::new())), Err(NodeError::Denied));
+    let strangers = AcceptorKey::signing(&[78; 32]).unwrap();
+    assert_eq!(other.ask(fence(2, evidence(2, &[strangers]))), Err(NodeError::Denied));
+    let proven = fence(2, evidence(2, &[acceptor]));
+    assert_eq!(other.ask(proven), Ok(Response::Fenced { previous: 1 }));
+}
+
+#[test]
+fn acceptors_that_do_not_sign_are_not_asked_for_receipts() {
+    let served = serve(Limits::default());
+    let fence = |epoch, evidence| Request::Fence { volume: VOLUME, epoch, evidence };
+    let mut volume = served.volume(vec![owner()]);
+    let signing = AcceptorKey::signing(&[77; 32]).unwrap();
+    let silent = [[5; 32], [6; 32]].map(AcceptorKey::silent);
+    let [one, two] = silent;
+    let half = evidence(1, &[signing, one, two]);
+    assert_eq!(volume.ask(fence(1, half)), Ok(Response::Fenced { previous: 0 }));
+    assert_eq!(volume.ask(fence(2, Vec::new())), Ok(Response::Fenced { previous: 1 }));
 }
 
 #[test]

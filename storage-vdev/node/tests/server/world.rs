@@ -44,7 +44,7 @@ pub(crate) fn signer(volume: [u8; 16]) -> Arc<VolumeSigner> {
 }
 
 pub(crate) fn owner() -> Credential {
-    Credential::Signer { signer: signer(VOLUME), rights: Rights::ALL, card: None }
+    Credential::Signer { signer: signer(VOLUME), rights: Rights::ALL }
 }
 
 /// The node in `directory`, made if it isn't there.
