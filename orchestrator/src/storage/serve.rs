@@ -46,6 +46,8 @@ pub(super) fn serve(serve: &Serve) -> Result<i32, StorageError> {
     let listen = listen.iter().map(address).collect();
     let config = ServerConfig { key: key.clone(), listen, limits: Limits::default() };
     let server = Arc::new(Server::start(config, open)?);
+    // From the first line on, a signal ends the daemon in good order.
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let public = Public32(key.public().0);
     let told = tell(&server, public, wanted.iter().zip(&durable), serve)?;
     let text = serde_json::to_string_pretty(&told).map_err(io::Error::from)?;
@@ -57,7 +59,6 @@ pub(super) fn serve(serve: &Serve) -> Result<i32, StorageError> {
         threads.push(serve_metrics(address, (&server, &healing), &stopping)?);
     }
     threads.extend(heal::start(serve, &key, (&healing, &stopping))?);
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     // The first signal is all that is waited for.
     _ = signals.forever().next();
     stopping.store(true, Ordering::Release);

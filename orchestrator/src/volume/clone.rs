@@ -21,7 +21,7 @@ use crate::{clock, state};
 /// There is no such snapshot or there is such a volume already; a node refuses.
 pub(super) fn clone(which: &Which, new: &str, snapshot: Option<&str>) -> Result<i32, VolumeError> {
     let base = folder(&which.form, &which.name)?;
-    let base_manifest = share(&base)?;
+    base.read()?;
     let target = folder(&which.form, new)?;
     if target.read().is_ok() {
         let (name, directory) = (new.to_owned(), target.path().to_owned());
@@ -43,6 +43,7 @@ pub(super) fn clone(which: &Which, new: &str, snapshot: Option<&str>) -> Result<
         reason: format!("{snapshot:?}: volume {} has no such snapshot", which.name),
     })?;
     let pin = Order::PinSnapshot { name: snapshot.clone(), has_clone: true };
+    let base_manifest = share(&base)?;
     carry_out(which, &pin, Limits::SMALL)?;
 
     let shape = (base_manifest.data_shards, base_manifest.parity_shards);

@@ -1,17 +1,20 @@
 //! `hypha volume create`: what can be checked without a node is, before anything is changed.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde_json::json;
 use spec::node::{NodeSpec, Place};
+use storage_vdev::dir_nodes::check_distinct;
 use storage_vdev::engine::{Create as CreateOptions, Limits};
 
 use super::arguments::{Create, OpeningArguments};
 use super::error::VolumeError;
-use super::host::{self, LEASE_NS};
-use super::manifest::{Manifest, ManifestError};
-use super::open::{New, folder, open};
+use super::host::{self, HostError, LEASE_NS};
+use super::manifest::{Folder, Manifest, ManifestError};
+use super::open::{New, open};
 use super::show::{self, VolumeStatus, tell};
+use crate::state;
 
 /// The journal of a volume: what FLUSH may write before a segment is due.
 pub(super) const JOURNAL_BYTES: u64 = 64 << 20;
@@ -21,7 +24,9 @@ pub(super) const JOURNAL_BYTES: u64 = 64 << 20;
 /// # Errors
 /// What was asked for can't be, or a node refuses: nothing was made then.
 pub(super) fn create(create: &Create) -> Result<i32, VolumeError> {
-    let folder = folder(&create.form, &create.name)?;
+    // Until everything was looked at, not even the state is made.
+    let directory = state::directory(create.form.state.as_deref())?;
+    let folder = Folder::new(&directory, &create.name);
     if folder.read().is_ok() {
         let (name, directory) = (create.name.clone(), folder.path().to_owned());
         return Err(ManifestError::Exists { name, directory }.into());
@@ -51,6 +56,8 @@ pub(super) fn create(create: &Create) -> Result<i32, VolumeError> {
         journal_bytes: JOURNAL_BYTES,
         lease_ns: LEASE_NS,
     };
+    check_distinct(&directories(&manifest.nodes)).map_err(HostError::from)?;
+    state::prepare(&directory)?;
     folder.create(None)?;
     let made =
         open(&folder, &manifest, (OpeningArguments::default(), Limits::LARGE), New::Empty(options))
@@ -118,6 +125,14 @@ fn check(create: &Create, wanted: usize, found: usize) -> Result<(), VolumeError
         return argument("--nodes", format!("{found} nodes: expected at most {most}"));
     }
     Ok(())
+}
+
+fn directories(nodes: &[NodeSpec]) -> Vec<PathBuf> {
+    let path = |node: &NodeSpec| match &node.place {
+        Place::Directory(path) => Some(path.clone()),
+        Place::Server { .. } => None,
+    };
+    nodes.iter().filter_map(path).collect()
 }
 
 /// Another process need not have our working directory.

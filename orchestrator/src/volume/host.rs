@@ -24,6 +24,7 @@ use storage_vdev::{Uuid, VolumeKey};
 use zeroize::Zeroizing;
 
 use super::manifest::Manifest;
+use super::patient::Patient;
 use super::shared::{Reached, STORE, SharedDirectories};
 
 /// How long an opening holds a volume without renewing.
@@ -54,7 +55,7 @@ pub enum HostError {
 }
 
 /// The nodes of a volume, wherever they are: a thread for each directory, a session for each server.
-pub type HostNodes = MixedNodes<ThreadNodes>;
+pub type HostNodes = Patient<MixedNodes<ThreadNodes>>;
 
 /// How nodes are opened.
 #[derive(Debug, Clone)]
@@ -99,6 +100,7 @@ pub fn connect(
     }
     let mut shared = SharedDirectories::new(places.shared.clone(), access.create);
     let reached = shared.open(uuid)?;
+    let there: Vec<bool> = reached.iter().map(|one| one.socket.is_some()).collect();
     let identities: Vec<Option<Uuid>> = reached.iter().map(|one| one.identity).collect();
     for (path, Reached { key, socket, .. }) in places.shared.iter().zip(reached) {
         // Nobody has the key of a directory that isn't there, so nobody is taken for it.
@@ -110,6 +112,7 @@ pub fn connect(
     let infos = infos(manifest, &local, &places.homes, &identities);
     let homes = places.homes;
     let servers: Vec<Endpoint> = places.servers.into_iter().map(|server| server.0).collect();
+    let server_count = servers.len();
     let remote = if sockets.is_empty() {
         None
     } else {
@@ -119,7 +122,16 @@ pub fn connect(
         };
         Some(SocketNodes::new(sockets, Box::new(again), &Zeroizing::new(random()?))?)
     };
-    Ok((MixedNodes::new(local, remote, homes)?, infos))
+    // A directory that isn't there is not waited for.
+    let changes_hands = |home: &Home| match home {
+        Home::Remote(number) => usize::from(*number)
+            .checked_sub(server_count)
+            .is_some_and(|index| there.get(index) == Some(&true)),
+        Home::Local(_) => false,
+    };
+    let patient = (0..).zip(&homes).filter(|(_, home)| changes_hands(home));
+    let patient = patient.map(|(node, _)| node).collect();
+    Ok((Patient::new(MixedNodes::new(local, remote, homes)?, patient), infos))
 }
 
 /// What the nodes are shown: the right to use the volume, and to read those that it stands on.

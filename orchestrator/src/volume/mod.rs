@@ -16,6 +16,7 @@ pub mod manifest;
 mod meter;
 mod open;
 mod orders;
+mod patient;
 mod recovery;
 mod remove;
 mod serve;

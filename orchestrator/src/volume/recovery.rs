@@ -10,6 +10,7 @@ use storage_vdev::service::NodeOptions;
 use super::arguments::{OpeningArguments, Recover};
 use super::create::{absolute, settle_domains};
 use super::error::VolumeError;
+use super::host;
 use super::manifest::{Folder, Manifest, PolicyName, parse_uuid};
 use super::open::{New, folder, open};
 use super::show::{VolumeStatus, tell};
@@ -18,7 +19,7 @@ use spec::node::{NodeSpec, Place};
 
 /// The volumes that a node's directory holds promises of; none if it can't be read.
 fn volumes_in(path: &Path) -> Vec<[u8; 16]> {
-    let options = NodeOptions { capacity_bytes: 0, create: None };
+    let options = NodeOptions { capacity_bytes: host::disk_bytes(path), create: None };
     let node = open_node(path, &options);
     let volumes = node.ok().and_then(|mut node| Some(node.service()?.volumes().collect()));
     volumes.unwrap_or_default()

@@ -47,7 +47,7 @@ pub(super) fn serve(serve: &Serve) -> Result<i32, VolumeError> {
     let cache_bytes = usize::try_from(serve.cache.0).unwrap_or(usize::MAX);
     let limits = Limits { cache_bytes, ..Limits::LARGE };
     let session = open(&folder, &manifest, (serve.which.opening, limits), New::No)?;
-    let (orders, inbox) = Orders::new(session.volume().nodes().local().waker());
+    let (orders, inbox) = Orders::new(session.volume().nodes().inner().local().waker());
     let reporter =
         Arc::new(Reporter { name: folder.name().to_owned(), orders, clients: AtomicUsize::new(0) });
     listen_control(&folder.control(), &reporter)?;

@@ -91,6 +91,10 @@ impl Place {
                 if metadata.is_dir() {
                     folders.push(entry.path());
                 }
+                // Who only looks holds a lock meanwhile.
+                if entry.file_name() == "lock" {
+                    continue;
+                }
                 let len = if metadata.is_file() { metadata.len() } else { 0 };
                 found.push(format!("{} {len}", entry.path().display()));
             }
