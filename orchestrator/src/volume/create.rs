@@ -43,7 +43,9 @@ pub(super) fn create(create: &Create) -> Result<i32, VolumeError> {
     }
     check(create, wanted, nodes.len())?;
     absolute(&mut nodes)?;
+    check_distinct(&directories(&nodes)).map_err(HostError::from)?;
     settle_domains(&mut nodes, create.strict_domains)?;
+    warn_of_few_acceptors(&nodes, create.code.parity_shards);
     let mut manifest = Manifest::new(host::random()?, shape, create.policy, nodes);
     manifest.journal = create.journal.as_ref().map(std::path::absolute).transpose()?;
     let options = CreateOptions {
@@ -56,7 +58,6 @@ pub(super) fn create(create: &Create) -> Result<i32, VolumeError> {
         journal_bytes: JOURNAL_BYTES,
         lease_ns: LEASE_NS,
     };
-    check_distinct(&directories(&manifest.nodes)).map_err(HostError::from)?;
     state::prepare(&directory)?;
     folder.create(None)?;
     let made =
@@ -125,6 +126,20 @@ fn check(create: &Create, wanted: usize, found: usize) -> Result<(), VolumeError
         return argument("--nodes", format!("{found} nodes: expected at most {most}"));
     }
     Ok(())
+}
+
+/// A register of 2 f + 1 nodes outlives f of them, which may be fewer than the shards do.
+fn warn_of_few_acceptors(nodes: &[NodeSpec], parity_shards: u8) {
+    let acceptors = host::acceptors(nodes.len(), parity_shards);
+    let survives = acceptors.saturating_sub(1) / 2;
+    if nodes.iter().any(|node| !node.place.is_directory()) && survives < usize::from(parity_shards)
+    {
+        tracing::warn!(
+            "the volume's register is on {acceptors} nodes: it outlives {survives} losses, the \
+            shards outlive {parity_shards}. With {} nodes (spares count) both do",
+            2 * usize::from(parity_shards) + 1
+        );
+    }
 }
 
 fn directories(nodes: &[NodeSpec]) -> Vec<PathBuf> {

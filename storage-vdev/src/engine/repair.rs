@@ -9,10 +9,11 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 
 use super::executor::join_all;
+use super::find::ask;
 use super::request::{Output, Report, RequestError};
 use super::state::{Engine, State};
 use super::status::Progress;
-use crate::node::{NodeError, NodeIndex, ObjectKey, Request};
+use crate::node::{NodeError, NodeIndex, ObjectKey, Request, Response};
 use crate::segment::{Entry, Shard, find_liars, rebuild_shard};
 
 /// How long a node may take to store a rebuilt shard.
@@ -286,8 +287,18 @@ impl Engine {
     }
 
     async fn read_shard(self: &Rc<Self>, sequence: u64, shard: u8) -> Option<Shard> {
-        let bytes = self.shard_bytes(sequence, shard, (0, u32::MAX)).await?;
-        let parsed = Shard::parse(bytes).ok();
+        let (node, key) = self.with(|state| {
+            let node = state.nodes.holder(sequence, shard);
+            let usable = state.nodes.is_usable(node);
+            (node, state.openings.object(sequence, shard).filter(|_| usable))
+        });
+        let whole = Request::Get { key: key?, offset: 0, len: u32::MAX };
+        let parsed = match ask(&self.runtime, node, whole).await {
+            Ok(Response::Bytes(bytes)) => Shard::parse(bytes).ok(),
+            // The node is there, and what was put is not: it rotted, or went.
+            Err(NodeError::Corrupt | NodeError::NotFound) => None,
+            _ => return None,
+        };
         let known = self.with(|state| {
             let (past, _) = state.openings.of(sequence)?;
             Some((past.uuid, past.opening))
