@@ -345,6 +345,7 @@ impl Engine {
         });
         let started_ns = self.runtime.now_ns();
         let total = sequences.len() as u64;
+        let damaged_before = self.with(|state| state.counters.damaged);
         self.with(|state| state.scrub = Some(Progress { done: 0, total, eta_ns: None }));
         for sequence in &sequences {
             if let Err(error) = self.check_running() {
@@ -359,6 +360,11 @@ impl Engine {
         self.with(|state| state.scrub = None);
         let mut report = self.repair().await?;
         report.segments = total;
+        // What the repair in the background made again, before we came to it, was found all the same.
+        let found = self.with(|state| state.counters.damaged).saturating_sub(damaged_before);
+        let elsewhere = found.saturating_sub(report.shards_bad);
+        report.shards_bad += elsewhere;
+        report.shards_rebuilt += elsewhere;
         Ok(report)
     }
 
