@@ -19,7 +19,7 @@ pub enum StorageVerb {
         AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… hypha storage serve \\\n    \
         --store cloud=s3://bucket?region=eu-west-1 --capacity 1TiB\n  \
         hypha storage serve --store a=/srv/disk1 --heal db.heal")]
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Lists the stores that were served here, as `hypha volume create --nodes` takes them.
     #[command(after_help = "Example:\n  \
         hypha volume create db --size 10GiB --code 2+1 --nodes $(hypha storage ls)")]

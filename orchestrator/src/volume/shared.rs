@@ -40,7 +40,7 @@ pub(super) struct SharedDirectories {
     /// Those that this process serves.
     servers: Vec<Option<Server>>,
     /// That nobody else has this volume open in these directories.
-    _locks: Vec<File>,
+    locks: Vec<File>,
 }
 
 /// How a directory is reached, and who it is.
@@ -58,7 +58,7 @@ impl SharedDirectories {
     /// missing are made.
     pub(super) fn new(paths: Vec<PathBuf>, create: bool) -> Self {
         let servers = paths.iter().map(|_| None).collect();
-        Self { paths, create, servers, _locks: Vec::new() }
+        Self { paths, create, servers, locks: Vec::new() }
     }
 
     /// Takes or reaches each directory for `volume`. One that can't be had is no error.
@@ -85,7 +85,7 @@ impl SharedDirectories {
             let lock = state::lock(&path.join(format!("{uuid}.lock")));
             let lock = lock.map_err(|error| io::Error::other(error.to_string()))?;
             let lock = lock.ok_or_else(|| HostError::InUse { path: path.clone() })?;
-            self._locks.push(lock);
+            self.locks.push(lock);
             let key = load_key(&path.join("door.key")).map_err(io::Error::other)?;
             let identity = storage_vdev::service::identity_in(&path.join("meta"))?;
             all.push(Reached { key: Some(key.public()), identity, socket });
