@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use spec::node::Endpoint;
 use storage_node::server::{Limits, ListenAddress, Server, ServerConfig, Service, load_key};
-use storage_node::uring::UringFile;
 use storage_vdev::Uuid;
 use storage_vdev::files::{DirectoryError, open_directory};
 use storage_vdev::service::{NodeIdentity, NodeOptions, NodeService};
@@ -143,7 +142,7 @@ fn serve(path: &Path, create: bool) -> Result<Server, HostError> {
         capacity_bytes: host::disk_bytes(path),
         create: Some(identity).filter(|_| create),
     };
-    let opened = NodeService::open(UringFile::of_node(files), &options);
+    let opened = NodeService::open(files, &options);
     let (service, recovery) = opened.map_err(|error| io::Error::other(error.to_string()))?;
     if recovery.damaged_slots > 0 {
         tracing::warn!(node = %path.display(), ?recovery, "some objects are lost");
