@@ -103,8 +103,13 @@ impl VolumeError {
             Self::Open { source, .. } => match source {
                 OpenError::TooFewNodes { .. }
                 | OpenError::Stale { .. }
-                | OpenError::Register(_) => exit_code::UNAVAILABLE,
-                OpenError::SuperblockLost { .. }
+                | OpenError::Register(_)
+                | OpenError::RegisterReplaced { .. } => exit_code::UNAVAILABLE,
+                OpenError::Forgotten { .. }
+                | OpenError::RegisterRolledBack { .. }
+                | OpenError::RegisterForgot { .. }
+                | OpenError::RegisterLost { .. }
+                | OpenError::SuperblockLost { .. }
                 | OpenError::JournalLost
                 | OpenError::MapLost { .. }
                 | OpenError::NoSpace => exit_code::FAILURE,

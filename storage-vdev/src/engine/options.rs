@@ -309,6 +309,17 @@ pub enum OpenError {
     /// The register can't be changed.
     #[error("{0}")]
     Register(String),
+    /// Enough nodes answer, and too few of them are those that the register names.
+    #[error(
+        "{answered} of {asked} register nodes answer, but most of those that hold the volume's \
+         register are not among them: they were lost or replaced"
+    )]
+    RegisterReplaced {
+        /// How many answer.
+        answered: usize,
+        /// Of how many.
+        asked: usize,
+    },
     /// The register names an epoch that somebody had before.
     #[error(
         "the register has gone back to an earlier state: it gives out epoch {epoch}, and nodes were \

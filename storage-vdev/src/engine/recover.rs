@@ -78,18 +78,24 @@ impl Engine {
         sequence: u64,
         present: u32,
     ) -> Result<(), OpenError> {
-        let missing = self.with(|state| state.readable_shards(sequence, !present));
-        if missing == 0 {
-            return Ok(());
+        let mut missing = self.with(|state| state.readable_shards(sequence, !present));
+        let mut tried = 0;
+        while missing != 0 {
+            tried |= missing;
+            let repaired = self.repair_segment(sequence, missing).await;
+            tracing::info!(sequence, made = repaired.map(|(made, _)| made), "completed a segment");
+            let left = self.with(|state| {
+                let present = state.map.usage().get(sequence).map_or(0, |segment| segment.present);
+                state.readable_shards(sequence, !present)
+            });
+            // Nodes that went down over it count as lost; one that is up must take its shard. What
+            // was found rotten by reading it for that comes next.
+            if left & tried != 0 {
+                return Err(OpenError::NoSpace);
+            }
+            missing = left;
         }
-        let repaired = self.repair_segment(sequence, missing).await;
-        tracing::info!(sequence, made = repaired.map(|(made, _)| made), "completed a segment");
-        let left = self.with(|state| {
-            let present = state.map.usage().get(sequence).map_or(0, |segment| segment.present);
-            state.readable_shards(sequence, !present)
-        });
-        // Nodes that went down over it count as lost; one that is up must take its shard.
-        if left == 0 { Ok(()) } else { Err(OpenError::NoSpace) }
+        Ok(())
     }
 
     /// The segment with this number, if it continues the chain and enough of it is left.

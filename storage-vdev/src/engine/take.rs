@@ -188,10 +188,7 @@ fn register_error(error: ChangeError) -> OpenError {
         ChangeError::Record(error) => OpenError::Version(error.to_string()),
         // They answer, and are not those: nodes were replaced that had a part of the register.
         ChangeError::Unreachable { answered, asked, .. } if answered > asked / 2 => {
-            OpenError::Register(format!(
-                "{answered} of {asked} register nodes answer, but most of those that hold the \
-                 volume's register are not among them: they were lost or replaced"
-            ))
+            OpenError::RegisterReplaced { answered, asked }
         }
         ChangeError::Unreachable { answered, asked, .. } => {
             too_few(answered, asked, (asked / 2 + 1, None))

@@ -169,7 +169,7 @@ fn check(k: u8, m: u8, sample: usize) {
                     Some(
                         OpenError::RegisterRolledBack { .. }
                         | OpenError::RegisterForgot { .. }
-                        | OpenError::TooFewNodes { .. },
+                        | OpenError::RegisterReplaced { .. },
                     ) => true,
                     _ => false,
                 };
