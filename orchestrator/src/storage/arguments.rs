@@ -36,9 +36,10 @@ pub enum StorageVerb {
 /// `hypha storage serve`.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// A store: NAME=PLACE, where PLACE is a directory, redis://[:PASSWORD@]HOST:PORT[/DB] (also
-    /// for 0-db, with its namespace as DB), redis+unix:///PATH, file:///DIRECTORY or
-    /// s3://BUCKET?region=R[&endpoint=URL] [default: default=$HYPHA_STATE/storage/default].
+    /// A store: NAME=PLACE, where PLACE is a directory, redis://HOST:PORT or
+    /// redis://:PASSWORD@HOST:PORT/DB (also for 0-db, with its namespace as DB),
+    /// redis+unix:///PATH, file:///DIRECTORY or s3://BUCKET?region=R[&endpoint=URL]
+    /// [default: default=$HYPHA_STATE/storage/default].
     #[arg(long = "store", value_name = "NAME=PLACE")]
     pub stores: Vec<StoreArgument>,
     /// Where to listen: tcp:ADDRESS:PORT or unix:PATH [default: unix:$HYPHA_STATE/storage/socket].

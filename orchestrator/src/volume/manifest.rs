@@ -32,7 +32,7 @@ const BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`VERSION`].
+    /// The version of this format.
     pub version: u32,
     /// The volume's uuid, 32 hexadecimal digits.
     pub uuid: String,
