@@ -3,7 +3,7 @@
 //! A [`Healer`] makes one pass over one volume: it lists what the nodes have, reads the newest
 //! superblock, and rebuilds shards that are missing or damaged from k others. It encrypts nothing,
 //! deletes nothing, and touches no segment that the superblock doesn't contain yet: those belong to
-//! who has the volume open. It does no I/O and reads no clock; [`run`] carries out what it asks.
+//! who has the volume open. It does no I/O and reads no clock; [`run()`] carries out what it asks.
 //!
 //! What it can't know without the key: whether k shards that agree tell the truth (with more at
 //! hand it compares them, see `storage_vdev::segment::find_liars`), and whether a superblock that
