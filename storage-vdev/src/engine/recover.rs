@@ -43,7 +43,7 @@ pub(super) struct Replay {
     pub(super) groups: Vec<ReplayGroup>,
     /// A position behind everything on any head.
     pub(super) end: u64,
-    /// How many heads could be read.
+    /// How many heads could be read to their ends.
     pub(super) read: usize,
 }
 
@@ -189,10 +189,11 @@ impl Engine {
         let usable: Vec<NodeIndex> =
             heads.filter(|head| self.with(|state| state.nodes.remembers(*head))).collect();
         for head in usable {
-            let Some((groups, end)) = self.read_head(superblock, head, keys).await else {
+            let Some((groups, end, whole)) = self.read_head(superblock, head, keys).await else {
                 continue;
             };
-            replay.read += 1;
+            // One that went away in the middle may have had more: it can't vouch for what is lost.
+            replay.read += usize::from(whole);
             replay.end = replay.end.max(end);
             let groups = continuing(groups, last_write);
             let reach = |groups: &[ReplayGroup]| groups.last().map_or(0, |last| last.last_write);
@@ -203,13 +204,14 @@ impl Engine {
         replay
     }
 
-    /// The whole groups on one head, in order, and where its journal ends.
+    /// The whole groups on one head, in order, where its journal ends, and whether the head gave out
+    /// all of it.
     async fn read_head(
         self: &Rc<Self>,
         superblock: &Superblock,
         head: NodeIndex,
         keys: &EpochKeys,
-    ) -> Option<(Vec<ReplayGroup>, u64)> {
+    ) -> Option<(Vec<ReplayGroup>, u64, bool)> {
         let volume = superblock.uuid;
         let state = ask(&self.runtime, head, Request::JournalState { volume }).await;
         let Ok(Response::Journal { start, end, .. }) = state else { return None };
@@ -220,6 +222,7 @@ impl Engine {
             walk.expected = Some(anchor.chain);
         }
         let mut buffer: Vec<u8> = Vec::new();
+        let mut whole = true;
         let record_max = HEADER_BYTES + PAYLOAD_BLOCKS_MAX * BLOCK_BYTES;
         while position < end {
             let len = u32::try_from(end - position).unwrap_or(u32::MAX).min(READ_BYTES);
@@ -229,7 +232,10 @@ impl Engine {
                     position += bytes.len() as u64;
                     buffer.extend_from_slice(&bytes);
                 }
-                _ => break,
+                _ => {
+                    whole = false;
+                    break;
+                }
             }
             let used = walk.take(&buffer);
             buffer.drain(..used);
@@ -237,7 +243,7 @@ impl Engine {
                 break;
             }
         }
-        Some((walk.groups, end))
+        Some((walk.groups, end, whole))
     }
 
     /// Writes again what the journal had.
