@@ -10,11 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use vmm::sandbox::{Needs, allowed_calls};
 
 use crate::pair::{Member, pair};
-use crate::servers::Servers;
+use crate::servers::{Servers, await_confined};
 use crate::support::{Folder, config, have_kvm, run_with, vmm, vmm_with, volume};
-
-/// What a trace says of the seccomp filter's start.
-const FILTER: &str = "SECCOMP_SET_MODE_FILTER";
 
 /// A trace of one process.
 struct Trace(PathBuf);
@@ -32,28 +29,17 @@ impl Trace {
         traced
     }
 
-    /// Waits until the process is behind the seccomp filter.
-    fn await_filter(&self) {
-        self.await_text(|text| text.contains(FILTER));
-    }
-
-    fn await_text(&self, done: impl Fn(&str) -> bool) -> String {
-        for _ in 0..3000 {
-            // None yet: strace starts.
-            let text = std::fs::read_to_string(&self.0).unwrap_or_default();
-            if done(&text) {
-                return text;
+    /// The system calls behind the seccomp filter, once the process has ended.
+    fn calls(&self) -> BTreeSet<String> {
+        let mut text = String::new();
+        for _ in 0..500 {
+            text = std::fs::read_to_string(&self.0).expect("strace writes a trace");
+            if text.contains("+++ exited") || text.contains("+++ killed") {
+                break;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("{} is not what was waited for", self.0.display());
-    }
-
-    /// The system calls behind the seccomp filter, once the process has ended.
-    fn calls(&self) -> BTreeSet<String> {
-        let ended = |text: &str| text.contains("+++ exited") || text.contains("+++ killed");
-        let text = self.await_text(ended);
-        let (_, behind) = text.split_once(FILTER).expect("a filter is set");
+        let (_, behind) = text.split_once("SECCOMP_SET_MODE_FILTER").expect("a filter is set");
         let names = behind.lines().skip(1).filter_map(|line| Some(line.split_once('(')?.0));
         names
             .filter(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
@@ -154,13 +140,17 @@ fn a_thread_with_a_disk_on_servers_makes_every_call_it_may() {
     let trace = Trace::new(&folder, "waits");
     let child = trace.command(&command).spawn().expect("strace runs");
     servers.let_go();
-    trace.await_filter();
+    await_confined(&child);
     servers.cut(5);
     servers.reconnect(5);
     servers.await_requests(0, 4);
     stop(child);
     made.extend(trace.calls());
-    let allowed = names(Needs { servers: true, ..Needs::default() });
+    let mut allowed = names(Needs { servers: true, ..Needs::default() });
     assert!(allowed.len() <= 15, "{allowed:?}");
+    // Only a VMM that was built with debug assertions makes it, and this one may be another build.
+    for calls in [&mut allowed, &mut made] {
+        calls.remove("fcntl");
+    }
     assert_eq!(made, allowed);
 }

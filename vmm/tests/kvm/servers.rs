@@ -174,6 +174,13 @@ impl Servers {
     }
 }
 
+/// Waits until the VMM is behind its filter: its disk is open by then.
+pub(crate) fn await_confined(child: &Child) {
+    let status = format!("/proc/{}/status", child.id());
+    let confined = || std::fs::read_to_string(&status).is_ok_and(|s| s.contains("Seccomp:\t2"));
+    wait_until(confined, "the VMM is not confined");
+}
+
 fn wait_until(done: impl Fn() -> bool, otherwise: &str) {
     for _ in 0..3000 {
         if done() {
@@ -251,8 +258,7 @@ fn a_disk_on_servers_is_attended_to_while_the_guest_computes() {
     let (mut command, _file) = vmm_with(&spin, &folder);
     let child = command.spawn().expect("vmm starts");
     servers.let_go();
-    // An acceptor of the register: it hears of the volume's making, then of each renewal.
-    servers.await_requests(0, 5);
+    await_confined(&child);
     servers.cut(0);
     servers.reconnect(0);
     servers.await_requests(0, 4);
