@@ -110,19 +110,19 @@ fn run(seed: u64, plan: Plan) -> Outcome {
 #[test]
 fn a_host_that_crashes_anywhere_loses_nothing_that_was_flushed() {
     let climate = Climate { fault: 0, host_crash: 1_000, full: 0, losses: false };
-    campaign("host crashes", seeds(400), |seed| run(seed, plan(seed, climate)));
+    campaign("host crashes", seeds(1000), |seed| run(seed, plan(seed, climate)));
 }
 
 #[test]
 fn nodes_that_crash_and_vanish_within_the_budget_lose_nothing() {
     let climate = Climate { fault: 8_000, host_crash: 500, full: 0, losses: false };
-    campaign("node crashes", seeds(400), |seed| run(seed, plan(seed, climate)));
+    campaign("node crashes", seeds(1000), |seed| run(seed, plan(seed, climate)));
 }
 
 #[test]
 fn nodes_that_lose_and_damage_data_within_the_budget_lose_nothing() {
     let climate = Climate { fault: 6_000, host_crash: 500, full: 0, losses: true };
-    campaign("node losses", seeds(400), |seed| run(seed, plan(seed, climate)));
+    campaign("node losses", seeds(1000), |seed| run(seed, plan(seed, climate)));
 }
 
 /// Seeds that a soak found, as the campaigns are now; `docs/reliability.md` says what each was.
@@ -137,7 +137,7 @@ fn seeds_that_have_failed_once_pass() {
 #[test]
 fn nodes_that_are_full_for_a_while_lose_nothing_and_say_so() {
     let climate = Climate { fault: 3_000, host_crash: 500, full: 3_000, losses: false };
-    campaign("full nodes", seeds(200), |seed| run(seed, plan(seed, climate)));
+    campaign("full nodes", seeds(400), |seed| run(seed, plan(seed, climate)));
 }
 
 #[test]
