@@ -34,7 +34,10 @@ pub(crate) fn storage(
 
 /// Kills real servers, each kind so many times, and checks what they had promised.
 pub(crate) fn kills(repository: &Repository, count: u64) -> Result<(), Failure> {
-    let arguments = ["test", "--release", "--package", "storage-node", "--examples"];
+    // The servers are examples, which `cargo test` builds only where no test is chosen.
+    let examples = ["build", "--release", "--package", "storage-node", "--examples"];
+    Task::cargo(repository, examples).run()?;
+    let arguments = ["test", "--release", "--package", "storage-node"];
     let tests = ["--test", "faces", "--test", "server", "kill", "--", "--nocapture"];
     let task = Task::cargo(repository, arguments.into_iter().chain(tests));
     task.env("HYPHA_KILLS", count.to_string()).run()
