@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::secret::Public32;
@@ -84,19 +84,17 @@ pub enum NodeSpecError {
 }
 
 impl NodeSpec {
-    /// Its failure domain: as it was named, or a server's host. `None` is a directory without a
-    /// name for it: that is its disk, which only the host knows.
+    /// Its failure domain: as it was named, or a server's host, or what `disk` says of a directory:
+    /// only its host knows what that shares with others.
     #[must_use]
-    pub fn domain(&self) -> Option<String> {
+    pub fn domain(&self, disk: impl FnOnce(&Path) -> String) -> String {
         match (&self.domain, &self.place) {
-            (Some(domain), _) => Some(domain.clone()),
-            (None, Place::Directory(_)) => None,
+            (Some(domain), _) => domain.clone(),
+            (None, Place::Directory(path)) => disk(path),
             (None, Place::Server { endpoint: Endpoint::Tcp(address), .. }) => {
-                Some(address.ip().to_string())
+                address.ip().to_string()
             }
-            (None, Place::Server { endpoint: Endpoint::Unix(_), .. }) => {
-                Some("this-host".to_owned())
-            }
+            (None, Place::Server { endpoint: Endpoint::Unix(_), .. }) => "this-host".to_owned(),
         }
     }
 }

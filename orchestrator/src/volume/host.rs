@@ -275,16 +275,11 @@ pub fn holder_name() -> String {
 /// A node's failure domain: as it was named, or its disk or host.
 #[must_use]
 pub fn domain(node: &NodeSpec) -> String {
-    match (node.domain(), &node.place) {
-        (Some(domain), _) => domain,
-        (None, Place::Directory(path)) => {
-            let existing = path.ancestors().find(|path| path.exists());
-            let device = existing.and_then(|path| fs::metadata(path).ok());
-            device
-                .map_or_else(|| path.display().to_string(), |found| format!("disk-{}", found.dev()))
-        }
-        (None, Place::Server { endpoint, .. }) => endpoint.to_string(),
-    }
+    node.domain(|path| {
+        let existing = path.ancestors().find(|path| path.exists());
+        let device = existing.and_then(|path| fs::metadata(path).ok());
+        device.map_or_else(|| path.display().to_string(), |found| format!("disk-{}", found.dev()))
+    })
 }
 
 /// A socket that is connecting: whether it succeeds, the session finds out. Doesn't block, because

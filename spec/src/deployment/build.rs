@@ -180,15 +180,16 @@ fn check_domains(list: &Node<'_, '_>, nodes: &[NodeSpec], wanted: usize, report:
     let mut known: Vec<String> = Vec::new();
     let mut shared = None;
     for (item, node) in list.items().zip(nodes) {
-        match node.domain() {
-            Some(domain) if known.contains(&domain) => shared = shared.or(Some((item, domain))),
-            Some(domain) => known.push(domain),
-            None => {}
+        // A directory is taken for one of its own: no name and no host has a slash.
+        let domain = node.domain(|path| path.display().to_string());
+        if known.contains(&domain) {
+            shared = shared.or(Some((item, domain)));
+        } else {
+            known.push(domain);
         }
     }
-    let unknown = nodes.iter().filter(|node| node.domain().is_none()).count();
     if let Some((item, domain)) = shared
-        && known.len() + unknown < wanted
+        && known.len() < wanted
     {
         item.refuse(report, Reason::Conflict(Conflict::SharedDomain { domain, wanted }));
     }
