@@ -9,7 +9,7 @@ use crate::assert_none;
 use crate::files::root;
 
 /// Each crate of ours and the crates of ours that it may use (docs/ARCHITECTURE.md draws this).
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("abi", &[]),
     ("spec", &[]),
     ("vdev", &[]),
@@ -17,9 +17,12 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("storage-vdev", &["noise-ring", "vdev"]),
     ("storage-node", &["storage-vdev"]),
     ("net-vdev", &["noise-ring", "vdev"]),
+    ("mesh-router", &["net-vdev"]),
+    ("mesh-egress", &["net-vdev"]),
+    ("mesh-node", &["mesh-egress", "mesh-router", "net-vdev"]),
     ("guest-kernel", &["abi"]),
     ("vmm", &["abi", "net-vdev", "spec", "storage-vdev", "vdev"]),
-    ("orchestrator", &["net-vdev", "spec", "storage-node", "storage-vdev"]),
+    ("orchestrator", &["mesh-node", "net-vdev", "spec", "storage-node", "storage-vdev"]),
     ("fuzz", ANY),
     ("benches", ANY),
     ("xtask", ANY),
@@ -28,6 +31,9 @@ const ARROWS: [(&str, &[&str]); 13] = [
 const ANY: &[&str] = &[
     "abi",
     "guest-kernel",
+    "mesh-egress",
+    "mesh-node",
+    "mesh-router",
     "net-vdev",
     "noise-ring",
     "orchestrator",

@@ -1,0 +1,2 @@
+//! A node's mesh daemon: sockets, TUN, uplinks of VMs, control socket.
+#![forbid(unsafe_code)]
