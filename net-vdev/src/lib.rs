@@ -1,6 +1,7 @@
 //! A virtio network card that is a member of an end-to-end encrypted mesh.
 //!
 //! * [`identity`]: an X25519 key is a member's name; its IPv6 address follows from it.
+//! * [`signature`]: what a member signs under that same key.
 //! * [`wire`]: the bytes of a datagram (`docs/mesh-wire.md` draws them).
 //! * [`cookie`]: proof that an initiation's source address is no lie, asked for in a flood.
 //! * [`session`]: the Noise handshake, and the keys, counters and replay window of a session.
@@ -21,6 +22,7 @@ pub mod identity;
 pub mod nic;
 mod random;
 pub mod session;
+pub mod signature;
 pub mod wire;
 
 pub use endpoint::{Config, ConfigError, Counters, DropReason, Endpoint, Occupancy, Peer};
