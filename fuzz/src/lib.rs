@@ -14,6 +14,7 @@ pub mod map_pages;
 pub mod mesh;
 pub mod mutate;
 pub mod nbd;
+pub mod offload;
 pub mod register;
 pub mod segment;
 pub mod shard_handshake;
@@ -43,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "map_pages", check: map_pages::check, runs: 2000 },
     Target { name: "mesh", check: mesh::check, runs: 800 },
     Target { name: "nbd", check: nbd::check, runs: 20000 },
+    Target { name: "offload", check: offload::check, runs: 3000 },
     Target { name: "register", check: register::check, runs: 2000 },
     Target { name: "segment", check: segment::check, runs: 2000 },
     Target { name: "shard_handshake", check: shard_handshake::check, runs: 500 },

@@ -105,6 +105,11 @@ fn a_member_of_the_mesh_withstands_any_network() {
 }
 
 #[test]
+fn offloads_withstand_any_guest_and_any_peer() {
+    smoke("offload");
+}
+
+#[test]
 fn an_nbd_server_withstands_any_client() {
     smoke("nbd");
 }

@@ -8,6 +8,9 @@
 //! * [`firewall`]: who may open flows to a member; everybody else is dropped.
 //! * [`endpoint`]: one member of the mesh, without sockets, clock or randomness of its own.
 //! * [`nic`]: the endpoint behind a virtio-net card and a UDP socket.
+//! * [`offload`]: super-frames to packets and back.
+//! * [`socket`]: a UDP socket that takes a batch of datagrams for one system call.
+//! * [`codel`]: a bounded queue that doesn't add delay.
 //!
 //! A packet's way out: virtqueue → [`nic`] strips the Ethernet header → [`endpoint`] checks its
 //! source, finds the peer by its destination, asks the [`firewall`] to remember the flow, seals it
@@ -15,14 +18,17 @@
 //! the addresses of the very peer whose session opened the packet.
 #![forbid(unsafe_code)]
 
+pub mod codel;
 pub mod cookie;
 pub mod endpoint;
 pub mod firewall;
 pub mod identity;
 pub mod nic;
+pub mod offload;
 mod random;
 pub mod session;
 pub mod signature;
+pub mod socket;
 pub mod wire;
 
 pub use endpoint::{Config, ConfigError, Counters, DropReason, Endpoint, Occupancy, Peer};
