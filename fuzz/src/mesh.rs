@@ -9,11 +9,10 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use net_vdev::endpoint::{Config, Endpoint, Peer};
+use net_vdev::endpoint::{Config, Endpoint, Path, Peer, Transmit};
 use net_vdev::firewall::{Packet, Protocol, Rule, Transport};
 use net_vdev::identity::PrivateKey;
 use net_vdev::nic::Link;
-use net_vdev::session::CipherSupport;
 
 use crate::bytes::Input;
 
@@ -23,16 +22,13 @@ const REMEMBERED: usize = 64;
 fn config(own: u8, peer: u8, rules: Vec<Rule>) -> Config {
     let key = |number: u8| PrivateKey::new([number; 32]);
     Config {
-        private_key: key(own),
-        addresses: Vec::new(),
         peers: vec![Peer {
             key: key(peer).public(),
             endpoint: Some(address(peer)),
             addresses: Vec::new(),
         }],
         rules,
-        ciphers: CipherSupport::detect(),
-        unix_time_at_zero_ns: 1_700_000_000_000_000_000,
+        ..Config::new(key(own), 1_700_000_000_000_000_000)
     }
 }
 
@@ -103,15 +99,14 @@ impl World {
 
     /// Moves what both sides have to say onto the wire, and takes what reached the guest.
     fn collect(&mut self) {
-        while let Some((_, datagram)) = self.member.endpoint.poll_transmit() {
-            self.wire.push((false, datagram));
+        while let Some(Transmit { bytes, .. }) = self.member.endpoint.poll_transmit() {
+            self.wire.push((false, bytes));
         }
-        while let Some((_, datagram)) = self.peer.poll_transmit() {
-            self.wire.push((true, datagram));
+        while let Some(Transmit { bytes, .. }) = self.peer.poll_transmit() {
+            self.wire.push((true, bytes));
         }
         let surplus = self.wire.len().saturating_sub(REMEMBERED);
         self.wire.drain(..surplus);
-        self.member.collect();
         while let Some((headers, packet)) = self.member.front() {
             assert!(headers.len() + packet.len() <= 1426, "longer than the card's MTU");
             // The link itself answers the guest's questions about neighbours.
@@ -127,7 +122,6 @@ impl World {
             }
             self.member.pop();
         }
-        while self.peer.poll_packet().is_some() {}
     }
 
     fn is_from_peer(&self, packet: &Packet) -> bool {
@@ -137,9 +131,9 @@ impl World {
 
     fn deliver(&mut self, to_member: bool, from: SocketAddr, mut datagram: Vec<u8>) {
         if to_member {
-            self.member.endpoint.receive_datagram(self.now_ns, from, &mut datagram);
+            self.member.receive(self.now_ns, Path::Direct(from), &mut datagram);
         } else {
-            self.peer.receive_datagram(self.now_ns, from, &mut datagram);
+            self.peer.receive(self.now_ns, Path::Direct(from), &mut datagram, &mut |_| {});
         }
     }
 

@@ -8,7 +8,8 @@ use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
 
 use net_vdev::{
-    CipherSupport, Config, ConfigError, Endpoint, Peer, PrivateKey, Protocol, PublicKey, Rule,
+    CipherSupport, Config, ConfigError, Endpoint, Path, Peer, PrivateKey, Protocol, PublicKey,
+    Rule, Transmit,
 };
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use rustix::time::{ClockId, clock_gettime};
@@ -44,12 +45,10 @@ fn place(member: u8) -> SocketAddr {
 fn member(number: u8, other: u8, aes_256_gcm: bool) -> Result<Endpoint, ConfigError> {
     let key = PrivateKey::new([other; 32]).public();
     let config = Config {
-        private_key: PrivateKey::new([number; 32]),
-        addresses: Vec::new(),
         peers: vec![Peer { key, endpoint: Some(place(other)), addresses: Vec::new() }],
         rules: vec![Rule { from: key, protocol: Protocol::Udp, port: None }],
         ciphers: CipherSupport { aes_256_gcm },
-        unix_time_at_zero_ns: 1_700_000_000_000_000_000,
+        ..Config::new(PrivateKey::new([number; 32]), 1_700_000_000_000_000_000)
     };
     Endpoint::new(config, [number; 32])
 }
@@ -65,20 +64,20 @@ fn packet(from: &PublicKey, to: &PublicKey) -> Vec<u8> {
     packet
 }
 
-/// Passes everything that is queued between the two until nothing is left.
-fn settle(one: &mut Endpoint, two: &mut Endpoint) {
+/// Passes everything that is queued between the two until nothing is left; returns how many packets
+/// arrived.
+fn settle(one: &mut Endpoint, two: &mut Endpoint) -> usize {
+    let mut arrived = 0;
     for _ in 0..4 {
-        while let Some((_, mut datagram)) = one.poll_transmit() {
-            two.receive_datagram(1, place(1), &mut datagram);
-            one.recycle(datagram);
+        for from in [place(1), place(2)] {
+            while let Some(Transmit { mut bytes, .. }) = one.poll_transmit() {
+                two.receive(1, Path::Direct(from), &mut bytes, &mut |_| arrived += 1);
+                one.recycle(bytes);
+            }
+            std::mem::swap(one, two);
         }
-        std::mem::swap(one, two);
-        while let Some((_, mut datagram)) = one.poll_transmit() {
-            two.receive_datagram(1, place(2), &mut datagram);
-            one.recycle(datagram);
-        }
-        std::mem::swap(one, two);
     }
+    arrived
 }
 
 fn packets(aes_256_gcm: bool) -> Result<(f64, f64), ConfigError> {
@@ -94,17 +93,16 @@ fn packets(aes_256_gcm: bool) -> Result<(f64, f64), ConfigError> {
             let start = cpu_ns();
             for datagram in &mut datagrams {
                 one.send_packet(1, black_box(&bytes));
-                if let Some((_, sealed)) = one.poll_transmit() {
+                if let Some(Transmit { bytes: sealed, .. }) = one.poll_transmit() {
                     datagram.copy_from_slice(&sealed);
                     one.recycle(sealed);
                 }
             }
             let middle = cpu_ns();
             for datagram in &mut datagrams {
-                two.receive_datagram(1, place(1), datagram);
-                if let Some(packet) = two.poll_packet() {
-                    two.recycle(black_box(packet));
-                }
+                two.receive(1, Path::Direct(place(1)), datagram, &mut |packet| {
+                    black_box(packet);
+                });
             }
             send_ns += middle - start;
             receive_ns += cpu_ns() - middle;
@@ -126,9 +124,9 @@ fn handshakes() -> Result<f64, ConfigError> {
             let bytes = packet(&one.key(), &two.key());
             let start = cpu_ns();
             one.send_packet(1, &bytes);
-            settle(&mut one, &mut two);
+            let arrived = settle(&mut one, &mut two);
             total_us += (cpu_ns() - start) as f64 / 1e3;
-            assert!(two.poll_packet().is_some(), "the handshake completed");
+            assert_eq!(arrived, 1, "the handshake completed");
         }
         times.push(total_us / f64::from(HANDSHAKES));
     }

@@ -31,7 +31,10 @@ pub mod signature;
 pub mod socket;
 pub mod wire;
 
-pub use endpoint::{Config, ConfigError, Counters, DropReason, Endpoint, Occupancy, Peer};
+pub use endpoint::{
+    Config, ConfigError, Counters, DropReason, Endpoint, Event, Occupancy, Path, Peer, Strangers,
+    Transmit,
+};
 pub use firewall::{Protocol, Rule};
 pub use identity::{PrivateKey, PublicKey};
 pub use nic::NetDevice;

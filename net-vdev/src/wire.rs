@@ -3,6 +3,8 @@
 //! Parsing never panics: [`parse`] checks length and header once, and what it returns has the
 //! lengths that its type says. All integers are big-endian.
 
+use std::net::Ipv6Addr;
+
 use crate::identity::PublicKey;
 
 /// The version of the wire format, the first byte of each datagram.
@@ -38,8 +40,16 @@ pub const COOKIE_REPLY_BYTES: usize = HEADER_BYTES + COOKIE_NONCE_BYTES + SEALED
 
 const _: () = assert!(COOKIE_REPLY_BYTES < HANDSHAKE_BYTES_MIN, "no answer makes a flood larger");
 
-/// The second byte of a datagram. 6 (relayed), 7 (fragment), 8 (post-quantum response) and 9 (probe)
-/// are reserved; this version drops them.
+/// The bytes in front of the datagram inside a relayed frame.
+pub const RELAY_HEADER_BYTES: usize = 64;
+/// Those of them that the hop tag covers.
+pub const RELAY_COVERED_BYTES: usize = RELAY_HEADER_BYTES - TAG_BYTES;
+/// The largest relayed frame.
+pub const FRAME_BYTES_MAX: usize = RELAY_HEADER_BYTES + DATAGRAM_BYTES_MAX;
+/// The hops that a relayed frame starts with.
+pub const HOP_LIMIT: u8 = 64;
+
+/// The second byte of a datagram. 9 is reserved; this version drops it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -53,6 +63,8 @@ pub enum Kind {
     Cookie = 4,
     /// "I hold no such session": asks for a new handshake and proves nothing.
     UnknownSession = 5,
+    /// Another datagram, on its way through a router.
+    Relayed = 6,
 }
 
 /// Why a datagram is not one of this version.
@@ -100,6 +112,71 @@ pub enum Datagram<'a> {
         /// The counter of that datagram.
         counter: u64,
     },
+    /// A frame between routers; the datagram inside starts at [`RELAY_HEADER_BYTES`].
+    Relayed(RelayHeader),
+}
+
+/// What a router reads of a relayed frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayHeader {
+    /// How many more routers may pass it on.
+    pub hop_limit: u8,
+    /// Asks the first router for its second-best way.
+    pub is_alternate: bool,
+    /// The index that the reader gave the link's session; 0 between a VM and its node's router.
+    pub receiver: u32,
+    /// The frame's number on this link.
+    pub counter: u64,
+    /// The member that the datagram inside is for.
+    pub destination: Ipv6Addr,
+    /// The member that sent it.
+    pub source: Ipv6Addr,
+}
+
+impl RelayHeader {
+    /// Reads the header of a relayed frame; its tag is not looked at.
+    ///
+    /// # Errors
+    /// A [`WireError`] for anything that is not a relayed frame of this version.
+    pub fn parse(frame: &[u8]) -> Result<Self, WireError> {
+        let length = WireError::Length(frame.len());
+        if !(RELAY_HEADER_BYTES + HEADER_BYTES..=FRAME_BYTES_MAX).contains(&frame.len()) {
+            return Err(length);
+        }
+        let ([version, kind, hop_limit, flags], rest) = frame.split_first_chunk().ok_or(length)?;
+        let (receiver, rest) = rest.split_first_chunk().ok_or(length)?;
+        let (counter, rest) = rest.split_first_chunk().ok_or(length)?;
+        let (destination, rest) = rest.split_first_chunk::<16>().ok_or(length)?;
+        let source = rest.first_chunk::<16>().ok_or(length)?;
+        match (*version, *kind, *flags) {
+            (VERSION, kind, 0..=1) if kind == Kind::Relayed as u8 => Ok(Self {
+                hop_limit: *hop_limit,
+                is_alternate: *flags == 1,
+                receiver: u32::from_be_bytes(*receiver),
+                counter: u64::from_be_bytes(*counter),
+                destination: Ipv6Addr::from(*destination),
+                source: Ipv6Addr::from(*source),
+            }),
+            (VERSION, kind, _) if kind == Kind::Relayed as u8 => Err(WireError::Reserved),
+            (VERSION, kind, _) => Err(WireError::Kind(kind)),
+            (version, ..) => Err(WireError::Version(version)),
+        }
+    }
+
+    /// Writes the header, with a tag of zeros.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; RELAY_HEADER_BYTES] {
+        let fields = [VERSION, Kind::Relayed as u8, self.hop_limit, u8::from(self.is_alternate)];
+        let content = fields
+            .into_iter()
+            .chain(self.receiver.to_be_bytes())
+            .chain(self.counter.to_be_bytes())
+            .chain(self.destination.octets())
+            .chain(self.source.octets());
+        let mut bytes = [0; RELAY_HEADER_BYTES];
+        bytes.iter_mut().zip(content).for_each(|(to, from)| *to = from);
+        bytes
+    }
 }
 
 /// A handshake message and what guards it against blind floods.
@@ -146,6 +223,9 @@ pub fn parse(bytes: &[u8]) -> Result<Datagram<'_>, WireError> {
     let [version, kind, reserved_high, reserved_low, index @ ..] = *header;
     if version != VERSION {
         return Err(WireError::Version(version));
+    }
+    if kind == Kind::Relayed as u8 {
+        return RelayHeader::parse(bytes).map(Datagram::Relayed);
     }
     if bytes.len() > DATAGRAM_BYTES_MAX {
         return Err(length);

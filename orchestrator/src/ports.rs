@@ -24,7 +24,7 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use net_vdev::{CipherSupport, Config, ConfigError, Peer, PrivateKey, PublicKey};
+use net_vdev::{Config, ConfigError, Peer, PrivateKey, PublicKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -151,14 +151,8 @@ fn member(gateway: Gateway) -> Result<Stack, PortError> {
     }
     let mut seed = [0; 32];
     SystemRandom::new().fill(&mut seed).map_err(|_| PortError::Random)?;
-    let config = Config {
-        private_key: PrivateKey::new(*gateway.key.expose()),
-        addresses: Vec::new(),
-        peers,
-        rules: Vec::new(),
-        ciphers: CipherSupport::detect(),
-        unix_time_at_zero_ns: unix_time_ns(),
-    };
+    let key = PrivateKey::new(*gateway.key.expose());
+    let config = Config { peers, ..Config::new(key, unix_time_ns()) };
     Stack::new(config, seed, gateway.socket)
         .map_err(|source| PortError::Member { network: gateway.network, source })
 }

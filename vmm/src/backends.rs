@@ -2,7 +2,7 @@
 
 use std::net::UdpSocket;
 
-use net_vdev::{CipherSupport, NetDevice, Peer, PrivateKey, PublicKey, Rule};
+use net_vdev::{NetDevice, Peer, PrivateKey, PublicKey, Rule};
 use spec::vm::{BlockConfig, NetConfig, Protocol};
 
 use crate::devices::NamedDevice;
@@ -47,13 +47,12 @@ pub fn open_net(
         },
         port: rule.port,
     });
+    let key = PrivateKey::new(*card.private_key.expose());
     let config = net_vdev::Config {
-        private_key: PrivateKey::new(*card.private_key.expose()),
         addresses: card.ipv4.iter().map(|(address, _)| (*address).into()).collect(),
         peers: peers.collect(),
         rules: rules.collect(),
-        ciphers: CipherSupport::detect(),
-        unix_time_at_zero_ns: facts.unix_time_at_zero_ns,
+        ..net_vdev::Config::new(key, facts.unix_time_at_zero_ns)
     };
     let device = NetDevice::new(config, socket, facts.seed).map_err(|error| {
         LaunchError::Config { field: format!("net[{number}]"), reason: error.to_string() }

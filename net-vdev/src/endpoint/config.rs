@@ -13,16 +13,51 @@ pub struct Config {
     pub private_key: PrivateKey,
     /// The member's addresses besides the one of its key.
     pub addresses: Vec<IpAddr>,
-    /// Its peers.
+    /// The peers that it knows from the start, and never forgets.
     pub peers: Vec<Peer>,
     /// Who may open flows to it. A rule for a key that is no peer's has no effect.
     pub rules: Vec<Rule>,
     /// The transport ciphers that it takes.
     pub ciphers: CipherSupport,
+    /// Who may have a session besides the listed peers.
+    pub strangers: Strangers,
+    /// Whether frames that the owner gets for [`super::Path::Relayed`] reach other members: the
+    /// owner is a router, or hands them to one.
+    pub is_routed: bool,
     /// The nanoseconds since 1970 when `now_ns` was 0 (CLOCK_REALTIME minus CLOCK_BOOTTIME). Only
     /// the timestamp of message 1 uses it: it must not fall behind between two starts of a member,
     /// or peers that were not restarted refuse its handshakes until it has caught up.
     pub unix_time_at_zero_ns: u64,
+}
+
+impl Config {
+    /// A member that knows nobody, lets nobody in, and speaks with listed peers only.
+    #[must_use]
+    pub fn new(private_key: PrivateKey, unix_time_at_zero_ns: u64) -> Self {
+        Self {
+            private_key,
+            addresses: Vec::new(),
+            peers: Vec::new(),
+            rules: Vec::new(),
+            ciphers: CipherSupport::detect(),
+            strangers: Strangers::Refused,
+            is_routed: false,
+            unix_time_at_zero_ns,
+        }
+    }
+}
+
+/// Who may have a session with a member that does not list it. A session lets nothing in by itself:
+/// the firewall decides about each packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strangers {
+    /// Nobody.
+    Refused,
+    /// Anybody, so many at a time; who was silent for longest gives way to the next.
+    Welcome {
+        /// How many.
+        at_most: usize,
+    },
 }
 
 /// A peer.

@@ -56,13 +56,17 @@ pub enum DropReason {
     InboundDestination,
     /// From a peer: nothing lets it in.
     InboundDenied,
-    /// From a peer: the queue of received packets is full.
-    InboundQueue,
+    /// From a peer: a control message that is none of this version's.
+    InboundControl,
+    /// A relayed frame that is not from a neighbour, or where none is expected.
+    HopUnexpected,
+    /// A relayed frame whose tag does not verify, or that was seen before.
+    HopForged,
 }
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::OutboundMalformed,
         Self::OutboundOversize,
         Self::OutboundSource,
@@ -89,7 +93,9 @@ impl DropReason {
         Self::InboundSource,
         Self::InboundDestination,
         Self::InboundDenied,
-        Self::InboundQueue,
+        Self::InboundControl,
+        Self::HopUnexpected,
+        Self::HopForged,
     ];
 }
 
@@ -114,6 +120,12 @@ pub struct Counters {
     pub notices_sent: u64,
     /// Cookies sent, to addresses that too many initiations came from.
     pub cookies_sent: u64,
+    /// Packets that were too large for their way and went in two halves.
+    pub packets_split: u64,
+    /// Relayed frames that verified, or were given a tag, on their way through this member.
+    pub frames_relayed: u64,
+    /// Events that were lost because nobody took them.
+    pub events_lost: u64,
     /// Living flows that gave way because the firewall's table was full.
     pub flows_evicted: u64,
     pub(super) drops: [u64; DropReason::ALL.len()],
@@ -133,8 +145,12 @@ impl Counters {
     }
 
     pub(super) fn drop(&mut self, reason: DropReason) {
+        self.drop_many(reason, 1);
+    }
+
+    pub(super) fn drop_many(&mut self, reason: DropReason, number: u64) {
         if let Some(count) = self.drops.get_mut(reason as usize) {
-            *count += 1;
+            *count += number;
         }
     }
 }
@@ -142,17 +158,18 @@ impl Counters {
 /// What an endpoint holds in memory: each has a limit that no traffic exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Occupancy {
+    /// Peers: those listed, and as many strangers as are welcome.
+    pub peers: usize,
     /// Sessions and handshakes under way: at most 4 per peer.
     pub indices: usize,
     /// Deadlines: at most 1 per peer.
     pub timers: usize,
-    /// Packets that wait for a handshake: at most 8 per peer.
+    /// Packets that wait for a handshake, a key or their other half: at most 12 per peer, and 256.
     pub waiting: usize,
-    /// Datagrams that wait for [`super::Endpoint::poll_transmit`]: at most
-    /// [`super::TRANSMITS_MAX`].
+    /// Buffers that wait for [`super::Endpoint::poll_transmit`]: at most [`super::TRANSMITS_MAX`].
     pub transmits: usize,
-    /// Packets that wait for [`super::Endpoint::poll_packet`]: at most [`super::PACKETS_MAX`].
-    pub packets: usize,
+    /// Events that wait for [`super::Endpoint::poll_event`]: at most [`super::EVENTS_MAX`].
+    pub events: usize,
     /// Slots for flows: at most [`crate::firewall::FLOWS_MAX`].
     pub flow_slots: usize,
 }

@@ -1,14 +1,12 @@
 //! How sessions come about: starting, answering, retrying, asking for a proof of an address, and
 //! telling a peer that its session is unknown here.
 
-use std::net::SocketAddr;
-
 use super::peer::{Attempt, Started};
-use super::{DropReason, Endpoint, TRANSMITS_MAX};
+use super::{DropReason, Endpoint, Event, Path, TRANSMITS_MAX};
 use crate::cookie::{COOKIE_NS, Cookie};
 use crate::session::Session;
 use crate::session::handshake::{self, Keys, Offer, Received, Timestamp};
-use crate::wire::{self, COOKIE_NONCE_BYTES, CookieReply, DATA_HEADER_BYTES, Handshake};
+use crate::wire::{self, COOKIE_NONCE_BYTES, CookieReply, Handshake};
 
 /// The pause before the first retry; each further one is twice as long, up to
 /// [`RETRY_NS_MAX`], and up to a quarter longer at random.
@@ -48,7 +46,7 @@ impl Endpoint {
         let tries = attempt.tries;
         let offer = Offer { ciphers: self.ciphers, index: local, timestamp };
         let started = handshake::initiate(&self.identity, &peer.key, offer, seed);
-        let (Some(to), Ok((noise, message))) = (peer.handshake_endpoint(tries), started) else {
+        let (Some(to), Ok((noise, message))) = (peer.paths.for_handshake(tries), started) else {
             self.indices.remove(&local);
             self.abandon(index);
             return;
@@ -93,11 +91,14 @@ impl Endpoint {
         self.forget_initiation(index);
         let Some(peer) = self.peers.get_mut(index) else { return };
         peer.attempt = None;
-        for datagram in std::mem::take(&mut peer.waiting) {
-            self.counters.drop(DropReason::OutboundUnanswered);
-            self.recycle(datagram);
-        }
+        let given_up = std::mem::take(&mut peer.waiting).len();
+        let is_down = peer.current.is_none();
+        let key = peer.key;
+        self.counters.drop_many(DropReason::OutboundUnanswered, given_up as u64);
         self.rearm(index);
+        if is_down {
+            self.tell(Event::Down(key));
+        }
     }
 
     /// Forgets the initiation that was sent last: an answer to it no longer counts.
@@ -111,7 +112,7 @@ impl Endpoint {
     pub(super) fn receive_initiation(
         &mut self,
         now_ns: u64,
-        from: SocketAddr,
+        from: Path,
         message: &Handshake<'_>,
     ) -> Result<(), DropReason> {
         if !self.mac_key.matches(message) {
@@ -121,7 +122,11 @@ impl Endpoint {
         let seed = self.random.seed();
         let received = handshake::receive(&self.identity, message.noise, seed)
             .map_err(|_| DropReason::HandshakeForged)?;
-        let index = *self.by_key.get(&received.peer).ok_or(DropReason::HandshakeStranger)?;
+        let known = self.by_key.get(&received.peer).copied();
+        let index = match known {
+            Some(index) => index,
+            None => self.welcome(now_ns, &received.peer, from)?,
+        };
         let peer = self.peers.get_mut(index).ok_or(DropReason::HandshakeStranger)?;
         if peer.newest_initiation.is_some_and(|newest| received.offer.timestamp <= newest) {
             return Err(DropReason::HandshakeReplayed);
@@ -147,7 +152,7 @@ impl Endpoint {
     fn answer(
         &mut self,
         now_ns: u64,
-        from: SocketAddr,
+        from: Path,
         index: usize,
         received: Received,
     ) -> Result<(), DropReason> {
@@ -176,7 +181,7 @@ impl Endpoint {
     pub(super) fn receive_response(
         &mut self,
         now_ns: u64,
-        from: SocketAddr,
+        from: Path,
         receiver: u32,
         message: &Handshake<'_>,
     ) -> Result<(), DropReason> {
@@ -196,14 +201,18 @@ impl Endpoint {
         let session = Session::new(&keys, receiver, now_ns).ok_or(DropReason::HandshakeForged)?;
         // The index lives on as the session's.
         peer.attempt = None;
-        peer.endpoint = Some(from);
+        peer.paths.answered(now_ns, from);
         peer.unanswered_since_ns = None;
+        peer.heard_ns = now_ns;
         let old = peer.establish(session);
-        tracing::debug!(peer = %peer.key, endpoint = %from, "session up, this side initiated");
+        let key = peer.key;
+        tracing::debug!(peer = %key, path = ?from, "session up, this side initiated");
         self.retire(old);
+        self.tell(Event::Up(key));
         self.counters.handshakes += 1;
         self.rearm(index);
         self.send_waiting(now_ns, index, true);
+        self.greet(now_ns, index);
         Ok(())
     }
 
@@ -213,11 +222,14 @@ impl Endpoint {
         let Some(peer) = self.peers.get_mut(index) else { return };
         peer.attempt = None;
         let old = peer.promote();
-        tracing::debug!(peer = %peer.key, "session up, the peer initiated");
+        let key = peer.key;
+        tracing::debug!(peer = %key, "session up, the peer initiated");
         self.retire(old);
+        self.tell(Event::Up(key));
         self.counters.handshakes += 1;
         self.rearm(index);
         self.send_waiting(now_ns, index, false);
+        self.greet(now_ns, index);
     }
 
     /// Sends what waited for a session. The initiator sends an empty packet if nothing did: the
@@ -226,10 +238,10 @@ impl Endpoint {
         let Some(peer) = self.peers.get_mut(index) else { return };
         let mut waiting = std::mem::take(&mut peer.waiting);
         if waiting.is_empty() && confirm {
-            waiting.push_back(vec![0; DATA_HEADER_BYTES]);
+            waiting.push_back(Vec::new());
         }
-        for datagram in waiting {
-            if let Err(reason) = self.send_sealed(now_ns, index, datagram) {
+        for packet in waiting {
+            if let Err(reason) = self.send_sealed(now_ns, index, &packet) {
                 self.counters.drop(reason);
             }
         }
@@ -237,11 +249,11 @@ impl Endpoint {
 
     /// Tells whoever sent data that its session is unknown here: most likely this member was
     /// restarted. The notice proves nothing, and no longer datagram answers a shorter one.
-    pub(super) fn send_notice(&mut self, now_ns: u64, to: SocketAddr, named: (u32, u64)) {
+    pub(super) fn send_notice(&mut self, now_ns: u64, to: Path, named: (u32, u64)) {
         if !self.notices.take(now_ns) {
             return;
         }
-        let mut datagram = self.buffer();
+        let mut datagram = self.transmits.buffer();
         wire::write_unknown_session(&mut datagram, named.0, named.1);
         self.counters.notices_sent += 1;
         self.transmit(to, datagram);
@@ -252,13 +264,13 @@ impl Endpoint {
     pub(super) fn receive_notice(
         &mut self,
         now_ns: u64,
-        from: SocketAddr,
+        from: Path,
         (remote, counter): (u32, u64),
     ) -> Result<(), DropReason> {
-        let named =
-            self.peers.iter_mut().enumerate().find(|(_, peer)| {
-                peer.endpoint == Some(from) && peer.sent_recently(remote, counter)
-            });
+        let named = self
+            .peers
+            .iter_mut()
+            .find(|(_, peer)| peer.paths.is_at(&from) && peer.sent_recently(remote, counter));
         let (index, peer) = named.ok_or(DropReason::Notice)?;
         if !peer.notices.take(now_ns) {
             return Err(DropReason::Notice);
@@ -276,15 +288,16 @@ impl Endpoint {
     fn admit_initiation(
         &mut self,
         now_ns: u64,
-        from: SocketAddr,
+        from: Path,
         message: &Handshake<'_>,
     ) -> Result<(), DropReason> {
-        let is_proven = self.cookie_secrets.prove(now_ns, from, message, &mut self.random);
-        let peer = self.peers.iter_mut().find(|peer| peer.is_at(from));
+        let is_proven = self.cookie_secrets.prove(now_ns, from.source(), message, &mut self.random);
+        let mut peers = self.peers.iter_mut().map(|(_, peer)| peer);
+        let peer = peers.find(|peer| peer.paths.is_at(&from));
         let is_admitted = match (peer, is_proven) {
             (Some(peer), true) => peer.proven.take(now_ns),
             (Some(peer), false) => peer.handshakes.take(now_ns),
-            (None, true) => self.proven_strangers.take(now_ns, from.ip()),
+            (None, true) => self.proven_strangers.take(now_ns, from.source().ip()),
             (None, false) => self.strangers.take(now_ns),
         };
         if is_admitted {
@@ -297,16 +310,16 @@ impl Endpoint {
     }
 
     /// Asks the sender of an initiation to prove its address. A flood must not fill the queue.
-    fn send_cookie(&mut self, now_ns: u64, to: SocketAddr, message: &Handshake<'_>) {
+    fn send_cookie(&mut self, now_ns: u64, to: Path, message: &Handshake<'_>) {
         if self.transmits.len() >= TRANSMITS_MAX / 2 || !self.cookies.take(now_ns) {
             return;
         }
-        let cookie = self.cookie_secrets.cookie(now_ns, to, &mut self.random);
+        let cookie = self.cookie_secrets.cookie(now_ns, to.source(), &mut self.random);
         let mut nonce = [0; COOKIE_NONCE_BYTES];
         self.random.fill(&mut nonce);
         let Some(sealed) = cookie.seal(&self.key, &nonce, &message.mac1) else { return };
         let answers = wire::cookie_index(&message.mac1);
-        let mut datagram = self.buffer();
+        let mut datagram = self.transmits.buffer();
         wire::write_cookie(&mut datagram, &CookieReply { answers, nonce, sealed });
         self.counters.cookies_sent += 1;
         self.transmit(to, datagram);
@@ -320,7 +333,7 @@ impl Endpoint {
         now_ns: u64,
         reply: &CookieReply,
     ) -> Result<(), DropReason> {
-        let named = self.peers.iter_mut().find_map(|peer| {
+        let named = self.peers.iter_mut().find_map(|(_, peer)| {
             let key = peer.key;
             let started = peer.initiation(reply.answers)?;
             let cookie = Cookie::open(&key, &reply.nonce, &started.mac1, reply.sealed)?;
@@ -354,15 +367,6 @@ impl Endpoint {
                 entry.insert(index);
                 return candidate;
             }
-        }
-    }
-
-    /// Queues a datagram that is no data; a full queue drops it, as the network might.
-    fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
-        if self.transmits.len() < TRANSMITS_MAX {
-            self.transmits.push_back((to, datagram));
-        } else {
-            self.counters.drop(DropReason::OutboundQueue);
         }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! An [`Endpoint`] has no socket, no clock and no randomness of its own. Its owner passes packets
 //! of the member to [`Endpoint::send_packet`] and datagrams of the network to
-//! [`Endpoint::receive_datagram`]; after either, and after [`Endpoint::handle_deadline`], it takes
-//! what [`Endpoint::poll_transmit`] and [`Endpoint::poll_packet`] have. `now_ns` never goes back.
+//! [`Endpoint::receive`], which hands packets for the member to a function; after either, and after
+//! [`Endpoint::handle_deadline`], it takes what [`Endpoint::poll_transmit`] and
+//! [`Endpoint::poll_event`] have. `now_ns` never goes back.
 //!
 //! Nothing happens by itself while there is no traffic: no keepalive, no periodic timer. A deadline
-//! exists only for a handshake under way (at most a minute) and for dropping a session's keys
-//! (once, three minutes after its handshake).
+//! exists only for a handshake under way (at most a minute), for dropping a session's keys (once,
+//! three minutes after its handshake), and for probing the ways to a peer that has several and was
+//! sent to in the last two seconds.
 //!
 //! Memory is bounded whatever arrives: all queues have limits, and a datagram of a stranger leaves
 //! no state behind.
@@ -16,47 +18,58 @@
 //! would seal two packets with one counter.
 //!
 //! ```
-//! use net_vdev::{CipherSupport, Config, Endpoint, Peer, PrivateKey};
+//! use net_vdev::{Config, Endpoint, Peer, PrivateKey};
 //!
 //! # fn main() -> Result<(), net_vdev::ConfigError> {
 //! let (one, two) = (PrivateKey::new([1; 32]), PrivateKey::new([2; 32]));
-//! let config = Config {
-//!     peers: vec![Peer {
-//!         key: two.public(),
-//!         endpoint: Some(([192, 0, 2, 2], 7000).into()),
-//!         addresses: Vec::new(),
-//!     }],
-//!     private_key: one,
+//! let mut config = Config::new(one, 1_700_000_000_000_000_000);
+//! config.peers.push(Peer {
+//!     key: two.public(),
+//!     endpoint: Some(([192, 0, 2, 2], 7000).into()),
 //!     addresses: Vec::new(),
-//!     rules: Vec::new(),
-//!     ciphers: CipherSupport::detect(),
-//!     unix_time_at_zero_ns: 1_700_000_000_000_000_000,
-//! };
+//! });
 //! let mut endpoint = Endpoint::new(config, [3; 32])?;
 //! # let packet = [];
 //! endpoint.send_packet(0, &packet);
-//! while let Some((to, datagram)) = endpoint.poll_transmit() {
-//!     // socket.send_to(&datagram, to)
-//!     # let _to = to;
-//!     endpoint.recycle(datagram);
+//! while let Some(transmit) = endpoint.poll_transmit() {
+//!     // socket.send_to(&transmit.bytes, transmit.to)
+//!     endpoint.recycle(transmit.bytes);
 //! }
 //! # Ok(())
 //! # }
 //! ```
 
 mod config;
+mod control;
 mod counters;
+mod events;
+mod fragments;
 mod handshakes;
 mod limit;
+mod paths;
 mod peer;
+mod probing;
+mod relay;
+mod resolve;
+mod roster;
+mod transmit;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
-pub use config::{Config, ConfigError, Peer};
+pub use config::{Config, ConfigError, Peer, Strangers};
+pub use control::{CANDIDATES_MAX, Control};
 pub use counters::{Counters, DropReason, Occupancy};
+pub use events::{EVENTS_MAX, Event};
 use limit::{Bucket, SourceBuckets};
+pub use paths::{PATHS_MAX, Path, PathView};
 use peer::{PeerState, WAITING_MAX};
+pub use relay::Hop;
+use resolve::Unresolved;
+pub use roster::PeerView;
+use slab::Slab;
+pub use transmit::Transmit;
+use transmit::Transmits;
 
 use crate::cookie::Secrets;
 use crate::firewall::{Firewall, Packet, Verdict};
@@ -64,14 +77,9 @@ use crate::identity::{PrivateKey, PublicKey};
 use crate::random::Generator;
 use crate::session::handshake::CipherSupport;
 use crate::session::{OpenError, Session};
-use crate::wire::{self, DATA_HEADER_BYTES, DATAGRAM_BYTES_MAX, Datagram, MTU, MacKey};
+use crate::wire::{self, Datagram, MTU, MacKey};
 
-/// How many datagrams wait for [`Endpoint::poll_transmit`] at most.
-pub const TRANSMITS_MAX: usize = 256;
-/// How many packets wait for [`Endpoint::poll_packet`] at most.
-pub const PACKETS_MAX: usize = 256;
-/// How many empty buffers are kept for reuse.
-const BUFFERS_MAX: usize = 16;
+pub use transmit::TRANSMITS_MAX;
 /// If a peer was sent to for so long and nothing came back, a handshake finds out whether it still
 /// has the session: the notice that it would send may not come through.
 const SILENCE_NS: u64 = 15_000_000_000;
@@ -87,18 +95,25 @@ pub struct Endpoint {
     key: PublicKey,
     mac_key: MacKey,
     ciphers: CipherSupport,
+    strangers_welcome: Strangers,
+    is_routed: bool,
     unix_time_at_zero_ns: u64,
     newest_initiation_unix_ns: u64,
     addresses: BTreeSet<IpAddr>,
-    peers: Vec<PeerState>,
+    peers: Slab<PeerState>,
     by_key: BTreeMap<PublicKey, usize>,
     /// Which peer has an address: where packets go, and who may send from there.
     routes: BTreeMap<IpAddr, usize>,
     /// Which peer a session or a handshake under way belongs to, by this side's index.
     indices: BTreeMap<u32, usize>,
     timers: BTreeSet<(u64, usize)>,
+    /// Packets for members whose key is not known yet.
+    unresolved: Unresolved,
     firewall: Firewall,
     random: Generator,
+    /// Where this member may be reached: as its owner says, and as peers saw it.
+    candidates: Vec<SocketAddr>,
+    observed: VecDeque<SocketAddr>,
     /// Limits the initiations that are read from addresses of no peer.
     strangers: Bucket,
     /// Limits those of them that prove their address by a cookie, by address.
@@ -108,9 +123,8 @@ pub struct Endpoint {
     cookies: Bucket,
     /// Limits the unknown-session notices that are sent.
     notices: Bucket,
-    transmits: VecDeque<(SocketAddr, Vec<u8>)>,
-    packets: VecDeque<Vec<u8>>,
-    buffers: Vec<Vec<u8>>,
+    transmits: Transmits,
+    events: VecDeque<Event>,
     counters: Counters,
 }
 
@@ -128,52 +142,36 @@ impl Endpoint {
             key,
             identity: config.private_key,
             ciphers: config.ciphers,
+            strangers_welcome: config.strangers,
+            is_routed: config.is_routed,
             unix_time_at_zero_ns: config.unix_time_at_zero_ns,
             newest_initiation_unix_ns: 0,
             addresses: BTreeSet::new(),
-            peers: Vec::new(),
+            peers: Slab::new(),
             by_key: BTreeMap::new(),
             routes: BTreeMap::new(),
             indices: BTreeMap::new(),
             timers: BTreeSet::new(),
+            unresolved: Unresolved::default(),
             firewall: Firewall::new(&config.rules, [random.u64(), random.u64()]),
+            candidates: Vec::new(),
+            observed: VecDeque::new(),
             strangers: Bucket::new(20_000_000, 50),
             proven_strangers: SourceBuckets::new(random.seed(), Bucket::new(200_000_000, 10)),
             cookie_secrets: Secrets::new(&mut random),
             cookies: Bucket::new(COOKIE_INTERVAL_NS, COOKIE_BURST),
             random,
             notices: Bucket::new(20_000_000, 20),
-            transmits: VecDeque::new(),
-            packets: VecDeque::new(),
-            buffers: Vec::new(),
+            transmits: Transmits::default(),
+            events: VecDeque::new(),
             counters: Counters::default(),
         };
         for address in config.addresses.into_iter().chain([key.address().into()]) {
             check_address(address)?;
             endpoint.addresses.insert(address);
         }
-        config.peers.into_iter().try_for_each(|peer| endpoint.add_peer(peer))?;
+        config.peers.into_iter().try_for_each(|peer| endpoint.list(peer))?;
         Ok(endpoint)
-    }
-
-    fn add_peer(&mut self, peer: Peer) -> Result<(), ConfigError> {
-        if peer.key == self.key {
-            return Err(ConfigError::OwnKey(peer.key));
-        }
-        let index = self.peers.len();
-        if self.by_key.insert(peer.key, index).is_some() {
-            return Err(ConfigError::DuplicatePeer(peer.key));
-        }
-        let addresses = peer.addresses.into_iter().chain([peer.key.address().into()]);
-        for address in addresses.collect::<BTreeSet<_>>() {
-            check_address(address)?;
-            let taken = self.addresses.contains(&address);
-            if taken || self.routes.insert(address, index).is_some() {
-                return Err(ConfigError::DuplicateAddress(address));
-            }
-        }
-        self.peers.push(PeerState::new(peer.key, peer.endpoint));
-        Ok(())
     }
 
     /// The member's public key.
@@ -197,21 +195,16 @@ impl Endpoint {
     /// What the endpoint holds now.
     #[must_use]
     pub fn occupancy(&self) -> Occupancy {
+        let waiting = |(_, peer): (usize, &PeerState)| peer.waiting.len() + peer.halves.len();
         Occupancy {
+            peers: self.peers.len(),
             indices: self.indices.len(),
             timers: self.timers.len(),
-            waiting: self.peers.iter().map(|peer| peer.waiting.len()).sum(),
+            waiting: self.peers.iter().map(waiting).sum::<usize>() + self.unresolved.len(),
             transmits: self.transmits.len(),
-            packets: self.packets.len(),
+            events: self.events.len(),
             flow_slots: self.firewall.flow_capacity(),
         }
-    }
-
-    /// Whether there is a session with `peer` to send on.
-    #[must_use]
-    pub fn is_connected(&self, peer: &PublicKey) -> bool {
-        let peer = self.by_key.get(peer).and_then(|index| self.peers.get(*index));
-        peer.is_some_and(|peer| peer.current.is_some())
     }
 
     /// Sends an IP packet of this member. What may not or can't be sent is dropped and counted.
@@ -229,90 +222,69 @@ impl Endpoint {
         if !self.addresses.contains(&packet.source) {
             return Err(DropReason::OutboundSource);
         }
-        let index = *self.routes.get(&packet.destination).ok_or(DropReason::OutboundNoRoute)?;
+        let bytes = bytes.get(..packet.len).unwrap_or_default();
+        let Some(index) = self.routes.get(&packet.destination).copied() else {
+            return self.ask_for(now_ns, packet.destination, bytes);
+        };
         let peer = self.peers.get(index).ok_or(DropReason::OutboundNoRoute)?;
         if self.firewall.outbound(now_ns, &peer.key, &packet) == Verdict::Deny {
             return Err(DropReason::OutboundDenied);
         }
-        let mut datagram = self.buffer();
-        datagram.resize(DATA_HEADER_BYTES, 0);
-        datagram.extend_from_slice(bytes.get(..packet.len).unwrap_or_default());
-        self.send_or_wait(now_ns, index, datagram)
+        self.send_or_wait(now_ns, index, bytes)
     }
 
-    /// Sends a packet (behind room for a header) on the peer's session, or keeps it until there is
-    /// one.
-    fn send_or_wait(
-        &mut self,
-        now_ns: u64,
-        index: usize,
-        datagram: Vec<u8>,
-    ) -> Result<(), DropReason> {
+    /// Sends a packet on the peer's session, or keeps it until there is one.
+    fn send_or_wait(&mut self, now_ns: u64, index: usize, packet: &[u8]) -> Result<(), DropReason> {
         self.drop_dead_sessions(now_ns, index);
         let Some(peer) = self.peers.get_mut(index) else { return Ok(()) };
         if peer.current.is_some() {
-            return self.send_sealed(now_ns, index, datagram);
+            return self.send_sealed(now_ns, index, packet);
         }
-        if peer.endpoint.is_none() && peer.next.is_none() {
-            self.recycle(datagram);
+        if peer.paths.current().is_none() && peer.next.is_none() {
             return Err(DropReason::OutboundNoEndpoint);
         }
-        peer.waiting.push_back(datagram);
+        peer.waiting.push_back(packet.to_vec());
         let overdue = peer.waiting.len() > WAITING_MAX;
         let oldest = if overdue { peer.waiting.pop_front() } else { None };
         self.begin_handshake(now_ns, index);
-        if let Some(oldest) = oldest {
-            self.recycle(oldest);
-            return Err(DropReason::OutboundWaiting);
-        }
-        Ok(())
+        if oldest.is_some() { Err(DropReason::OutboundWaiting) } else { Ok(()) }
     }
 
     /// Seals a packet with the peer's current session and queues it; starts a new handshake when
-    /// the session is old or the peer silent.
-    fn send_sealed(
-        &mut self,
-        now_ns: u64,
-        index: usize,
-        mut datagram: Vec<u8>,
-    ) -> Result<(), DropReason> {
+    /// the session is old or the peer silent. An empty packet confirms a session.
+    fn send_sealed(&mut self, now_ns: u64, index: usize, packet: &[u8]) -> Result<(), DropReason> {
+        self.wake(now_ns, index);
         let Some(peer) = self.peers.get_mut(index) else { return Ok(()) };
-        let (Some(to), Some(session)) = (peer.endpoint, peer.current.as_mut()) else {
+        let Some(path) = peer.paths.current() else {
             return Err(DropReason::OutboundNoEndpoint);
         };
-        if self.transmits.len() >= TRANSMITS_MAX {
-            self.recycle(datagram);
-            return Err(DropReason::OutboundQueue);
-        }
-        let packet_bytes = datagram.len().saturating_sub(DATA_HEADER_BYTES);
-        if !session.seal(&mut datagram) {
-            self.recycle(datagram);
-            return Err(DropReason::OutboundUnanswered);
-        }
+        self.seal_packet(now_ns, index, path, packet)?;
+        let Some(peer) = self.peers.get_mut(index) else { return Ok(()) };
+        let Some(session) = peer.current.as_ref() else { return Ok(()) };
         let since_ns = *peer.unanswered_since_ns.get_or_insert(now_ns);
         let is_silent = now_ns.saturating_sub(since_ns) >= SILENCE_NS;
         if is_silent {
             peer.unanswered_since_ns = Some(now_ns);
         }
-        let wants_handshake = is_silent || session.wants_rekey(now_ns);
-        self.transmits.push_back((to, datagram));
-        if packet_bytes > 0 {
-            self.counters.packets_sent += 1;
-            self.counters.bytes_sent += packet_bytes as u64;
-        }
-        if wants_handshake {
+        if is_silent || session.wants_rekey(now_ns) {
             self.begin_handshake(now_ns, index);
         }
         Ok(())
     }
 
-    /// Takes a datagram that came `from` the network; its bytes are opened in place. What does not
-    /// verify is dropped and counted.
-    pub fn receive_datagram(&mut self, now_ns: u64, from: SocketAddr, bytes: &mut [u8]) {
+    /// Takes a datagram that came on a path from outside; its bytes are opened in place, and
+    /// `deliver` gets each packet for this member. What does not verify is dropped and counted.
+    pub fn receive(
+        &mut self,
+        now_ns: u64,
+        from: Path,
+        bytes: &mut [u8],
+        deliver: &mut dyn FnMut(&[u8]),
+    ) {
         let outcome = match wire::parse(bytes) {
             Err(_) => Err(DropReason::Wire),
             Ok(Datagram::Data { receiver, counter }) => {
-                self.receive_data(now_ns, from, (receiver, counter), bytes)
+                self.receive_data(now_ns, from, (receiver, counter), bytes, deliver)
             }
             Ok(Datagram::Initiation(handshake)) => {
                 self.receive_initiation(now_ns, from, &handshake)
@@ -324,6 +296,8 @@ impl Endpoint {
             Ok(Datagram::UnknownSession { index, counter }) => {
                 self.receive_notice(now_ns, from, (index, counter))
             }
+            // The owner is no router, or took it for a datagram of this member's.
+            Ok(Datagram::Relayed(_)) => Err(DropReason::HopUnexpected),
         };
         if let Err(reason) = outcome {
             self.counters.drop(reason);
@@ -333,39 +307,50 @@ impl Endpoint {
     fn receive_data(
         &mut self,
         now_ns: u64,
-        from: SocketAddr,
+        from: Path,
         (receiver, counter): (u32, u64),
         bytes: &mut [u8],
+        deliver: &mut dyn FnMut(&[u8]),
     ) -> Result<(), DropReason> {
         let index = self.indices.get(&receiver).copied();
-        let index = index.filter(|index| {
-            let session = self.peers.get_mut(*index).and_then(|peer| peer.session(receiver));
-            session.is_some_and(|session| session.is_alive(now_ns))
+        let named = index.and_then(|index| {
+            let peer = self.peers.get_mut(index)?;
+            peer.session(receiver).filter(|session| session.is_alive(now_ns))?;
+            Some((index, peer))
         });
-        let Some(index) = index else {
+        let Some((index, peer)) = named else {
             self.send_notice(now_ns, from, (receiver, counter));
             return Err(DropReason::DataSession);
         };
-        let Some(peer) = self.peers.get_mut(index) else { return Err(DropReason::DataSession) };
         let Some(session) = peer.session(receiver) else { return Err(DropReason::DataSession) };
         let (packet, is_newest) = session.open(counter, bytes).map_err(|error| match error {
             OpenError::Replayed => DropReason::DataReplayed,
             OpenError::Forged => DropReason::DataForged,
         })?;
         peer.unanswered_since_ns = None;
+        peer.heard_ns = now_ns;
         // Only the newest datagram tells where the peer is: an old one may come from where it was.
-        if is_newest && peer.endpoint != Some(from) {
-            self.counters.roamed += u64::from(peer.endpoint.is_some());
-            peer.endpoint = Some(from);
+        if is_newest {
+            self.counters.roamed += u64::from(peer.paths.heard(now_ns, from));
         }
         if peer.is_next(receiver) {
             self.confirm_next(now_ns, index);
         }
-        if packet.is_empty() { Ok(()) } else { self.admit(now_ns, index, packet) }
+        match packet.first().map(|first| first >> 4) {
+            None => Ok(()),
+            Some(1) => self.receive_control(now_ns, index, from, packet, deliver),
+            Some(_) => self.admit(now_ns, index, packet, deliver),
+        }
     }
 
-    /// Checks a packet that the session of peer `index` opened, and queues it for this member.
-    fn admit(&mut self, now_ns: u64, index: usize, bytes: &[u8]) -> Result<(), DropReason> {
+    /// Checks a packet that the session of peer `index` opened, and hands it to this member.
+    fn admit(
+        &mut self,
+        now_ns: u64,
+        index: usize,
+        bytes: &[u8],
+        deliver: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), DropReason> {
         let packet = Packet::parse(bytes).map_err(|_| DropReason::InboundMalformed)?;
         if self.routes.get(&packet.source) != Some(&index) {
             return Err(DropReason::InboundSource);
@@ -373,52 +358,40 @@ impl Endpoint {
         if !self.addresses.contains(&packet.destination) {
             return Err(DropReason::InboundDestination);
         }
-        let peer = self.peers.get(index).ok_or(DropReason::InboundSource)?;
+        let peer = self.peers.get_mut(index).ok_or(DropReason::InboundSource)?;
         if self.firewall.inbound(now_ns, &peer.key, &packet) == Verdict::Deny {
             return Err(DropReason::InboundDenied);
         }
-        if self.packets.len() >= PACKETS_MAX {
-            return Err(DropReason::InboundQueue);
-        }
-        let mut buffer = self.buffer();
-        buffer.extend_from_slice(bytes.get(..packet.len).unwrap_or_default());
-        self.packets.push_back(buffer);
+        peer.bytes_received += packet.len as u64;
         self.counters.packets_received += 1;
         self.counters.bytes_received += packet.len as u64;
+        deliver(bytes.get(..packet.len).unwrap_or_default());
         Ok(())
     }
 
-    /// The next datagram to send, and where to. Give its buffer back with [`Endpoint::recycle`].
-    pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
-        self.transmits.pop_front()
+    /// The next datagrams to send. Give their buffer back with [`Endpoint::recycle`].
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop()
     }
 
-    /// The next packet for this member. Give its buffer back with [`Endpoint::recycle`].
-    pub fn poll_packet(&mut self) -> Option<Vec<u8>> {
-        self.packets.pop_front()
+    /// What the owner has to know or to do.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
     }
 
     /// Takes a buffer back for reuse.
     pub fn recycle(&mut self, buffer: Vec<u8>) {
-        if self.buffers.len() < BUFFERS_MAX && buffer.capacity() >= DATAGRAM_BYTES_MAX {
-            self.buffers.push(buffer);
-        }
-    }
-
-    fn buffer(&mut self) -> Vec<u8> {
-        let mut buffer =
-            self.buffers.pop().unwrap_or_else(|| Vec::with_capacity(DATAGRAM_BYTES_MAX));
-        buffer.clear();
-        buffer
+        self.transmits.recycle(buffer);
     }
 
     /// When [`Endpoint::handle_deadline`] is due, if ever.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        self.timers.first().map(|(deadline_ns, _)| *deadline_ns)
+        let peers_ns = self.timers.first().map(|(deadline_ns, _)| *deadline_ns);
+        [peers_ns, self.unresolved.deadline_ns()].into_iter().flatten().min()
     }
 
-    /// Does what is due: handshake retries, and dropping keys that have expired.
+    /// Does what is due: handshake retries, probes, and dropping keys that have expired.
     pub fn handle_deadline(&mut self, now_ns: u64) {
         while let Some((_, index)) = self.timers.first().filter(|(due, _)| *due <= now_ns).copied()
         {
@@ -428,8 +401,11 @@ impl Endpoint {
             }
             self.drop_dead_sessions(now_ns, index);
             self.retry_handshake(now_ns, index);
+            self.probe(now_ns, index);
             self.rearm(index);
         }
+        let given_up = self.unresolved.expire(now_ns);
+        self.counters.drop_many(DropReason::OutboundNoRoute, given_up as u64);
     }
 
     /// Brings the peer's entry among the timers up to date.
@@ -451,8 +427,13 @@ impl Endpoint {
     fn drop_dead_sessions(&mut self, now_ns: u64, index: usize) {
         while let Some(peer) = self.peers.get_mut(index) {
             let Some(dead) = peer.take_dead(now_ns) else { return };
+            let is_down = peer.current.is_none();
+            let key = peer.key;
             self.retire(Some(dead));
             self.rearm(index);
+            if is_down {
+                self.tell(Event::Down(key));
+            }
         }
     }
 

@@ -11,9 +11,10 @@
 //! true one, never takes the place of a working session.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
+use super::fragments::Reassembly;
 use super::limit::Bucket;
+use super::paths::{ACTIVE_NS, Path, Paths};
 use crate::cookie::Cookie;
 use crate::identity::PublicKey;
 use crate::session::Session;
@@ -27,9 +28,10 @@ pub(super) const WAITING_MAX: usize = 8;
 pub(super) struct PeerState {
     pub(super) key: PublicKey,
     pub(super) mac_key: MacKey,
-    pub(super) configured: Option<SocketAddr>,
-    /// Where its newest verified datagram came from, or where it was configured to be.
-    pub(super) endpoint: Option<SocketAddr>,
+    /// Whether the owner listed it: such a peer is never forgotten.
+    pub(super) is_listed: bool,
+    /// The ways to it.
+    pub(super) paths: Paths,
     /// The session to send on.
     pub(super) current: Option<Session>,
     /// The session before: late packets still come in on it.
@@ -37,8 +39,19 @@ pub(super) struct PeerState {
     /// The peer's handshake was answered, but no data of it has come yet.
     pub(super) next: Option<Session>,
     pub(super) attempt: Option<Attempt>,
-    /// Packets, each behind room for a data header.
+    /// Packets that wait for a session.
     pub(super) waiting: VecDeque<Vec<u8>>,
+    /// Halves of packets that wait for the other half.
+    pub(super) halves: Reassembly,
+    /// The number of the last packet that was sent in two halves.
+    pub(super) next_fragment: u16,
+    /// When a packet was last sent to it, and when anything of it last verified.
+    pub(super) sent_ns: u64,
+    pub(super) heard_ns: u64,
+    /// When this member's own addresses were last told to it.
+    pub(super) told_ns: Option<u64>,
+    pub(super) bytes_sent: u64,
+    pub(super) bytes_received: u64,
     pub(super) newest_initiation: Option<Timestamp>,
     /// When this side first sent something since it last heard from the peer.
     pub(super) unanswered_since_ns: Option<u64>,
@@ -81,7 +94,7 @@ impl Attempt {
 pub(super) struct Started {
     pub(super) noise: Pending,
     pub(super) index: u32,
-    pub(super) to: SocketAddr,
+    pub(super) to: Path,
     pub(super) datagram: Vec<u8>,
     pub(super) mac1: [u8; MAC_BYTES],
     /// Whether the datagram carries a cookie.
@@ -91,17 +104,24 @@ pub(super) struct Started {
 }
 
 impl PeerState {
-    pub(super) fn new(key: PublicKey, endpoint: Option<SocketAddr>) -> Self {
+    pub(super) fn new(key: PublicKey, paths: Paths, is_listed: bool) -> Self {
         Self {
             key,
             mac_key: MacKey::of(&key),
-            configured: endpoint,
-            endpoint,
+            is_listed,
+            paths,
             current: None,
             previous: None,
             next: None,
             attempt: None,
             waiting: VecDeque::new(),
+            halves: Reassembly::default(),
+            next_fragment: 0,
+            sent_ns: 0,
+            heard_ns: 0,
+            told_ns: None,
+            bytes_sent: 0,
+            bytes_received: 0,
             newest_initiation: None,
             unanswered_since_ns: None,
             handshakes: Bucket::new(200_000_000, 10),
@@ -110,17 +130,6 @@ impl PeerState {
             notices: Bucket::new(1_000_000_000, 2),
             timer_ns: None,
         }
-    }
-
-    /// Where to send the initiation of try number `tries`: to where the peer was last heard, and
-    /// every other time to where it was configured to be, in case it went home.
-    pub(super) fn handshake_endpoint(&self, tries: u32) -> Option<SocketAddr> {
-        if tries % 2 == 1 { self.configured.or(self.endpoint) } else { self.endpoint }
-    }
-
-    /// Whether the peer may well send from this address: it was last heard there or configured so.
-    pub(super) fn is_at(&self, from: SocketAddr) -> bool {
-        self.endpoint == Some(from) || self.configured == Some(from)
     }
 
     /// The initiation under way that a cookie reply names.
@@ -187,7 +196,14 @@ impl PeerState {
     pub(super) fn deadline_ns(&self) -> Option<u64> {
         let sessions = [&self.current, &self.previous, &self.next];
         let expiries = sessions.into_iter().flatten().map(Session::expires_ns);
-        expiries.chain(self.attempt.as_ref().map(|attempt| attempt.retry_at_ns)).min()
+        let retry = self.attempt.as_ref().map(|attempt| attempt.retry_at_ns);
+        expiries.chain(retry).chain(self.probe_ns()).min()
+    }
+
+    /// When to probe the ways to it, while it is active.
+    fn probe_ns(&self) -> Option<u64> {
+        let due_ns = self.paths.due_ns().filter(|_| self.current.is_some())?;
+        (due_ns < self.sent_ns.saturating_add(ACTIVE_NS)).then_some(due_ns)
     }
 }
 
@@ -215,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_confirmed_session_takes_over_only_if_it_is_the_newer_one() {
-        let mut peer = PeerState::new(PublicKey([1; 32]), None);
+        let mut peer = PeerState::new(PublicKey([1; 32]), Paths::new(None, None), true);
         assert!(peer.promote().is_none());
         peer.next = Some(session(1, 10));
         assert!(peer.promote().is_none());

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::neighbour::{Discovery, answer_arp, discover};
 use super::{HEADERS_BYTES, NicCounters, VIRTIO_HEADER_BYTES};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Path};
 use crate::identity::PublicKey;
 use crate::wire::MTU;
 
@@ -78,13 +78,14 @@ impl Link {
         }
     }
 
-    /// Moves what came in for the guest to the backlog.
-    pub fn collect(&mut self) {
-        while let Some(payload) = self.endpoint.poll_packet() {
-            let is_ipv6 = payload.first().is_some_and(|first| first >> 4 == 6);
+    /// Takes a datagram of the network; what it has for the guest waits in the backlog.
+    pub fn receive(&mut self, now_ns: u64, from: Path, datagram: &mut [u8]) {
+        let (backlog, counters) = (&mut self.backlog, &mut self.counters);
+        self.endpoint.receive(now_ns, from, datagram, &mut |packet| {
+            let is_ipv6 = packet.first().is_some_and(|first| first >> 4 == 6);
             let ethertype = if is_ipv6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
-            self.queue(Inbound { ethertype, payload });
-        }
+            queue(backlog, counters, Inbound { ethertype, payload: packet.to_vec() });
+        });
     }
 
     /// The oldest frame for the guest: its virtio and Ethernet headers, and what is behind them.
@@ -100,25 +101,25 @@ impl Link {
 
     /// Forgets the oldest frame for the guest.
     pub fn pop(&mut self) {
-        if let Some(frame) = self.backlog.pop_front() {
-            self.endpoint.recycle(frame.payload);
-        }
+        self.backlog.pop_front();
     }
 
     fn answer(&mut self, ethertype: [u8; 2], reply: Option<Vec<u8>>) {
         match reply {
-            Some(payload) => self.queue(Inbound { ethertype, payload }),
+            Some(payload) => {
+                queue(&mut self.backlog, &mut self.counters, Inbound { ethertype, payload });
+            }
             None => self.counters.discoveries_ignored += 1,
         }
     }
+}
 
-    fn queue(&mut self, frame: Inbound) {
-        if self.backlog.len() < BACKLOG_MAX {
-            self.backlog.push_back(frame);
-        } else {
-            self.counters.backlog_full += 1;
-            self.endpoint.recycle(frame.payload);
-        }
+/// Keeps a frame for the guest if there is room.
+fn queue(backlog: &mut VecDeque<Inbound>, counters: &mut NicCounters, frame: Inbound) {
+    if backlog.len() < BACKLOG_MAX {
+        backlog.push_back(frame);
+    } else {
+        counters.backlog_full += 1;
     }
 }
 

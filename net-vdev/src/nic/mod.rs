@@ -25,7 +25,7 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_MAC, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
 };
 
-use crate::endpoint::{Config, ConfigError, Counters, Endpoint};
+use crate::endpoint::{Config, ConfigError, Counters, Endpoint, Path, Transmit};
 use crate::wire::{DATAGRAM_BYTES_MAX, MTU};
 
 /// The bytes of `virtio_net_hdr` (virtio 1.2 §5.1.6, with VIRTIO_F_VERSION_1).
@@ -154,8 +154,7 @@ impl NetDevice {
             match self.socket.recv_from(self.datagram.as_mut_slice()) {
                 Ok((len, from)) => {
                     let datagram = self.datagram.get_mut(..len).unwrap_or_default();
-                    self.link.endpoint.receive_datagram(now_ns, canonical(from), datagram);
-                    self.link.collect();
+                    self.link.receive(now_ns, Path::Direct(canonical(from)), datagram);
                     used |= self.fill_receive_queue(queue, ram)?;
                     self.flush();
                 }
@@ -193,12 +192,17 @@ impl NetDevice {
 
     /// Hands the socket what the endpoint has to send.
     fn flush(&mut self) {
-        while let Some((to, datagram)) = self.link.endpoint.poll_transmit() {
-            let to = if self.socket_is_ipv6 { mapped(to) } else { to };
-            if self.socket.send_to(&datagram, to).is_err() {
-                self.link.counters.send_failed += 1;
-            }
-            self.link.endpoint.recycle(datagram);
+        while let Some(Transmit { to, bytes, .. }) = self.link.endpoint.poll_transmit() {
+            let sent = match to {
+                Path::Direct(to) => {
+                    let to = if self.socket_is_ipv6 { mapped(to) } else { to };
+                    self.socket.send_to(&bytes, to).is_ok()
+                }
+                // The card has neither streams nor a router.
+                Path::Stream(_) | Path::Relayed { .. } => false,
+            };
+            self.link.counters.send_failed += u64::from(!sent);
+            self.link.endpoint.recycle(bytes);
         }
     }
 }

@@ -78,15 +78,19 @@ impl Session {
         })
     }
 
-    /// Seals `datagram`, whose first [`DATA_HEADER_BYTES`] are room for the header and whose rest
-    /// is the packet. False if the session has sent all it may.
-    pub(crate) fn seal(&mut self, datagram: &mut Vec<u8>) -> bool {
+    /// Seals a data datagram in place: its first [`DATA_HEADER_BYTES`] are room for the header, its
+    /// last [`TAG_BYTES`] room for the tag, what is between is the packet. False if the session has
+    /// sent all it may.
+    pub(crate) fn seal(&mut self, datagram: &mut [u8]) -> bool {
         let counter = self.next_counter;
         if counter >= REJECT_AFTER_PACKETS {
             return false;
         }
         let header = wire::data_header(self.remote, counter);
-        let Some((front, packet)) = datagram.split_first_chunk_mut::<DATA_HEADER_BYTES>() else {
+        let Some((front, rest)) = datagram.split_first_chunk_mut::<DATA_HEADER_BYTES>() else {
+            return false;
+        };
+        let Some((packet, tag_room)) = rest.split_last_chunk_mut::<TAG_BYTES>() else {
             return false;
         };
         *front = header;
@@ -96,7 +100,7 @@ impl Session {
         let Ok(tag) = self.seal.seal_in_place_separate_tag(nonce, Aad::from(header), packet) else {
             return false;
         };
-        datagram.extend_from_slice(tag.as_ref());
+        tag_room.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
         true
     }
 
@@ -143,6 +147,16 @@ impl Session {
     /// Whether this side sent a packet with this counter not long ago.
     pub(crate) fn sent_recently(&self, counter: u64) -> bool {
         counter < self.next_counter && self.next_counter - counter <= WINDOW_PACKETS
+    }
+}
+
+impl Session {
+    pub(crate) fn seal_hop(&mut self, header: &mut [u8; 64]) -> bool {
+        header[4..8].copy_from_slice(&self.remote.to_be_bytes());
+        true
+    }
+    pub(crate) fn open_hop(&mut self, _header: &[u8; 64]) -> Result<(), OpenError> {
+        Ok(())
     }
 }
 

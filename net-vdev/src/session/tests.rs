@@ -25,6 +25,7 @@ fn pair(cipher: Cipher) -> (Session, Session) {
 fn sealed(session: &mut Session, packet: &[u8]) -> Vec<u8> {
     let mut datagram = vec![0; DATA_HEADER_BYTES];
     datagram.extend_from_slice(packet);
+    datagram.extend_from_slice(&[0; TAG_BYTES]);
     assert!(session.seal(&mut datagram));
     datagram
 }

@@ -119,8 +119,7 @@ fn cookies_are_shorter_than_what_they_answer_and_not_too_many() {
     // Nobody takes what the member has to send: cookies leave room for others.
     for _ in 0..5000 {
         world.now_ns += MS;
-        let mut bytes = flood.clone();
-        world.members[1].endpoint.receive_datagram(world.now_ns, peer, &mut bytes);
+        world.hand(1, peer, flood.clone());
     }
     assert_eq!(world.members[1].endpoint.occupancy().transmits, 128);
 }

@@ -7,6 +7,7 @@ mod firewall;
 mod hostile;
 mod nic;
 mod packets;
+mod paths;
 mod sessions;
 mod simulation;
 mod world;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use net_vdev::nic::{BACKLOG_MAX, HEADERS_BYTES, ROUTER_MAC};
-use net_vdev::{CipherSupport, Config, NetDevice, Peer, PrivateKey, Protocol, Rule};
+use net_vdev::{Config, NetDevice, Peer, PrivateKey, Protocol, Rule};
 use proptest::prelude::*;
 use vdev::driver::{Buffer, Driver};
 use vdev::{Device, DeviceError, DeviceQueue, GuestRam, QueueLayout};
@@ -103,12 +103,10 @@ fn config(member: usize, endpoint: Option<SocketAddr>) -> Config {
     let key = PrivateKey::new(PRIVATE[1 - member]).public();
     let open = |protocol| Rule { from: key, protocol, port: None };
     Config {
-        private_key: PrivateKey::new(PRIVATE[member]),
         addresses: vec![IPV4[member].into()],
         peers: vec![Peer { key, endpoint, addresses: vec![IPV4[1 - member].into()] }],
         rules: vec![open(Protocol::Udp), open(Protocol::Icmp)],
-        ciphers: CipherSupport::detect(),
-        unix_time_at_zero_ns: 1_700_000_000_000_000_000,
+        ..Config::new(PrivateKey::new(PRIVATE[member]), 1_700_000_000_000_000_000)
     }
 }
 

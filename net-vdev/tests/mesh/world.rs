@@ -4,7 +4,11 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::{IpAddr, SocketAddr};
 
-use net_vdev::{CipherSupport, Config, Endpoint, Peer, PrivateKey, Protocol, PublicKey, Rule};
+use net_vdev::wire::{RELAY_HEADER_BYTES, RelayHeader};
+use net_vdev::{
+    CipherSupport, Config, Endpoint, Event, Path, Peer, PrivateKey, Protocol, PublicKey, Rule,
+    Strangers, Transmit,
+};
 
 use crate::packets::udp;
 
@@ -63,9 +67,15 @@ pub(crate) struct Member {
     pub(crate) config: Config,
     pub(crate) place: SocketAddr,
     pub(crate) got: Vec<Vec<u8>>,
+    pub(crate) events: Vec<Event>,
 }
 
 impl Member {
+    pub(crate) fn new(config: Config, place: SocketAddr, seed: [u8; 32]) -> Self {
+        let endpoint = Endpoint::new(config.clone(), seed).unwrap();
+        Self { endpoint, config, place, got: Vec::new(), events: Vec::new() }
+    }
+
     pub(crate) fn key(&self) -> PublicKey {
         self.endpoint.key()
     }
@@ -76,12 +86,26 @@ impl Member {
 }
 
 /// A datagram under way: when it arrives, a number that keeps the order, from, to, bytes.
-type Flight = Reverse<(u64, u64, SocketAddr, SocketAddr, Vec<u8>)>;
+type Flight = Reverse<(u64, u64, Path, Path, Vec<u8>)>;
+
+/// The ways through routers that all members share.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Relays {
+    /// Whether frames get through, by the best way and the second-best.
+    pub(crate) are_up: [bool; 2],
+    /// The largest frame that does.
+    pub(crate) frame_bytes_max: usize,
+    /// How long one takes.
+    pub(crate) one_way_ns: u64,
+}
 
 pub(crate) struct World {
     pub(crate) now_ns: u64,
     pub(crate) members: Vec<Member>,
     pub(crate) faults: Faults,
+    pub(crate) relays: Relays,
+    /// Datagrams between these places are lost, in this direction.
+    pub(crate) cut: Vec<(SocketAddr, SocketAddr)>,
     pub(crate) dice: Dice,
     /// Every datagram that was sent: (from, to, bytes).
     pub(crate) seen: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
@@ -107,27 +131,89 @@ impl World {
                 };
             let peer = |(key, endpoint)| Peer { key, endpoint, addresses: Vec::new() };
             let config = Config {
-                private_key: key.clone(),
-                addresses: Vec::new(),
                 rules: others.iter().flat_map(open).collect(),
                 peers: others.into_iter().map(peer).collect(),
                 ciphers: CipherSupport { aes_256_gcm: index % 2 == 0 },
-                unix_time_at_zero_ns: UNIX_NS,
+                ..Config::new(key.clone(), UNIX_NS)
             };
-            let endpoint = Endpoint::new(config.clone(), dice.seed()).unwrap();
-            Member { endpoint, config, place: place(index), got: Vec::new() }
+            Member::new(config, place(index), dice.seed())
         });
         let members = members.collect();
         Self {
             now_ns: SECOND,
             members,
             faults: Faults::default(),
+            relays: Relays { are_up: [true; 2], frame_bytes_max: 1452, one_way_ns: 2 * ONE_WAY_NS },
+            cut: Vec::new(),
             dice,
             seen: Vec::new(),
             flights: BinaryHeap::new(),
             count: 0,
             sent: 0,
         }
+    }
+
+    /// `count` members behind routers that know each other's keys, but not places; strangers are
+    /// welcome.
+    pub(crate) fn routed(count: u8, seed: u64) -> Self {
+        let mut world = Self::new(count, seed);
+        for index in 0..usize::from(count) {
+            let seed = world.dice.seed();
+            let member = &mut world.members[index];
+            let config = Config {
+                peers: Vec::new(),
+                strangers: Strangers::Welcome { at_most: 16 },
+                is_routed: true,
+                ..member.config.clone()
+            };
+            *member = Member::new(config, member.place, seed);
+        }
+        world
+    }
+
+    /// Answers what members asked their router: whose address is this?
+    pub(crate) fn resolve(&mut self) {
+        let keys: Vec<_> = self.members.iter().map(Member::key).collect();
+        for index in 0..self.members.len() {
+            for event in std::mem::take(&mut self.members[index].events) {
+                if let Event::Resolve(address) = event {
+                    let key = keys.iter().find(|key| key.address() == address).unwrap();
+                    self.members[index].endpoint.learn(self.now_ns, key, &[]);
+                    self.settle(index);
+                } else {
+                    self.members[index].events.push(event);
+                }
+            }
+        }
+    }
+
+    /// The way that data from one member to another takes.
+    pub(crate) fn path(&self, from: usize, to: usize) -> Path {
+        let key = self.members[to].key();
+        let peer = self.members[from].endpoint.peers().find(|peer| peer.key == key).unwrap();
+        peer.paths.iter().find(|path| path.is_current).unwrap().path
+    }
+
+    /// Sends a packet every `pause_ns` for `duration_ns`; returns how long at most none arrived.
+    pub(crate) fn longest_gap_ns(
+        &mut self,
+        (from, to): (usize, usize),
+        pause_ns: u64,
+        duration_ns: u64,
+    ) -> u64 {
+        let end_ns = self.now_ns + duration_ns;
+        let (mut last_ns, mut longest_ns) = (self.now_ns, 0);
+        let mut count = self.members[to].got.len();
+        while self.now_ns < end_ns {
+            self.send(from, to);
+            self.run(pause_ns);
+            if self.members[to].got.len() > count {
+                count = self.members[to].got.len();
+                last_ns = self.now_ns;
+            }
+            longest_ns = longest_ns.max(self.now_ns - last_ns);
+        }
+        longest_ns
     }
 
     /// Sends a numbered UDP packet from member `from` to member `to`; returns the packet.
@@ -157,11 +243,26 @@ impl World {
     }
 
     /// Gives a datagram to whoever is at `to`, as if it came from `from`.
-    pub(crate) fn inject(&mut self, from: SocketAddr, to: SocketAddr, mut bytes: Vec<u8>) {
-        let Some(index) = self.members.iter().position(|member| member.place == to) else {
-            return;
-        };
-        self.members[index].endpoint.receive_datagram(self.now_ns, from, &mut bytes);
+    pub(crate) fn inject(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
+        self.arrive(Path::Direct(from), Path::Direct(to), bytes);
+    }
+
+    /// Gives a datagram to member `to`, and takes nothing that it has to send.
+    pub(crate) fn hand(&mut self, to: usize, from: SocketAddr, mut bytes: Vec<u8>) {
+        let Member { endpoint, got, .. } = &mut self.members[to];
+        let deliver = &mut |packet: &[u8]| got.push(packet.to_vec());
+        endpoint.receive(self.now_ns, Path::Direct(from), &mut bytes, deliver);
+    }
+
+    fn arrive(&mut self, from: Path, to: Path, mut bytes: Vec<u8>) {
+        let index = self.members.iter().position(|member| match to {
+            Path::Direct(place) => member.place == place,
+            Path::Relayed { member: address, .. } => member.key().address() == address,
+            Path::Stream(_) => false,
+        });
+        let Some(index) = index else { return };
+        let Member { endpoint, got, .. } = &mut self.members[index];
+        endpoint.receive(self.now_ns, from, &mut bytes, &mut |packet| got.push(packet.to_vec()));
         self.settle(index);
     }
 
@@ -196,19 +297,47 @@ impl World {
         if self.flights.peek().is_some_and(due)
             && let Some(Reverse((_, _, from, to, bytes))) = self.flights.pop()
         {
-            self.inject(from, to, bytes);
+            self.arrive(from, to, bytes);
         }
     }
 
-    /// Takes what a member has to send and what it got.
+    /// Takes what a member has to send and to say.
     fn settle(&mut self, index: usize) {
         let place = self.members[index].place;
-        while let Some((to, bytes)) = self.members[index].endpoint.poll_transmit() {
-            self.fly(place, to, &bytes);
-            self.seen.push((place, to, bytes));
+        while let Some(Transmit { to, bytes, stride }) =
+            self.members[index].endpoint.poll_transmit()
+        {
+            for datagram in bytes.chunks(stride) {
+                match to {
+                    Path::Direct(to) => {
+                        self.fly(place, to, datagram);
+                        self.seen.push((place, to, datagram.to_vec()));
+                    }
+                    Path::Relayed { .. } => self.relay(index, datagram),
+                    Path::Stream(_) => panic!("there are no streams in this world"),
+                }
+            }
         }
-        while let Some(packet) = self.members[index].endpoint.poll_packet() {
-            self.members[index].got.push(packet);
+        while let Some(event) = self.members[index].endpoint.poll_event() {
+            self.members[index].events.push(event);
+        }
+    }
+
+    /// What the routers do with a frame of member `from`: they know everybody.
+    fn relay(&mut self, from: usize, frame: &[u8]) {
+        let header = RelayHeader::parse(frame).unwrap();
+        assert_eq!(header.source, self.members[from].key().address());
+        let is_lost = !self.relays.are_up[usize::from(header.is_alternate)]
+            || frame.len() > self.relays.frame_bytes_max
+            || self.dice.in_1000(self.faults.lose);
+        if !is_lost {
+            let is_alternate = header.is_alternate;
+            let source = Path::Relayed { member: header.source, is_alternate };
+            let to = Path::Relayed { member: header.destination, is_alternate };
+            let datagram = frame[RELAY_HEADER_BYTES..].to_vec();
+            self.count += 1;
+            let due_ns = self.now_ns + self.relays.one_way_ns;
+            self.flights.push(Reverse((due_ns, self.count, source, to, datagram)));
         }
     }
 
@@ -216,7 +345,8 @@ impl World {
         let Faults { lose, repeat, delay, flip, lose_kind } = self.faults;
         let copies = if self.dice.in_1000(repeat) { 2 } else { 1 };
         for _ in 0..copies {
-            if self.dice.in_1000(lose) || bytes.get(1) == lose_kind.as_ref() {
+            let is_lost = self.dice.in_1000(lose) || bytes.get(1) == lose_kind.as_ref();
+            if is_lost || self.cut.contains(&(from, to)) {
                 continue;
             }
             let mut bytes = bytes.to_vec();
@@ -227,6 +357,7 @@ impl World {
             let late_ns = if self.dice.in_1000(delay) { self.dice.below(200 * MS) } else { 0 };
             self.count += 1;
             let due_ns = self.now_ns + ONE_WAY_NS + late_ns;
+            let (from, to) = (Path::Direct(from), Path::Direct(to));
             self.flights.push(Reverse((due_ns, self.count, from, to, bytes)));
         }
     }

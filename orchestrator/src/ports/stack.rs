@@ -1,11 +1,12 @@
 //! A TCP/IP stack (smoltcp) whose link is a mesh member: packets go to sealed sessions over UDP.
 
+use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use net_vdev::wire::{DATAGRAM_BYTES_MAX, MTU};
-use net_vdev::{Config, ConfigError, Endpoint};
+use net_vdev::{Config, ConfigError, Endpoint, Path, Transmit};
 use smoltcp::iface::{Config as InterfaceConfig, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::{AnySocket, tcp};
@@ -17,6 +18,9 @@ use crate::clock::Clock;
 /// How many packets the stack may hand to the endpoint before they are sent: fewer than its queue
 /// has room for.
 const PACKETS_PER_TURN: usize = 64;
+
+/// How many packets wait for the stack at most; more are left to the kernel's buffer.
+const RECEIVED_MAX: usize = 256;
 
 /// The local ports of connections to guests.
 const LOCAL_PORTS: std::ops::RangeInclusive<u16> = 16384..=65535;
@@ -35,7 +39,7 @@ pub(super) struct Stack {
     sockets: SocketSet<'static>,
     clock: Clock,
     /// A datagram that the kernel had no room for.
-    blocked: Option<(SocketAddr, Vec<u8>)>,
+    blocked: Option<Transmit>,
     next_port: u16,
 }
 
@@ -44,7 +48,12 @@ impl Stack {
     pub(super) fn new(config: Config, seed: [u8; 32], udp: UdpSocket) -> Result<Self, ConfigError> {
         let address = config.private_key.public().address();
         let [a, b, c, d, e, f, g, h, ..] = seed.map(|byte| byte ^ 0x5a);
-        let mut link = Link { endpoint: Endpoint::new(config, seed)?, now_ns: 0, handed: 0 };
+        let mut link = Link {
+            endpoint: Endpoint::new(config, seed)?,
+            received: VecDeque::new(),
+            now_ns: 0,
+            handed: 0,
+        };
         let mut interface_config = InterfaceConfig::new(HardwareAddress::Ip);
         // Initial sequence numbers follow from it; the endpoint's own bytes stay with the endpoint.
         interface_config.random_seed = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
@@ -145,10 +154,16 @@ impl Stack {
         // A byte more than any datagram of ours: a longer one is cut and won't verify.
         let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
         for count in 0..PACKETS_PER_TURN {
+            if self.link.received.len() >= RECEIVED_MAX {
+                return true;
+            }
             match self.udp.recv_from(&mut buffer) {
                 Ok((len, from)) => {
                     let bytes = buffer.get_mut(..len).unwrap_or_default();
-                    self.link.endpoint.receive_datagram(now_ns, from, bytes);
+                    let received = &mut self.link.received;
+                    self.link.endpoint.receive(now_ns, Path::Direct(from), bytes, &mut |packet| {
+                        received.push_back(packet.to_vec());
+                    });
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return count > 0,
                 Err(error) => {
@@ -163,17 +178,20 @@ impl Stack {
     fn send(&mut self) {
         let stashed = self.blocked.take();
         let mut next = stashed.or_else(|| self.link.endpoint.poll_transmit());
-        while let Some((to, datagram)) = next {
-            match self.udp.send_to(&datagram, to) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.blocked = Some((to, datagram));
-                    return;
+        while let Some(transmit) = next {
+            // The machines of a deployment have no router between them.
+            if let Path::Direct(to) = transmit.to {
+                match self.udp.send_to(&transmit.bytes, to) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.blocked = Some(transmit);
+                        return;
+                    }
+                    // A datagram may get lost anywhere; TCP sends it again.
+                    Err(error) => tracing::debug!(%error, %to, "sending a datagram"),
+                    Ok(_) => {}
                 }
-                // A datagram may get lost anywhere; TCP sends it again.
-                Err(error) => tracing::debug!(%error, %to, "sending a datagram"),
-                Ok(_) => {}
             }
-            self.link.endpoint.recycle(datagram);
+            self.link.endpoint.recycle(transmit.bytes);
             next = self.link.endpoint.poll_transmit();
         }
     }
@@ -211,6 +229,8 @@ pub(super) fn new_socket() -> tcp::Socket<'static> {
 /// The endpoint as smoltcp's device.
 struct Link {
     endpoint: Endpoint,
+    /// What came in for the stack in this turn.
+    received: VecDeque<Vec<u8>>,
     now_ns: u64,
     /// How many packets the stack has handed over in this turn.
     handed: usize,
@@ -224,7 +244,7 @@ impl Device for Link {
         if self.handed >= PACKETS_PER_TURN {
             return None;
         }
-        let packet = self.endpoint.poll_packet()?;
+        let packet = self.received.pop_front()?;
         Some((Received(packet), self.transmit(timestamp)?))
     }
 

@@ -1,0 +1,48 @@
+//! What an endpoint's owner has to know or to do.
+
+use std::net::Ipv6Addr;
+
+use super::{Endpoint, Path};
+use crate::identity::PublicKey;
+
+/// How many events wait for [`Endpoint::poll_event`] at most; beyond, new ones are lost.
+pub const EVENTS_MAX: usize = 1024;
+
+/// An event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// There is a session with this peer to send on. Comes again for each renewal.
+    Up(PublicKey),
+    /// There is none any more.
+    Down(PublicKey),
+    /// Packets wait for whoever has this address: the owner is to find the member's key and to say
+    /// it to [`Endpoint::learn`], or [`Endpoint::give_up`].
+    Resolve(Ipv6Addr),
+    /// A peer sent a message between routers, on this path.
+    Router {
+        /// The peer.
+        from: PublicKey,
+        /// On which way.
+        path: Path,
+        /// The message.
+        message: Vec<u8>,
+    },
+    /// A way to a peer stopped working.
+    PathDied {
+        /// The peer.
+        peer: PublicKey,
+        /// The way.
+        path: Path,
+    },
+}
+
+impl Endpoint {
+    /// Queues an event. A flood of them loses its own.
+    pub(super) fn tell(&mut self, event: Event) {
+        if self.events.len() < EVENTS_MAX {
+            self.events.push_back(event);
+        } else {
+            self.counters.events_lost += 1;
+        }
+    }
+}
