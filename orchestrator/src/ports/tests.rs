@@ -49,12 +49,9 @@ impl Guest {
     fn start_as(key: [u8; 32], socket: &UdpSocket, program: Program) -> Self {
         let host = PrivateKey::new(HOST_KEY).public();
         let config = Config {
-            private_key: PrivateKey::new(key),
-            addresses: Vec::new(),
             peers: vec![Peer { key: host, endpoint: None, addresses: Vec::new() }],
             rules: vec![Rule { from: host, protocol: Protocol::Tcp, port: Some(GUEST_PORT) }],
-            ciphers: CipherSupport::detect(),
-            unix_time_at_zero_ns: unix_time_ns(),
+            ..Config::new(PrivateKey::new(key), unix_time_ns())
         };
         let mut seed = [0; 32];
         SystemRandom::new().fill(&mut seed).expect("random bytes");

@@ -1,0 +1,376 @@
+//! A node of the mesh without sockets, clock or TUN: its member, its router, and what passes between
+//! them and the outside.
+//!
+//! ```text
+//!              TUN (super-frames)
+//!                │          ▲
+//!                ▼          │ coalesced
+//!   ┌──────── Endpoint: sessions of the node's own key ────────┐
+//!   │  data straight to peers │  frames for and from routers   │
+//!   └───────────┬─────────────┴──────────────┬─────────────────┘
+//!               │                    ┌───────┴───────┐
+//!               │                    │    Router     │──── uplinks of VMs
+//!               ▼                    └───────┬───────┘
+//!             UDP sockets  ◄─────────────────┘ frames of others, hop by hop
+//! ```
+//!
+//! Frames that come in one batch for one neighbour leave as one batch, from the buffer that they
+//! came in.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use mesh_router::{LinkId, NextHop, Router};
+use net_vdev::announcement::SignedAnnouncement;
+use net_vdev::endpoint::{Endpoint, Event, Path, Transmit};
+use net_vdev::offload::{Accepts, Coalescer, VirtioNetHeader};
+use net_vdev::wire::{self, Kind, RELAY_HEADER_BYTES, RelayHeader};
+use net_vdev::{Peer, PublicKey};
+
+use crate::counters::CoreCounters;
+
+/// What a [`Core`] needs of the world: sockets, or a simulated network.
+pub trait Outside {
+    /// Sends datagrams of `stride` bytes each, the last perhaps shorter. A datagram may get lost.
+    fn send(&mut self, to: SocketAddr, datagrams: &[u8], stride: usize);
+    /// Sends datagrams on a stream.
+    fn send_stream(&mut self, number: u32, datagrams: &[u8], stride: usize);
+    /// Hands a packet, or several as one super-frame, to the node's host.
+    fn deliver(&mut self, header: &VirtioNetHeader, packet: &[u8]);
+    /// Hands frames to a member that is attached to this node.
+    fn attached(&mut self, member: &PublicKey, frames: &[u8], stride: usize);
+}
+
+/// The most links to neighbours that nobody configured: they came to this node by themselves.
+pub const GUEST_LINKS_MAX: usize = 256;
+/// The most expiry notices per second.
+const NOTICES_PER_S: u64 = 50;
+
+/// A link to a neighbour.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    id: LinkId,
+    is_configured: bool,
+}
+
+/// A node.
+pub struct Core {
+    endpoint: Endpoint,
+    router: Router,
+    /// The neighbours with a session, by key and by the router's number.
+    links: BTreeMap<PublicKey, Link>,
+    keys: BTreeMap<LinkId, PublicKey>,
+    /// The neighbours that this node keeps a session with.
+    configured: BTreeMap<PublicKey, Redial>,
+    attached: BTreeMap<Ipv6Addr, PublicKey>,
+    coalescer: Coalescer,
+    counters: CoreCounters,
+    notices: (u64, u64),
+}
+
+/// When to try a configured neighbour again.
+#[derive(Debug, Clone, Copy)]
+struct Redial {
+    at_ns: u64,
+    pause_ns: u64,
+}
+
+const REDIAL_NS: std::ops::RangeInclusive<u64> = 1_000_000_000..=30_000_000_000;
+
+/// Frames of one batch on their way to one neighbour: a range of the buffer.
+struct Run {
+    start: usize,
+    end: usize,
+    way: Way,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Neighbour(LinkId, Path),
+    Attached(PublicKey),
+}
+
+impl Core {
+    /// A node of a member and its router. `accepts` tells which super-frames its host takes.
+    #[must_use]
+    pub fn new(endpoint: Endpoint, router: Router, accepts: Accepts) -> Self {
+        Self {
+            endpoint,
+            router,
+            links: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            configured: BTreeMap::new(),
+            attached: BTreeMap::new(),
+            coalescer: Coalescer::new(accepts),
+            counters: CoreCounters::default(),
+            notices: (0, 0),
+        }
+    }
+
+    /// The node's member.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The node's router.
+    #[must_use]
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// What this node has counted besides its member and its router.
+    #[must_use]
+    pub fn counters(&self) -> CoreCounters {
+        self.counters
+    }
+
+    /// Keeps a session with a neighbour from now on. Says whether it was not one before.
+    pub fn add_neighbour(&mut self, now_ns: u64, key: PublicKey, at: Option<SocketAddr>) -> bool {
+        if self.configured.contains_key(&key) || key == self.endpoint.key() {
+            return false;
+        }
+        let peer = Peer { key, endpoint: at, addresses: Vec::new() };
+        if self.endpoint.list(peer).is_err() {
+            self.endpoint.learn(now_ns, &key, at.as_slice());
+        }
+        self.configured.insert(key, Redial { at_ns: now_ns, pause_ns: *REDIAL_NS.start() });
+        true
+    }
+
+    /// Datagrams of `stride` bytes each came in on a path from outside.
+    pub fn receive(
+        &mut self,
+        now_ns: u64,
+        from: Path,
+        batch: &mut [u8],
+        stride: usize,
+        outside: &mut impl Outside,
+    ) {
+        let stride = stride.max(1);
+        let mut run: Option<Run> = None;
+        let mut start = 0;
+        while start < batch.len() {
+            let end = batch.len().min(start + stride);
+            let Some(datagram) = batch.get_mut(start..end) else { break };
+            let way = if is_frame(datagram) {
+                self.hop(now_ns, from, datagram, outside)
+            } else {
+                self.take(now_ns, from, datagram, outside);
+                None
+            };
+            let grows = run.as_mut().filter(|run| Some(run.way) == way && run.end == start);
+            if let Some(run) = grows {
+                run.end = end;
+            } else {
+                let next = way.map(|way| Run { start, end, way });
+                if let Some(done) = std::mem::replace(&mut run, next) {
+                    self.pass_on(now_ns, batch, &done, stride, outside);
+                }
+            }
+            start = end;
+        }
+        if let Some(done) = run {
+            self.pass_on(now_ns, batch, &done, stride, outside);
+        }
+    }
+
+    /// A datagram for this node's own member.
+    fn take(&mut self, now_ns: u64, from: Path, datagram: &mut [u8], outside: &mut impl Outside) {
+        let coalescer = &mut self.coalescer;
+        self.endpoint.receive(now_ns, from, datagram, &mut |packet| {
+            coalescer.push(packet, &mut |header, packet| outside.deliver(header, packet));
+        });
+    }
+
+    /// Checks a frame of a neighbour and makes it ready for the next hop; `None` if it ends here.
+    fn hop(
+        &mut self,
+        now_ns: u64,
+        from: Path,
+        frame: &mut [u8],
+        outside: &mut impl Outside,
+    ) -> Option<Way> {
+        let hop = self.endpoint.open_frame(now_ns, frame)?;
+        if !from.is_direct() {
+            // A frame in a frame: nobody makes that.
+            self.counters.frames_odd += 1;
+            return None;
+        }
+        if let Some(link) = self.links.get(&hop.neighbour) {
+            self.router.heard(now_ns, link.id);
+        }
+        self.route(now_ns, &hop.header, frame, outside)
+    }
+
+    /// A frame of a member that is attached to this node: its source is that member's address.
+    pub fn receive_attached(
+        &mut self,
+        now_ns: u64,
+        member: &PublicKey,
+        frame: &mut [u8],
+        outside: &mut impl Outside,
+    ) {
+        let header = RelayHeader::parse(frame).ok();
+        let header = header.filter(|header| header.source == member.address());
+        let Some(header) = header else {
+            self.counters.frames_odd += 1;
+            return;
+        };
+        if let Some(way) = self.route(now_ns, &header, frame, outside) {
+            let run = Run { start: 0, end: frame.len(), way };
+            self.pass_on(now_ns, frame, &run, frame.len(), outside);
+        }
+    }
+
+    /// Where a frame goes. For a neighbour it gets its new hop limit and tag.
+    fn route(
+        &mut self,
+        now_ns: u64,
+        header: &RelayHeader,
+        frame: &mut [u8],
+        outside: &mut impl Outside,
+    ) -> Option<Way> {
+        if header.destination == self.endpoint.key().address() {
+            let (_, datagram) = frame.split_at_mut_checked(RELAY_HEADER_BYTES)?;
+            let (member, is_alternate) = (header.source, header.is_alternate);
+            self.take(now_ns, Path::Relayed { member, is_alternate }, datagram, outside);
+            return None;
+        }
+        if let Some(member) = self.attached.get(&header.destination) {
+            return Some(Way::Attached(*member));
+        }
+        if header.hop_limit <= 1 {
+            self.counters.frames_expired += 1;
+            self.notify_expired(now_ns, header, frame, outside);
+            return None;
+        }
+        self.forward(now_ns, &header.destination, header.is_alternate, header.hop_limit - 1, frame)
+    }
+
+    fn forward(
+        &mut self,
+        now_ns: u64,
+        destination: &Ipv6Addr,
+        is_alternate: bool,
+        hop_limit: u8,
+        frame: &mut [u8],
+    ) -> Option<Way> {
+        let NextHop::Link(link) = self.router.next_hop(now_ns, destination, is_alternate) else {
+            self.counters.frames_unroutable += 1;
+            return None;
+        };
+        let key = self.keys.get(&link)?;
+        if let Some([_, _, limit, flags]) = frame.first_chunk_mut() {
+            *limit = hop_limit;
+            *flags = 0;
+        }
+        let path = self.endpoint.seal_frame(key, frame)?;
+        Some(Way::Neighbour(link, path))
+    }
+
+    fn pass_on(
+        &mut self,
+        now_ns: u64,
+        batch: &[u8],
+        run: &Run,
+        stride: usize,
+        outside: &mut impl Outside,
+    ) {
+        let frames = batch.get(run.start..run.end).unwrap_or_default();
+        match run.way {
+            Way::Neighbour(link, path) => {
+                self.router.sent(now_ns, link);
+                send(outside, path, frames, stride);
+            }
+            Way::Attached(member) => outside.attached(&member, frames, stride),
+        }
+        self.counters.frames_forwarded += frames.len().div_ceil(stride.max(1)) as u64;
+    }
+
+    /// Tells the sender of a frame that it went through too many routers: for `trace`.
+    fn notify_expired(
+        &mut self,
+        now_ns: u64,
+        header: &RelayHeader,
+        frame: &[u8],
+        outside: &mut impl Outside,
+    ) {
+        let second = now_ns / 1_000_000_000;
+        let (at, count) = self.notices;
+        self.notices = if at == second { (at, count + 1) } else { (second, 1) };
+        let inside = frame.get(RELAY_HEADER_BYTES..).and_then(<[u8]>::first_chunk);
+        let Some(inside) = inside.filter(|_| self.notices.1 <= NOTICES_PER_S) else { return };
+        let own = self.endpoint.key().address();
+        let back = RelayHeader {
+            hop_limit: wire::HOP_LIMIT,
+            is_alternate: false,
+            receiver: 0,
+            counter: 0,
+            destination: header.source,
+            source: own,
+        };
+        let mut notice = back.to_bytes().to_vec();
+        wire::write_expired(&mut notice, inside, &own);
+        let way = self.forward(now_ns, &header.source, false, wire::HOP_LIMIT, &mut notice);
+        if let Some(way) = way {
+            let run = Run { start: 0, end: notice.len(), way };
+            self.pass_on(now_ns, &notice, &run, notice.len(), outside);
+        }
+    }
+
+    /// The host sends a packet or super-frame.
+    pub fn send(&mut self, now_ns: u64, header: &VirtioNetHeader, packet: &[u8]) {
+        self.endpoint.send_frame(now_ns, header, packet);
+    }
+
+    /// Does what is due and passes on what waits. To be called after everything that happened in a
+    /// turn; `unix_s` is the time in seconds since 1970.
+    pub fn finish_turn(&mut self, now_ns: u64, outside: &mut impl Outside) {
+        if self.endpoint.next_deadline().is_some_and(|due_ns| due_ns <= now_ns) {
+            self.endpoint.handle_deadline(now_ns);
+        }
+        if self.router.next_deadline().is_some_and(|due_ns| due_ns <= now_ns) {
+            self.router.handle_deadline(now_ns);
+        }
+        self.redial(now_ns);
+        self.handle_events(now_ns);
+        self.transmit(now_ns, outside);
+        self.coalescer.flush(&mut |header, packet| outside.deliver(header, packet));
+    }
+
+    /// When [`Core::finish_turn`] is due even if nothing happens.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<u64> {
+        let redial = self.configured.iter().filter(|(key, _)| !self.links.contains_key(*key));
+        let redial = redial.map(|(_, redial)| redial.at_ns).min();
+        let all = [self.endpoint.next_deadline(), self.router.next_deadline(), redial];
+        all.into_iter().flatten().min()
+    }
+
+    /// Calls configured neighbours that there is no session with.
+    fn redial(&mut self, now_ns: u64) {
+        for (key, redial) in &mut self.configured {
+            if self.links.contains_key(key) {
+                redial.pause_ns = *REDIAL_NS.start();
+            } else if redial.at_ns <= now_ns {
+                self.endpoint.connect(now_ns, key);
+                redial.at_ns = now_ns.saturating_add(redial.pause_ns);
+                redial.pause_ns = (2 * redial.pause_ns).min(*REDIAL_NS.end());
+            }
+        }
+    }
+}
+
+fn is_frame(datagram: &[u8]) -> bool {
+    matches!(datagram, [wire::VERSION, kind, ..] if *kind == Kind::Relayed as u8)
+}
+
+fn send(outside: &mut impl Outside, to: Path, datagrams: &[u8], stride: usize) {
+    match to {
+        Path::Direct(to) => outside.send(to, datagrams, stride),
+        Path::Stream(number) => outside.send_stream(number, datagrams, stride),
+        // What goes through routers was made a frame for one before.
+        Path::Relayed { .. } => {}
+    }
+}
