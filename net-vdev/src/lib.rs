@@ -2,6 +2,7 @@
 //!
 //! * [`identity`]: an X25519 key is a member's name; its IPv6 address follows from it.
 //! * [`signature`]: what a member signs under that same key.
+//! * [`announcement`]: what a member says about itself to all, under its signature.
 //! * [`wire`]: the bytes of a datagram (`docs/mesh-wire.md` draws them).
 //! * [`cookie`]: proof that an initiation's source address is no lie, asked for in a flood.
 //! * [`session`]: the Noise handshake, and the keys, counters and replay window of a session.
@@ -19,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod codel;
+pub mod announcement;
 pub mod cookie;
 pub mod endpoint;
 pub mod firewall;
