@@ -7,20 +7,19 @@
 
 use std::net::Ipv6Addr;
 
-use crate::identity::PublicKey;
+use crate::identity::{PrivateKey, PublicKey};
+use crate::signature::{self, Purpose, RANDOM_BYTES, SIGNATURE_BYTES};
 
 /// The version of the format, its first byte.
 pub const VERSION: u8 = 1;
 
 /// The bytes of an announcement without its signature.
 pub const ANNOUNCEMENT_BYTES: usize = 52;
-/// The bytes of a signature.
-pub const SIGNATURE_BYTES: usize = 64;
 /// The bytes of an announcement with its signature.
 pub const SIGNED_BYTES: usize = ANNOUNCEMENT_BYTES + SIGNATURE_BYTES;
 
-/// What is signed is this, then the announcement: a signature made for anything else is none here.
-const CONTEXT: &[u8; 28] = b"Hypha mesh 1: announcement\0\0";
+/// A signature made for anything else is none of an announcement.
+const PURPOSE: Purpose = Purpose::new("Hypha mesh 1: announcement");
 
 /// What the signer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,12 +96,6 @@ impl Announcement {
         bytes
     }
 
-    /// What the key signs: a context of its own, then the bytes as they are sent.
-    #[must_use]
-    pub fn bytes_to_sign(&self) -> Vec<u8> {
-        [&CONTEXT[..], &self.encode()].concat()
-    }
-
     /// Reads the bytes of one.
     ///
     /// # Errors
@@ -137,11 +130,24 @@ impl Announcement {
 pub struct SignedAnnouncement {
     /// What is announced.
     pub announcement: Announcement,
-    /// The key's signature of [`Announcement::bytes_to_sign`].
+    /// The key's signature of [`Announcement::encode`].
     pub signature: [u8; SIGNATURE_BYTES],
 }
 
+/// Whether `signature` is one of `announcement`, the bytes of [`Announcement::encode`], under `key`.
+#[must_use]
+pub fn verify(key: &PublicKey, announcement: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
+    signature::verify(key, PURPOSE, announcement, signature)
+}
+
 impl SignedAnnouncement {
+    /// Signs `announcement` with the private half of its key. `random` is drawn anew for each.
+    #[must_use]
+    pub fn sign(announcement: Announcement, key: &PrivateKey, random: &[u8; RANDOM_BYTES]) -> Self {
+        let signature = signature::sign(key, PURPOSE, &announcement.encode(), random);
+        Self { announcement, signature }
+    }
+
     /// The bytes as they are sent.
     #[must_use]
     pub fn encode(&self) -> [u8; SIGNED_BYTES] {
@@ -222,9 +228,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_signed_covers_every_field_and_a_context() {
-        let bytes = signed(Role::Workload).announcement.bytes_to_sign();
-        assert!(bytes.starts_with(b"Hypha mesh 1: announcement\0"));
-        assert!(bytes.ends_with(&signed(Role::Workload).announcement.encode()));
+    fn a_signature_covers_every_byte_of_the_announcement() {
+        let private = PrivateKey::new([0x42; 32]);
+        let announcement =
+            Announcement { key: private.public(), ..signed(Role::Workload).announcement };
+        let signed = SignedAnnouncement::sign(announcement, &private, &[1; RANDOM_BYTES]);
+        let bytes = announcement.encode();
+        assert!(verify(&private.public(), &bytes, &signed.signature));
+        for at in 0..bytes.len() {
+            let mut bytes = bytes;
+            bytes[at] ^= 1;
+            assert!(!verify(&private.public(), &bytes, &signed.signature), "byte {at}");
+        }
     }
 }

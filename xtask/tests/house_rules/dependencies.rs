@@ -9,7 +9,7 @@ use crate::assert_none;
 use crate::files::root;
 
 /// Each crate of ours and the crates of ours that it may use (docs/ARCHITECTURE.md draws this).
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("abi", &[]),
     ("spec", &[]),
     ("vdev", &[]),
@@ -18,6 +18,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("storage-node", &["storage-vdev"]),
     ("net-vdev", &["noise-ring", "vdev"]),
     ("mesh-router", &["net-vdev"]),
+    ("mesh-sim", &["mesh-router", "net-vdev"]),
     ("mesh-egress", &["net-vdev"]),
     ("mesh-node", &["mesh-egress", "mesh-router", "net-vdev"]),
     ("guest-kernel", &["abi"]),
@@ -34,6 +35,7 @@ const ANY: &[&str] = &[
     "mesh-egress",
     "mesh-node",
     "mesh-router",
+    "mesh-sim",
     "net-vdev",
     "noise-ring",
     "orchestrator",
