@@ -19,8 +19,8 @@
 //! the addresses of the very peer whose session opened the packet.
 #![forbid(unsafe_code)]
 
-pub mod codel;
 pub mod announcement;
+pub mod codel;
 pub mod cookie;
 pub mod endpoint;
 pub mod firewall;
