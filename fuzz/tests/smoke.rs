@@ -144,3 +144,8 @@ fn a_shard_client_withstands_any_node() {
 fn a_shard_handshake_withstands_any_change() {
     smoke("shard_handshake");
 }
+
+#[test]
+fn a_mesh_handshake_withstands_any_network_and_any_peer() {
+    smoke("mesh_handshake");
+}

@@ -4,6 +4,7 @@
 //! * [`signature`]: what a member signs under that same key.
 //! * [`announcement`]: what a member says about itself to all, under its signature.
 //! * [`wire`]: the bytes of a datagram (`docs/mesh-wire.md` draws them).
+//! * [`reassembly`]: handshake datagrams that a path carried in two pieces.
 //! * [`cookie`]: proof that an initiation's source address is no lie, asked for in a flood.
 //! * [`session`]: the Noise handshake, and the keys, counters and replay window of a session.
 //! * [`firewall`]: who may open flows to a member; everybody else is dropped.
@@ -28,6 +29,7 @@ pub mod identity;
 pub mod nic;
 pub mod offload;
 mod random;
+pub mod reassembly;
 pub mod session;
 pub mod signature;
 pub mod socket;
@@ -40,4 +42,4 @@ pub use endpoint::{
 pub use firewall::{Protocol, Rule};
 pub use identity::{PrivateKey, PublicKey};
 pub use nic::NetDevice;
-pub use session::CipherSupport;
+pub use session::{CipherSupport, PostQuantum};

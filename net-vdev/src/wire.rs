@@ -6,6 +6,7 @@
 use std::net::Ipv6Addr;
 
 use crate::identity::PublicKey;
+use crate::session::post_quantum::CIPHERTEXT_BYTES;
 
 /// The version of the wire format, the first byte of each datagram.
 pub const VERSION: u8 = 1;
@@ -40,6 +41,9 @@ pub const COOKIE_REPLY_BYTES: usize = HEADER_BYTES + COOKIE_NONCE_BYTES + SEALED
 
 const _: () = assert!(COOKIE_REPLY_BYTES < HANDSHAKE_BYTES_MIN, "no answer makes a flood larger");
 
+/// The largest part of a datagram in a fragment: half of the largest datagram.
+pub const PIECE_BYTES_MAX: usize = DATAGRAM_BYTES_MAX.div_ceil(2);
+
 /// The bytes in front of the datagram inside a relayed frame.
 pub const RELAY_HEADER_BYTES: usize = 64;
 /// Those of them that the hop tag covers.
@@ -65,6 +69,10 @@ pub enum Kind {
     UnknownSession = 5,
     /// Another datagram, on its way through a router.
     Relayed = 6,
+    /// One of two pieces of a handshake datagram.
+    Fragment = 7,
+    /// Noise message 2 behind an ML-KEM ciphertext.
+    PostQuantumResponse = 8,
 }
 
 /// Why a datagram is not one of this version.
@@ -93,6 +101,8 @@ pub enum Datagram<'a> {
     Response {
         /// The index that the initiator gave its handshake.
         receiver: u32,
+        /// The ciphertext of the post-quantum half, if the handshake has it.
+        ciphertext: Option<&'a [u8; CIPHERTEXT_BYTES]>,
         /// The message.
         handshake: Handshake<'a>,
     },
@@ -114,6 +124,8 @@ pub enum Datagram<'a> {
     },
     /// A frame between routers; the datagram inside starts at [`RELAY_HEADER_BYTES`].
     Relayed(RelayHeader),
+    /// One of two pieces of a handshake datagram.
+    Fragment(Fragment<'a>),
 }
 
 /// What a router reads of a relayed frame.
@@ -179,6 +191,17 @@ impl RelayHeader {
     }
 }
 
+/// One of two pieces of a handshake datagram: see [`crate::reassembly`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fragment<'a> {
+    /// A random number that both pieces have.
+    pub id: u32,
+    /// Whether this is the second piece.
+    pub is_second: bool,
+    /// The piece's part of the datagram: at least 1 and at most [`PIECE_BYTES_MAX`] bytes.
+    pub bytes: &'a [u8],
+}
+
 /// A handshake message and what guards it against blind floods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Handshake<'a> {
@@ -230,10 +253,13 @@ pub fn parse(bytes: &[u8]) -> Result<Datagram<'_>, WireError> {
     if bytes.len() > DATAGRAM_BYTES_MAX {
         return Err(length);
     }
+    let index = u32::from_be_bytes(index);
+    if kind == Kind::Fragment as u8 {
+        return parse_fragment(index, [reserved_high, reserved_low], body);
+    }
     if [reserved_high, reserved_low] != [0, 0] {
         return Err(WireError::Reserved);
     }
-    let index = u32::from_be_bytes(index);
     match kind {
         kind if kind == Kind::Initiation as u8 => {
             if index != 0 {
@@ -243,7 +269,13 @@ pub fn parse(bytes: &[u8]) -> Result<Datagram<'_>, WireError> {
         }
         kind if kind == Kind::Response as u8 => {
             let handshake = parse_handshake(bytes).ok_or(length)?;
-            Ok(Datagram::Response { receiver: index, handshake })
+            Ok(Datagram::Response { receiver: index, ciphertext: None, handshake })
+        }
+        kind if kind == Kind::PostQuantumResponse as u8 => {
+            let mut handshake = parse_handshake(bytes).ok_or(length)?;
+            let (ciphertext, noise) = handshake.noise.split_first_chunk().ok_or(length)?;
+            handshake.noise = noise;
+            Ok(Datagram::Response { receiver: index, ciphertext: Some(ciphertext), handshake })
         }
         kind if kind == Kind::Data as u8 => {
             let (counter, sealed) = body.split_first_chunk().ok_or(length)?;
@@ -263,6 +295,18 @@ pub fn parse(bytes: &[u8]) -> Result<Datagram<'_>, WireError> {
         }
         kind => Err(WireError::Kind(kind)),
     }
+}
+
+fn parse_fragment(id: u32, place: [u8; 2], bytes: &[u8]) -> Result<Datagram<'_>, WireError> {
+    let is_second = match place {
+        [0, 0] => false,
+        [1, 0] => true,
+        _ => return Err(WireError::Reserved),
+    };
+    if bytes.is_empty() || bytes.len() > PIECE_BYTES_MAX {
+        return Err(WireError::Length(HEADER_BYTES + bytes.len()));
+    }
+    Ok(Datagram::Fragment(Fragment { id, is_second, bytes }))
 }
 
 fn parse_handshake(bytes: &[u8]) -> Option<Handshake<'_>> {
@@ -296,9 +340,21 @@ pub fn write_initiation(datagram: &mut Vec<u8>, noise: &[u8], mac: &MacKey) -> [
     write_handshake(datagram, header(Kind::Initiation, 0), noise, mac)
 }
 
-/// Writes a response to the handshake that the initiator calls `receiver` into `datagram`.
-pub fn write_response(datagram: &mut Vec<u8>, receiver: u32, noise: &[u8], mac: &MacKey) {
-    write_handshake(datagram, header(Kind::Response, receiver), noise, mac);
+/// Writes a response to the handshake that the initiator calls `receiver` into `datagram`, behind
+/// the ciphertext of the post-quantum half if there is one.
+pub fn write_response(
+    datagram: &mut Vec<u8>,
+    receiver: u32,
+    ciphertext: Option<&[u8; CIPHERTEXT_BYTES]>,
+    noise: &[u8],
+    mac: &MacKey,
+) {
+    let Some(ciphertext) = ciphertext else {
+        write_handshake(datagram, header(Kind::Response, receiver), noise, mac);
+        return;
+    };
+    let header = header(Kind::PostQuantumResponse, receiver);
+    write_handshake(datagram, header, &[ciphertext, noise].concat(), mac);
 }
 
 fn write_handshake(
@@ -314,6 +370,21 @@ fn write_handshake(
     datagram.extend_from_slice(&mac1);
     datagram.extend_from_slice(&[0; MAC_BYTES]);
     mac1
+}
+
+/// The two pieces of a handshake datagram, for a path that can't carry it whole. The first has as
+/// many bytes of it as the second, or one more. `id` is random.
+#[must_use]
+pub fn fragments(datagram: &[u8], id: u32) -> [Vec<u8>; 2] {
+    let (first, second) = datagram.split_at(datagram.len().div_ceil(2));
+    let [version, kind, _, reserved, index @ ..] = header(Kind::Fragment, id);
+    let piece = |number: u8, bytes: &[u8]| {
+        let mut piece = vec![version, kind, number, reserved];
+        piece.extend_from_slice(&index);
+        piece.extend_from_slice(bytes);
+        piece
+    };
+    [piece(0, first), piece(1, second)]
 }
 
 /// Writes a cookie reply into `datagram`.
@@ -385,10 +456,47 @@ mod tests {
     #[test]
     fn a_response_names_its_receiver() {
         let mut bytes = Vec::new();
-        write_response(&mut bytes, 0x0102_0304, &[0xaa; 60], &mac());
+        write_response(&mut bytes, 0x0102_0304, None, &[0xaa; 60], &mac());
         assert_eq!(bytes[..8], [1, 2, 0, 0, 1, 2, 3, 4]);
         let parsed = parse(&bytes);
-        assert!(matches!(parsed, Ok(Datagram::Response { receiver: 0x0102_0304, .. })));
+        assert!(matches!(
+            parsed,
+            Ok(Datagram::Response { receiver: 0x0102_0304, ciphertext: None, .. })
+        ));
+    }
+
+    #[test]
+    fn a_ciphertext_lies_ahead_of_message_2() {
+        let mut bytes = Vec::new();
+        write_response(&mut bytes, 7, Some(&[0xcc; CIPHERTEXT_BYTES]), &[0xaa; 56], &mac());
+        assert_eq!(bytes.len(), 1184);
+        assert_eq!(bytes[..8], [1, 8, 0, 0, 0, 0, 0, 7]);
+        assert_eq!((bytes[8], bytes[8 + 1087], bytes[8 + 1088]), (0xcc, 0xcc, 0xaa));
+        let Ok(Datagram::Response { ciphertext, handshake, .. }) = parse(&bytes) else {
+            panic!("no response")
+        };
+        assert_eq!(ciphertext, Some(&[0xcc; CIPHERTEXT_BYTES]));
+        assert_eq!(handshake.noise, [0xaa; 56]);
+        assert!(mac().matches(&handshake));
+        bytes[9] ^= 1;
+        let Ok(Datagram::Response { handshake, .. }) = parse(&bytes) else { panic!("no response") };
+        assert!(!mac().matches(&handshake), "mac1 covers the ciphertext too");
+        assert_eq!(parse(&bytes[..1000]), Err(WireError::Length(1000)));
+    }
+
+    #[test]
+    fn a_fragment_says_which_half_it_is() {
+        let whole: Vec<u8> = (0..=100).collect();
+        let [first, second] = fragments(&whole, 0x0a0b_0c0d);
+        assert_eq!(first[..9], [1, 7, 0, 0, 0x0a, 0x0b, 0x0c, 0x0d, 0]);
+        assert_eq!(second[..9], [1, 7, 1, 0, 0x0a, 0x0b, 0x0c, 0x0d, 51]);
+        let fragment = Fragment { id: 0x0a0b_0c0d, is_second: true, bytes: &whole[51..] };
+        assert_eq!(parse(&second), Ok(Datagram::Fragment(fragment)));
+        assert_eq!(parse(&first[..8]), Err(WireError::Length(8)));
+        assert_eq!(parse(&[1, 7, 2, 0, 0, 0, 0, 0, 9]), Err(WireError::Reserved));
+        assert_eq!(parse(&[1, 7, 0, 1, 0, 0, 0, 0, 9]), Err(WireError::Reserved));
+        let long = [&first[..8], &[0; PIECE_BYTES_MAX + 1]].concat();
+        assert_eq!(parse(&long), Err(WireError::Length(long.len())));
     }
 
     #[test]
@@ -421,7 +529,7 @@ mod tests {
     fn another_version_type_length_or_a_reserved_bit_is_refused() {
         assert_eq!(parse(&[]), Err(WireError::Length(0)));
         assert_eq!(parse(&[2; 40]), Err(WireError::Version(2)));
-        assert_eq!(parse(&[1, 6, 0, 0, 0, 0, 0, 0]), Err(WireError::Kind(6)));
+        assert_eq!(parse(&[1, 9, 0, 0, 0, 0, 0, 0]), Err(WireError::Kind(9)));
         assert_eq!(parse(&[1, 3, 0, 1, 0, 0, 0, 0]), Err(WireError::Reserved));
         let mut long = data_header(7, 9).to_vec();
         long.resize(DATAGRAM_BYTES_MAX + 1, 0);

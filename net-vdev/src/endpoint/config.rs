@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::firewall::Rule;
 use crate::identity::{PrivateKey, PublicKey};
-use crate::session::CipherSupport;
+use crate::session::{CipherSupport, PostQuantum};
 
 /// One member of the mesh and the peers that it may have sessions with.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct Config {
     /// Whether frames that the owner gets for [`super::Path::Relayed`] reach other members: the
     /// owner is a router, or hands them to one.
     pub is_routed: bool,
+    /// Whether it has sessions with peers that can't do ML-KEM-768.
+    pub post_quantum: PostQuantum,
     /// The nanoseconds since 1970 when `now_ns` was 0 (CLOCK_REALTIME minus CLOCK_BOOTTIME). Only
     /// the timestamp of message 1 uses it: it must not fall behind between two starts of a member,
     /// or peers that were not restarted refuse its handshakes until it has caught up.
@@ -40,6 +42,7 @@ impl Config {
             peers: Vec::new(),
             rules: Vec::new(),
             ciphers: CipherSupport::detect(),
+            post_quantum: PostQuantum::Upgrade,
             strangers: Strangers::Refused,
             is_routed: false,
             unix_time_at_zero_ns,

@@ -40,6 +40,10 @@ pub enum DropReason {
     HandshakeCrossed,
     /// A cookie that answers no initiation of this side's.
     HandshakeCookie,
+    /// The peer does not do ML-KEM-768, which this member requires.
+    HandshakePostQuantum,
+    /// A piece of a handshake datagram that waited in vain for the other one, or does not fit it.
+    HandshakePiece,
     /// Data of no session.
     DataSession,
     /// Data seen before, or too late to tell.
@@ -66,7 +70,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::OutboundMalformed,
         Self::OutboundOversize,
         Self::OutboundSource,
@@ -85,6 +89,8 @@ impl DropReason {
         Self::HandshakeUnasked,
         Self::HandshakeCrossed,
         Self::HandshakeCookie,
+        Self::HandshakePostQuantum,
+        Self::HandshakePiece,
         Self::DataSession,
         Self::DataReplayed,
         Self::DataForged,
@@ -170,6 +176,9 @@ pub struct Occupancy {
     pub transmits: usize,
     /// Events that wait for [`super::Endpoint::poll_event`]: at most [`super::EVENTS_MAX`].
     pub events: usize,
+    /// Bytes of handshake datagrams that came in pieces: at most
+    /// [`crate::reassembly::BYTES_MAX`].
+    pub piece_bytes: usize,
     /// Slots for flows: at most [`crate::firewall::FLOWS_MAX`].
     pub flow_slots: usize,
 }

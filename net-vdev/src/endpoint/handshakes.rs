@@ -4,9 +4,11 @@
 use super::peer::{Attempt, Started};
 use super::{DropReason, Endpoint, Event, Path, TRANSMITS_MAX};
 use crate::cookie::{COOKIE_NS, Cookie};
+use crate::reassembly::Outcome;
 use crate::session::Session;
-use crate::session::handshake::{self, Keys, Offer, Received, Timestamp};
-use crate::wire::{self, COOKIE_NONCE_BYTES, CookieReply, Handshake};
+use crate::session::handshake::{self, HandshakeError, Keys, Offer, Received, Timestamp};
+use crate::session::post_quantum::CIPHERTEXT_BYTES;
+use crate::wire::{self, COOKIE_NONCE_BYTES, CookieReply, Datagram, Fragment, Handshake};
 
 /// The pause before the first retry; each further one is twice as long, up to
 /// [`RETRY_NS_MAX`], and up to a quarter longer at random.
@@ -45,7 +47,8 @@ impl Endpoint {
         let Some(attempt) = peer.attempt.as_ref() else { return };
         let tries = attempt.tries;
         let offer = Offer { ciphers: self.ciphers, index: local, timestamp };
-        let started = handshake::initiate(&self.identity, &peer.key, offer, seed);
+        let started =
+            handshake::initiate(&self.identity, &peer.key, offer, self.post_quantum, seed);
         let (Some(to), Ok((noise, message))) = (peer.paths.for_handshake(tries), started) else {
             self.indices.remove(&local);
             self.abandon(index);
@@ -66,10 +69,11 @@ impl Endpoint {
                 mac1,
                 is_proven,
                 was_repeated: false,
+                in_pieces: tries > 0,
             });
         }
         self.counters.initiations_sent += 1;
-        self.transmit(to, datagram);
+        self.transmit_initiation(to, datagram, tries > 0);
         self.rearm(index);
     }
 
@@ -140,8 +144,8 @@ impl Endpoint {
                 if std::mem::replace(&mut started.was_repeated, true) {
                     self.send_initiation(now_ns, index);
                 } else {
-                    let datagram = started.datagram.clone();
-                    self.transmit(from, datagram);
+                    let (datagram, in_pieces) = (started.datagram.clone(), started.in_pieces);
+                    self.transmit_initiation(from, datagram, in_pieces);
                 }
                 Err(DropReason::HandshakeCrossed)
             }
@@ -157,16 +161,22 @@ impl Endpoint {
         received: Received,
     ) -> Result<(), DropReason> {
         let local = self.fresh_index(index);
-        let accepted = received.accept(self.ciphers, local).ok();
-        let accepted = accepted.and_then(|(message, keys)| {
-            Session::new(&keys, local, now_ns).map(|session| (message, session))
+        let accepted = received.accept(self.ciphers, self.post_quantum, local);
+        let accepted = accepted.map_err(reason).and_then(|accepted| {
+            let session = Session::new(&accepted.keys, local, now_ns);
+            session.map(|session| (accepted, session)).ok_or(DropReason::HandshakeForged)
         });
-        let (Some((message, session)), Some(peer)) = (accepted, self.peers.get_mut(index)) else {
-            self.indices.remove(&local);
-            return Err(DropReason::HandshakeForged);
+        let peer = self.peers.get_mut(index).ok_or(DropReason::HandshakeStranger);
+        let (accepted, session, peer) = match (accepted, peer) {
+            (Ok((accepted, session)), Ok(peer)) => (accepted, session, peer),
+            (Err(reason), _) | (_, Err(reason)) => {
+                self.indices.remove(&local);
+                return Err(reason);
+            }
         };
+        let (to, ciphertext) = (session.remote, accepted.ciphertext.as_deref());
         let mut datagram = Vec::new();
-        wire::write_response(&mut datagram, session.remote, &message, &peer.mac_key);
+        wire::write_response(&mut datagram, to, ciphertext, &accepted.message, &peer.mac_key);
         let unconfirmed = peer.next.replace(session);
         // This side's own attempt rests until the peer's had its chance.
         if let Some(attempt) = peer.attempt.as_mut() {
@@ -183,7 +193,7 @@ impl Endpoint {
         now_ns: u64,
         from: Path,
         receiver: u32,
-        message: &Handshake<'_>,
+        (ciphertext, message): (Option<&[u8; CIPHERTEXT_BYTES]>, &Handshake<'_>),
     ) -> Result<(), DropReason> {
         if !self.mac_key.matches(message) {
             return Err(DropReason::HandshakeMac);
@@ -196,8 +206,7 @@ impl Endpoint {
         if !attempt.responses.take(now_ns) {
             return Err(DropReason::HandshakeRate);
         }
-        let keys: Keys =
-            started.noise.finish(message.noise).map_err(|_| DropReason::HandshakeForged)?;
+        let keys: Keys = started.noise.finish(ciphertext, message.noise).map_err(reason)?;
         let session = Session::new(&keys, receiver, now_ns).ok_or(DropReason::HandshakeForged)?;
         // The index lives on as the session's.
         peer.attempt = None;
@@ -340,15 +349,46 @@ impl Endpoint {
             let mut again = None;
             if !std::mem::replace(&mut started.is_proven, true) {
                 cookie.prove(&mut started.datagram);
-                again = Some((started.to, started.datagram.clone()));
+                again = Some((started.to, started.datagram.clone(), started.in_pieces));
             }
             peer.cookie = Some((cookie, now_ns.saturating_add(COOKIE_NS)));
             Some(again)
         });
-        if let Some((to, datagram)) = named.ok_or(DropReason::HandshakeCookie)? {
-            self.transmit(to, datagram);
+        if let Some((to, datagram, in_pieces)) = named.ok_or(DropReason::HandshakeCookie)? {
+            self.transmit_initiation(to, datagram, in_pieces);
         }
         Ok(())
+    }
+
+    /// Takes one of the two pieces of an initiation. Responses are short enough for any path.
+    pub(super) fn receive_piece(
+        &mut self,
+        now_ns: u64,
+        from: Path,
+        fragment: &Fragment<'_>,
+    ) -> Result<(), DropReason> {
+        let whole = match self.pieces.insert(now_ns, from.source(), fragment) {
+            Outcome::Whole(whole) => whole,
+            Outcome::Waits => return Ok(()),
+            Outcome::Displaced | Outcome::Refused => return Err(DropReason::HandshakePiece),
+        };
+        match wire::parse(&whole) {
+            Ok(Datagram::Initiation(message)) => self.receive_initiation(now_ns, from, &message),
+            _ => Err(DropReason::Wire),
+        }
+    }
+
+    /// Queues an initiation. A path may be unable to carry it whole and say nothing, so the tries
+    /// after the first are in pieces.
+    fn transmit_initiation(&mut self, to: Path, datagram: Vec<u8>, in_pieces: bool) {
+        if in_pieces {
+            let id = self.random.u32();
+            for piece in wire::fragments(&datagram, id) {
+                self.transmit(to, piece);
+            }
+        } else {
+            self.transmit(to, datagram);
+        }
     }
 
     fn next_timestamp(&mut self, now_ns: u64) -> Timestamp {
@@ -367,6 +407,15 @@ impl Endpoint {
                 entry.insert(index);
                 return candidate;
             }
+        }
+    }
+}
+
+fn reason(error: HandshakeError) -> DropReason {
+    match error {
+        HandshakeError::PostQuantum => DropReason::HandshakePostQuantum,
+        HandshakeError::Forged | HandshakeError::Payload | HandshakeError::Cipher => {
+            DropReason::HandshakeForged
         }
     }
 }

@@ -75,8 +75,9 @@ use crate::cookie::Secrets;
 use crate::firewall::{Firewall, Packet, Verdict};
 use crate::identity::{PrivateKey, PublicKey};
 use crate::random::Generator;
+use crate::reassembly::Reassembly;
 use crate::session::handshake::CipherSupport;
-use crate::session::{OpenError, Session};
+use crate::session::{OpenError, PostQuantum, Session};
 use crate::wire::{self, Datagram, MTU, MacKey};
 
 pub use transmit::TRANSMITS_MAX;
@@ -97,6 +98,7 @@ pub struct Endpoint {
     ciphers: CipherSupport,
     strangers_welcome: Strangers,
     is_routed: bool,
+    post_quantum: PostQuantum,
     unix_time_at_zero_ns: u64,
     newest_initiation_unix_ns: u64,
     addresses: BTreeSet<IpAddr>,
@@ -121,6 +123,8 @@ pub struct Endpoint {
     cookie_secrets: Secrets,
     /// Limits the cookies that are sent.
     cookies: Bucket,
+    /// Handshake datagrams that came in pieces.
+    pieces: Reassembly,
     /// Limits the unknown-session notices that are sent.
     notices: Bucket,
     transmits: Transmits,
@@ -144,6 +148,7 @@ impl Endpoint {
             ciphers: config.ciphers,
             strangers_welcome: config.strangers,
             is_routed: config.is_routed,
+            post_quantum: config.post_quantum,
             unix_time_at_zero_ns: config.unix_time_at_zero_ns,
             newest_initiation_unix_ns: 0,
             addresses: BTreeSet::new(),
@@ -160,6 +165,7 @@ impl Endpoint {
             proven_strangers: SourceBuckets::new(random.seed(), Bucket::new(200_000_000, 10)),
             cookie_secrets: Secrets::new(&mut random),
             cookies: Bucket::new(COOKIE_INTERVAL_NS, COOKIE_BURST),
+            pieces: Reassembly::new(random.seed()),
             random,
             notices: Bucket::new(20_000_000, 20),
             transmits: Transmits::default(),
@@ -203,6 +209,7 @@ impl Endpoint {
             waiting: self.peers.iter().map(waiting).sum::<usize>() + self.unresolved.len(),
             transmits: self.transmits.len(),
             events: self.events.len(),
+            piece_bytes: self.pieces.bytes(),
             flow_slots: self.firewall.flow_capacity(),
         }
     }
@@ -289,9 +296,10 @@ impl Endpoint {
             Ok(Datagram::Initiation(handshake)) => {
                 self.receive_initiation(now_ns, from, &handshake)
             }
-            Ok(Datagram::Response { receiver, handshake }) => {
-                self.receive_response(now_ns, from, receiver, &handshake)
+            Ok(Datagram::Response { receiver, ciphertext, handshake }) => {
+                self.receive_response(now_ns, from, receiver, (ciphertext, &handshake))
             }
+            Ok(Datagram::Fragment(fragment)) => self.receive_piece(now_ns, from, &fragment),
             Ok(Datagram::Cookie(reply)) => self.receive_cookie(now_ns, &reply),
             Ok(Datagram::UnknownSession { index, counter }) => {
                 self.receive_notice(now_ns, from, (index, counter))

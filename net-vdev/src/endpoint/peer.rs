@@ -101,6 +101,8 @@ pub(super) struct Started {
     pub(super) is_proven: bool,
     /// Whether the datagram was sent once more because the peer's own initiation crossed it.
     pub(super) was_repeated: bool,
+    /// Whether the datagram goes in two pieces.
+    pub(super) in_pieces: bool,
 }
 
 impl PeerState {
@@ -221,6 +223,9 @@ mod tests {
             cipher: Cipher::Aes256Gcm,
             remote_index: index,
             initiator: false,
+            send_hop: Zeroizing::new([3; 32]),
+            receive_hop: Zeroizing::new([4; 32]),
+            post_quantum: true,
         };
         Session::new(&keys, index, created_ns).unwrap()
     }

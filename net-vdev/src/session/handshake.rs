@@ -1,20 +1,25 @@
-//! The handshake: `Noise_IKpsk2_25519_ChaChaPoly_SHA256`, one message each way.
+//! The handshake: `Noise_IKpsk2_25519_ChaChaPoly_SHA256`, one message each way, and ML-KEM-768
+//! beside it.
 //!
-//! The psk is 32 zero bytes until the post-quantum part comes; both payloads have a list of
-//! extensions, so that it finds room. What the ends agree on (session indices, the transport
-//! cipher) travels inside the encrypted payloads: nobody between them can change it, and a changed
-//! message fails as a whole.
+//! What the ends agree on (session indices, the transport cipher, the post-quantum half) travels
+//! inside the encrypted payloads or decides the psk: nobody between them can change it, and a
+//! changed message fails as a whole. Both payloads have a list of extensions; an offer's extension 1
+//! is the initiator's encapsulation key. Without it the psk is 32 zero bytes.
 //!
 //! ```text
-//! initiator                                        responder
-//!   initiate() ── e, es, s, ss, {Offer} ──────────► read()
-//!   finish()   ◄── e, ee, se, psk, {Answer} ─────── accept()
+//! initiator                                              responder
+//!   initiate() ── e, es, s, ss, {Offer, ek} ────────────► receive()
+//!   finish()   ◄── ciphertext, e, ee, se, psk, {Answer} ── accept()
 //! ```
 
 use noise_ring::Primitives;
 use snow::{Builder, HandshakeState};
 use zeroize::Zeroizing;
 
+use super::hop;
+use super::post_quantum::{
+    CIPHERTEXT_BYTES, ENCAPSULATION_KEY_BYTES, KeyPair, PostQuantum, Statics, encapsulate,
+};
 use crate::identity::{PrivateKey, PublicKey};
 
 /// The Noise protocol name.
@@ -30,7 +35,16 @@ pub const ANSWER_BYTES: usize = 8;
 /// The largest payload with extensions: what fits the largest datagram in any message.
 const PAYLOAD_BYTES_MAX: usize = 1400;
 
+/// The type of the extension that holds an offer's encapsulation key.
+const ENCAPSULATION_KEY_EXTENSION: u16 = 1;
+/// The message whose end mixes the psk in.
+const PSK_PLACE: u8 = 2;
+/// The psk of a handshake without the post-quantum half.
 const NO_PSK: [u8; 32] = [0; 32];
+
+/// What the messages with and without the post-quantum half are long, so that no path is assumed
+/// that can't carry them: a response of 1184 bytes needs no more than a piece of an initiation.
+const _: () = assert!(OFFER_BYTES + 4 + ENCAPSULATION_KEY_BYTES <= PAYLOAD_BYTES_MAX);
 
 /// Why a handshake message was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +58,9 @@ pub enum HandshakeError {
     /// The responder chose a cipher that was not offered.
     #[error("the responder chose a cipher that was not offered")]
     Cipher,
+    /// This member requires the post-quantum half, and the message has none.
+    #[error("the peer does not do ML-KEM-768, which this member requires")]
+    PostQuantum,
 }
 
 /// A transport cipher.
@@ -129,19 +146,30 @@ impl Offer {
         bytes
     }
 
-    fn parse(payload: &[u8]) -> Option<Self> {
+    /// The offer and its encapsulation key, if it has one.
+    fn parse(payload: &[u8]) -> Option<(Self, Option<&[u8; ENCAPSULATION_KEY_BYTES]>)> {
         let (fields, extensions) = payload.split_first_chunk::<OFFER_BYTES>()?;
         let [version, ciphers, 0, 0, rest @ ..] = fields else { return None };
         let (index, timestamp) = rest.split_first_chunk::<4>()?;
         let chacha = ciphers >> Cipher::ChaCha20Poly1305 as u8 & 1;
-        if *version != PAYLOAD_VERSION || chacha == 0 || !extensions_are_optional(extensions) {
+        if *version != PAYLOAD_VERSION || chacha == 0 {
             return None;
         }
-        Some(Self {
+        let mut public = None;
+        for extension in Extensions(extensions) {
+            let (kind, bytes) = extension?;
+            if kind == ENCAPSULATION_KEY_EXTENSION
+                && public.replace(bytes.try_into().ok()?).is_some()
+            {
+                return None;
+            }
+        }
+        let offer = Self {
             ciphers: CipherSupport { aes_256_gcm: ciphers >> Cipher::Aes256Gcm as u8 & 1 == 1 },
             index: u32::from_be_bytes(*index),
             timestamp: Timestamp(timestamp.try_into().ok()?),
-        })
+        };
+        Some((offer, public))
     }
 }
 
@@ -167,26 +195,34 @@ impl Answer {
             _ => return None,
         };
         let index = u32::from_be_bytes(index);
-        extensions_are_optional(extensions).then_some(Self { cipher, index })
+        Extensions(extensions).all(|it| it.is_some()).then_some(Self { cipher, index })
     }
 }
 
-/// Walks a list of extensions (type u16, length u16, bytes). This version knows none; it passes
-/// over optional ones, and refuses those that say they must be understood (types from 0x8000 on).
-fn extensions_are_optional(mut list: &[u8]) -> bool {
-    while !list.is_empty() {
-        let Some(([kind, _, length @ ..], rest)) = list.split_first_chunk::<4>() else {
-            return false;
-        };
-        let Some(rest) = rest.get(usize::from(u16::from_be_bytes(*length))..) else {
-            return false;
-        };
-        if kind & 0x80 != 0 {
-            return false;
+/// A list of extensions: type (u16), length (u16), bytes. Gives `None` once for what is no list, or
+/// for an extension that says that it must be understood (types from 0x8000 on): there is none yet.
+struct Extensions<'a>(&'a [u8]);
+
+impl<'a> Iterator for Extensions<'a> {
+    type Item = Option<(u16, &'a [u8])>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let list = std::mem::take(&mut self.0);
+        if list.is_empty() {
+            return None;
         }
-        list = rest;
+        let split = || {
+            let (kind, rest) = list.split_first_chunk()?;
+            let (length, rest) = rest.split_first_chunk()?;
+            let (bytes, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+            let kind = u16::from_be_bytes(*kind);
+            (kind < 0x8000).then_some((kind, bytes, rest))
+        };
+        Some(split().map(|(kind, bytes, rest)| {
+            self.0 = rest;
+            (kind, bytes)
+        }))
     }
-    true
 }
 
 /// What a finished handshake leaves: the keys of a session. Erased when dropped.
@@ -201,12 +237,21 @@ pub struct Keys {
     pub remote_index: u32,
     /// Whether this side sent message 1.
     pub initiator: bool,
+    /// The key of the hop tags that this side writes (see [`super::hop`]).
+    pub send_hop: Zeroizing<[u8; 32]>,
+    /// The key of the hop tags that the peer writes.
+    pub receive_hop: Zeroizing<[u8; 32]>,
+    /// Whether the keys rest on ML-KEM-768 too.
+    pub post_quantum: bool,
 }
 
 /// An initiation under way.
 pub struct Pending {
     state: Box<HandshakeState>,
     offered: CipherSupport,
+    key_pair: KeyPair,
+    statics: Statics,
+    post_quantum: PostQuantum,
 }
 
 /// Starts a handshake with `peer`; returns the state and Noise message 1.
@@ -217,6 +262,7 @@ pub fn initiate(
     identity: &PrivateKey,
     peer: &PublicKey,
     offer: Offer,
+    post_quantum: PostQuantum,
     seed: [u8; 32],
 ) -> Result<(Pending, Vec<u8>), HandshakeError> {
     let state = builder(seed)
@@ -224,23 +270,50 @@ pub fn initiate(
         .and_then(|builder| builder.remote_public_key(&peer.0))
         .and_then(Builder::build_initiator);
     let mut state = state.map_err(|_| HandshakeError::Forged)?;
-    let message = write(&mut state, &offer.to_bytes())?;
-    Ok((Pending { state: Box::new(state), offered: offer.ciphers }, message))
+    let key_pair = KeyPair::new(&seed);
+    let mut payload = offer.to_bytes().to_vec();
+    payload.extend_from_slice(&ENCAPSULATION_KEY_EXTENSION.to_be_bytes());
+    payload.extend_from_slice(&(ENCAPSULATION_KEY_BYTES as u16).to_be_bytes());
+    payload.extend_from_slice(key_pair.public());
+    let message = write(&mut state, &payload)?;
+    let statics = Statics { initiator: identity.public(), responder: *peer };
+    let state = Box::new(state);
+    Ok((Pending { state, offered: offer.ciphers, key_pair, statics, post_quantum }, message))
 }
 
 impl Pending {
-    /// Takes Noise message 2. After an error the handshake still waits for the true one.
+    /// Takes Noise message 2 and the ciphertext ahead of it, if there is one. After an error the
+    /// handshake still waits for the true one.
     ///
     /// # Errors
     /// [`HandshakeError`] if the message is not the peer's answer to this very initiation.
-    pub fn finish(&mut self, message: &[u8]) -> Result<Keys, HandshakeError> {
+    pub fn finish(
+        &mut self,
+        ciphertext: Option<&[u8; CIPHERTEXT_BYTES]>,
+        message: &[u8],
+    ) -> Result<Keys, HandshakeError> {
+        let psk = match ciphertext {
+            Some(ciphertext) => self.key_pair.psk(ciphertext, &self.statics),
+            None if self.post_quantum == PostQuantum::Required => {
+                return Err(HandshakeError::PostQuantum);
+            }
+            None => Some(Zeroizing::new(NO_PSK)),
+        };
+        let psk = psk.ok_or(HandshakeError::Forged)?;
+        set_psk(&mut self.state, &psk)?;
         let mut payload = [0; PAYLOAD_BYTES_MAX];
         let payload = read(&mut self.state, message, &mut payload)?;
         let answer = Answer::parse(payload).ok_or(HandshakeError::Payload)?;
         if answer.cipher == Cipher::Aes256Gcm && !self.offered.aes_256_gcm {
             return Err(HandshakeError::Cipher);
         }
-        Ok(split(&mut self.state, answer.cipher, answer.index, true))
+        let agreed = Agreed {
+            cipher: answer.cipher,
+            remote_index: answer.index,
+            initiator: true,
+            post_quantum: ciphertext.is_some(),
+        };
+        split(&mut self.state, &agreed)
     }
 }
 
@@ -250,6 +323,9 @@ pub struct Received {
     pub peer: PublicKey,
     /// What it offers.
     pub offer: Offer,
+    encapsulation_key: Option<Box<[u8; ENCAPSULATION_KEY_BYTES]>>,
+    seed: Zeroizing<[u8; 32]>,
+    statics: Statics,
     state: Box<HandshakeState>,
 }
 
@@ -268,31 +344,66 @@ pub fn receive(
     let mut state = state.map_err(|_| HandshakeError::Forged)?;
     let mut payload = [0; PAYLOAD_BYTES_MAX];
     let payload = read(&mut state, message, &mut payload)?;
-    let offer = Offer::parse(payload).ok_or(HandshakeError::Payload)?;
+    let (offer, encapsulation_key) = Offer::parse(payload).ok_or(HandshakeError::Payload)?;
     let peer = state.get_remote_static().and_then(|key| key.try_into().ok());
     let peer = PublicKey(peer.ok_or(HandshakeError::Forged)?);
-    Ok(Received { peer, offer, state: Box::new(state) })
+    Ok(Received {
+        peer,
+        offer,
+        encapsulation_key: encapsulation_key.map(|key| Box::new(*key)),
+        seed: Zeroizing::new(seed),
+        statics: Statics { initiator: peer, responder: identity.public() },
+        state: Box::new(state),
+    })
+}
+
+/// A responder's answer.
+pub struct Accepted {
+    /// What goes ahead of message 2 if the handshake has its post-quantum half.
+    pub ciphertext: Option<Box<[u8; CIPHERTEXT_BYTES]>>,
+    /// Noise message 2.
+    pub message: Vec<u8>,
+    /// The keys of the session.
+    pub keys: Keys,
 }
 
 impl Received {
-    /// Answers with `index` for this side; returns Noise message 2 and the keys.
+    /// Answers with `index` for this side.
     ///
     /// # Errors
-    /// [`HandshakeError::Forged`] if the initiator's keys are of small order.
+    /// [`HandshakeError::PostQuantum`] if this side requires what the initiator does not offer;
+    /// [`HandshakeError::Payload`] if what it offers is no encapsulation key;
+    /// [`HandshakeError::Forged`] if its keys are of small order.
     pub fn accept(
         mut self,
         ciphers: CipherSupport,
+        post_quantum: PostQuantum,
         index: u32,
-    ) -> Result<(Vec<u8>, Keys), HandshakeError> {
+    ) -> Result<Accepted, HandshakeError> {
+        let mut ciphertext = None;
+        if let Some(public) = &self.encapsulation_key {
+            let encapsulated = encapsulate(public, &self.seed, &self.statics);
+            let encapsulated = encapsulated.ok_or(HandshakeError::Payload)?;
+            set_psk(&mut self.state, &encapsulated.psk)?;
+            ciphertext = Some(encapsulated.ciphertext);
+        } else if post_quantum == PostQuantum::Required {
+            return Err(HandshakeError::PostQuantum);
+        }
         let cipher = ciphers.choose(self.offer.ciphers);
         let message = write(&mut self.state, &Answer { cipher, index }.to_bytes())?;
-        Ok((message, split(&mut self.state, cipher, self.offer.index, false)))
+        let agreed = Agreed {
+            cipher,
+            remote_index: self.offer.index,
+            initiator: false,
+            post_quantum: ciphertext.is_some(),
+        };
+        Ok(Accepted { ciphertext, message, keys: split(&mut self.state, &agreed)? })
     }
 }
 
 fn builder<'a>(seed: [u8; 32]) -> Result<Builder<'a>, snow::Error> {
     Builder::with_resolver(NOISE_NAME.parse()?, Box::new(Primitives::new(seed)))
-        .psk(2, &NO_PSK)?
+        .psk(PSK_PLACE, &NO_PSK)?
         .prologue(PROLOGUE)
 }
 
@@ -313,11 +424,26 @@ fn read<'a>(
     payload.get(..len).ok_or(HandshakeError::Forged)
 }
 
-fn split(state: &mut HandshakeState, cipher: Cipher, remote_index: u32, initiator: bool) -> Keys {
+fn set_psk(state: &mut HandshakeState, psk: &[u8; 32]) -> Result<(), HandshakeError> {
+    state.set_psk(usize::from(PSK_PLACE), psk).map_err(|_| HandshakeError::Forged)
+}
+
+/// What both ends know at the end, besides the keys.
+struct Agreed {
+    cipher: Cipher,
+    remote_index: u32,
+    initiator: bool,
+    post_quantum: bool,
+}
+
+fn split(state: &mut HandshakeState, agreed: &Agreed) -> Result<Keys, HandshakeError> {
     let (first, second) = state.dangerously_get_raw_split();
     let (first, second) = (Zeroizing::new(first), Zeroizing::new(second));
+    let Agreed { cipher, remote_index, initiator, post_quantum } = *agreed;
     let (send, receive) = if initiator { (first, second) } else { (second, first) };
-    Keys { send, receive, cipher, remote_index, initiator }
+    let send_hop = hop::derive_key(&send).ok_or(HandshakeError::Forged)?;
+    let receive_hop = hop::derive_key(&receive).ok_or(HandshakeError::Forged)?;
+    Ok(Keys { send, receive, cipher, remote_index, initiator, send_hop, receive_hop, post_quantum })
 }
 
 #[cfg(test)]

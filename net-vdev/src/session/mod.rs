@@ -1,7 +1,9 @@
 //! An end-to-end session between two members: the keys of one handshake, one per direction.
 //!
 //! * [`handshake`]: `Noise_IKpsk2_25519_ChaChaPoly_SHA256`, which gives the keys.
-//! * `Session`: seals and opens data datagrams in place with the cipher that both ends chose
+//! * [`post_quantum`]: ML-KEM-768 beside it, for the secrecy of what is recorded today.
+//! * [`hop`]: the tags on headers of relayed frames, under keys of their own.
+//! * [`Session`]: seals and opens data datagrams in place with the cipher that both ends chose
 //!   inside the handshake. Counters are nonces: a counter is used once per key, a packet is taken
 //!   once per counter.
 //!
@@ -9,12 +11,16 @@
 //! this module itself holds of a key is erased.
 
 pub mod handshake;
+pub mod hop;
+pub mod post_quantum;
 mod window;
 
-use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+use ring::aead::{self, Aad, Algorithm, LessSafeKey, Nonce, UnboundKey};
 
 pub use handshake::CipherSupport;
 use handshake::{Cipher, Keys};
+use hop::Hop;
+pub use post_quantum::PostQuantum;
 pub use window::WINDOW_PACKETS;
 use window::Window;
 
@@ -42,7 +48,7 @@ pub enum OpenError {
 }
 
 /// The transport state after one handshake.
-pub(crate) struct Session {
+pub struct Session {
     /// The index that this side gave the session; incoming data names it.
     pub(crate) local: u32,
     /// The index that the peer gave the session; outgoing data names it.
@@ -55,16 +61,15 @@ pub(crate) struct Session {
     open: LessSafeKey,
     next_counter: u64,
     window: Window,
+    hop: Hop,
 }
 
 impl Session {
     /// A session with the keys of a handshake; `None` if `ring` refuses a key of 32 bytes, which
     /// it does not.
-    pub(crate) fn new(keys: &Keys, local: u32, now_ns: u64) -> Option<Self> {
-        let algorithm = match keys.cipher {
-            Cipher::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
-            Cipher::Aes256Gcm => &aead::AES_256_GCM,
-        };
+    #[must_use]
+    pub fn new(keys: &Keys, local: u32, now_ns: u64) -> Option<Self> {
+        let algorithm = algorithm(keys.cipher);
         let key = |bytes: &[u8]| UnboundKey::new(algorithm, bytes).ok().map(LessSafeKey::new);
         Some(Self {
             local,
@@ -75,13 +80,14 @@ impl Session {
             open: key(keys.receive.as_slice())?,
             next_counter: 0,
             window: Window::new(),
+            hop: Hop::new(keys)?,
         })
     }
 
     /// Seals a data datagram in place: its first [`DATA_HEADER_BYTES`] are room for the header, its
     /// last [`TAG_BYTES`] room for the tag, what is between is the packet. False if the session has
     /// sent all it may.
-    pub(crate) fn seal(&mut self, datagram: &mut [u8]) -> bool {
+    pub fn seal(&mut self, datagram: &mut [u8]) -> bool {
         let counter = self.next_counter;
         if counter >= REJECT_AFTER_PACKETS {
             return false;
@@ -106,7 +112,10 @@ impl Session {
 
     /// Opens a data datagram of this session in place; returns the packet, and whether it is the
     /// newest so far.
-    pub(crate) fn open<'a>(
+    ///
+    /// # Errors
+    /// [`OpenError`] if it does not verify or its counter was seen before.
+    pub fn open<'a>(
         &mut self,
         counter: u64,
         datagram: &'a mut [u8],
@@ -127,7 +136,7 @@ impl Session {
 
     /// Whether the session may still be used at `now_ns`.
     pub(crate) fn is_alive(&self, now_ns: u64) -> bool {
-        now_ns < self.expires_ns() && self.next_counter < REJECT_AFTER_PACKETS
+        now_ns < self.expires_ns() && self.most_sent() < REJECT_AFTER_PACKETS
     }
 
     /// When its keys are dropped.
@@ -141,7 +150,12 @@ impl Session {
         const RESPONDER_PATIENCE_NS: u64 = 10_000_000_000;
         let patience = if self.initiator { 0 } else { RESPONDER_PATIENCE_NS };
         now_ns.saturating_sub(self.created_ns) >= REKEY_AFTER_NS + patience
-            || self.next_counter >= REKEY_AFTER_PACKETS
+            || self.most_sent() >= REKEY_AFTER_PACKETS
+    }
+
+    /// How often the key was used that was used most.
+    fn most_sent(&self) -> u64 {
+        self.next_counter.max(self.hop.sent())
     }
 
     /// Whether this side sent a packet with this counter not long ago.
@@ -150,13 +164,10 @@ impl Session {
     }
 }
 
-impl Session {
-    pub(crate) fn seal_hop(&mut self, header: &mut [u8; 64]) -> bool {
-        header[4..8].copy_from_slice(&self.remote.to_be_bytes());
-        true
-    }
-    pub(crate) fn open_hop(&mut self, _header: &[u8; 64]) -> Result<(), OpenError> {
-        Ok(())
+fn algorithm(cipher: Cipher) -> &'static Algorithm {
+    match cipher {
+        Cipher::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
+        Cipher::Aes256Gcm => &aead::AES_256_GCM,
     }
 }
 

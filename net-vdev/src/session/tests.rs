@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 
-fn keys(cipher: Cipher, initiator: bool) -> Keys {
+pub(super) fn keys(cipher: Cipher, initiator: bool) -> Keys {
     let (send, receive) = if initiator { ([1; 32], [2; 32]) } else { ([2; 32], [1; 32]) };
     Keys {
         send: Zeroizing::new(send),
@@ -13,10 +13,13 @@ fn keys(cipher: Cipher, initiator: bool) -> Keys {
         cipher,
         remote_index: if initiator { 20 } else { 10 },
         initiator,
+        send_hop: Zeroizing::new(if initiator { [3; 32] } else { [4; 32] }),
+        receive_hop: Zeroizing::new(if initiator { [4; 32] } else { [3; 32] }),
+        post_quantum: false,
     }
 }
 
-fn pair(cipher: Cipher) -> (Session, Session) {
+pub(super) fn pair(cipher: Cipher) -> (Session, Session) {
     let one = Session::new(&keys(cipher, true), 10, 0).unwrap();
     let other = Session::new(&keys(cipher, false), 20, 0).unwrap();
     (one, other)

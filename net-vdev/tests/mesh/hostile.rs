@@ -6,7 +6,8 @@ use net_vdev::endpoint::TRANSMITS_MAX;
 use net_vdev::session::handshake::{Offer, Timestamp, initiate};
 use net_vdev::wire::{self, MacKey};
 use net_vdev::{
-    CipherSupport, Config, ConfigError, DropReason, Endpoint, Peer, PrivateKey, Transmit,
+    CipherSupport, Config, ConfigError, DropReason, Endpoint, Peer, PostQuantum, PrivateKey,
+    Transmit,
 };
 use proptest::prelude::*;
 
@@ -25,7 +26,8 @@ pub(crate) fn initiation(world: &mut World, to: usize, key: &PrivateKey, unix_ns
         index: 5,
         timestamp: Timestamp::from_unix_ns(unix_ns),
     };
-    let (_, message) = initiate(key, &responder, offer, world.dice.seed()).unwrap();
+    let seed = world.dice.seed();
+    let (_, message) = initiate(key, &responder, offer, PostQuantum::Upgrade, seed).unwrap();
     let mut datagram = Vec::new();
     wire::write_initiation(&mut datagram, &message, &MacKey::of(&responder));
     datagram
@@ -78,23 +80,24 @@ fn a_true_peer_that_floods_with_initiations_is_answered_at_its_rate() {
         kinds.push(bytes[1]);
     }
     let count = |kind| kinds.iter().filter(|sent| **sent == kind).count();
-    assert_eq!((count(2), count(4)), (10, 90), "the others are asked where they come from");
+    assert_eq!((count(8), count(4)), (10, 90), "the others are asked where they come from");
 }
 
 #[test]
 fn forged_responses_are_read_at_a_bounded_rate_and_the_true_one_still_counts() {
     let mut world = World::new(2, 31);
-    world.faults.lose_kind = Some(2);
+    world.faults.lose_kind = Some(8);
     world.send(0, 1);
     world.run(ONE_WAY_NS);
     let (from, to, response) = world.seen.last().cloned().unwrap();
-    assert_eq!((response[1], response.len()), (2, 96));
+    assert_eq!((response[1], response.len()), (8, 1184));
     let index = u32::from_be_bytes(response[4..8].try_into().unwrap());
     let mac = MacKey::of(&world.members[0].key());
     for bit in 0..50 {
-        let (mut noise, mut forged) = (response[8..64].to_vec(), Vec::new());
-        noise[40] ^= 1 << (bit % 8);
-        wire::write_response(&mut forged, index, &noise, &mac);
+        let (mut noise, mut forged) = (response[8..1152].to_vec(), Vec::new());
+        noise[1088 * usize::from(bit % 2 == 1) + 40] ^= 1 << (bit % 8);
+        let (ciphertext, noise) = noise.split_first_chunk().unwrap();
+        wire::write_response(&mut forged, index, Some(ciphertext), noise, &mac);
         world.inject(from, to, forged);
     }
     let counters = world.members[0].endpoint.counters();

@@ -8,6 +8,7 @@ mod hostile;
 mod nic;
 mod packets;
 mod paths;
+mod post_quantum;
 mod sessions;
 mod simulation;
 mod world;

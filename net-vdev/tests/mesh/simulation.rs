@@ -9,7 +9,8 @@ use crate::world::{Faults, MS, SECOND, World};
 const MEMBERS: u8 = 4;
 const ROUNDS: u64 = 400;
 
-const BAD_NETWORK: Faults = Faults { lose: 120, repeat: 80, delay: 300, flip: 20, lose_kind: None };
+const BAD_NETWORK: Faults =
+    Faults { lose: 120, repeat: 80, delay: 300, flip: 20, lose_kind: None, lose_longer: None };
 
 /// What was sent, as (to, packet).
 type Sent = BTreeSet<(usize, Vec<u8>)>;

@@ -59,6 +59,8 @@ pub(crate) struct Faults {
     pub(crate) flip: u64,
     /// Datagrams of this type are always lost.
     pub(crate) lose_kind: Option<u8>,
+    /// Datagrams of more bytes than this are always lost.
+    pub(crate) lose_longer: Option<usize>,
 }
 
 /// A member, where it is, and what it got.
@@ -342,10 +344,12 @@ impl World {
     }
 
     fn fly(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
-        let Faults { lose, repeat, delay, flip, lose_kind } = self.faults;
+        let Faults { lose, repeat, delay, flip, lose_kind, lose_longer } = self.faults;
+        let never = bytes.get(1) == lose_kind.as_ref()
+            || lose_longer.is_some_and(|longest| bytes.len() > longest);
         let copies = if self.dice.in_1000(repeat) { 2 } else { 1 };
         for _ in 0..copies {
-            let is_lost = self.dice.in_1000(lose) || bytes.get(1) == lose_kind.as_ref();
+            let is_lost = self.dice.in_1000(lose) || never;
             if is_lost || self.cut.contains(&(from, to)) {
                 continue;
             }

@@ -17,15 +17,53 @@ fn offer(aes: bool) -> Offer {
     }
 }
 
+const REQUIRED: PostQuantum = PostQuantum::Required;
+const UPGRADE: PostQuantum = PostQuantum::Upgrade;
+/// The bytes of message 1 with its encapsulation key.
+const FIRST_BYTES: usize = 32 + 48 + OFFER_BYTES + 4 + ENCAPSULATION_KEY_BYTES + 16;
+
 /// A whole handshake; returns the initiator's and the responder's keys.
 fn shake(initiator_aes: bool, responder_aes: bool) -> (Keys, Keys) {
-    let (mut pending, first) =
-        initiate(&key(1), &key(2).public(), offer(initiator_aes), [11; 32]).unwrap();
+    let (mut pending, first) = begin(initiator_aes, REQUIRED);
+    assert_eq!(first.len(), FIRST_BYTES);
     let received = receive(&key(2), &first, [12; 32]).unwrap();
     assert_eq!((received.peer, received.offer), (key(1).public(), offer(initiator_aes)));
     let ciphers = CipherSupport { aes_256_gcm: responder_aes };
-    let (second, responder) = received.accept(ciphers, 0x0506_0708).unwrap();
-    (pending.finish(&second).unwrap(), responder)
+    let accepted = received.accept(ciphers, REQUIRED, 0x0506_0708).unwrap();
+    (pending.finish(accepted.ciphertext.as_deref(), &accepted.message).unwrap(), accepted.keys)
+}
+
+fn begin(aes: bool, post_quantum: PostQuantum) -> (Pending, Vec<u8>) {
+    initiate(&key(1), &key(2).public(), offer(aes), post_quantum, [11; 32]).unwrap()
+}
+
+/// What member 2 answers to message 1 of member 1.
+fn answer(first: &[u8], post_quantum: PostQuantum) -> Accepted {
+    let received = receive(&key(2), first, [12; 32]).unwrap();
+    received.accept(offer(true).ciphers, post_quantum, 7).unwrap()
+}
+
+/// An initiator with a payload of its own, and no post-quantum half unless that has one.
+fn begin_with(payload: &[u8]) -> (HandshakeState, Vec<u8>) {
+    let mut state = builder([11; 32])
+        .unwrap()
+        .local_private_key(&[1; 32])
+        .unwrap()
+        .remote_public_key(&key(2).public().0)
+        .unwrap()
+        .build_initiator()
+        .unwrap();
+    let first = write(&mut state, payload).unwrap();
+    (state, first)
+}
+
+/// Message 2 of a member 2 that never heard of the post-quantum half.
+fn classical_answer(first: &[u8]) -> (Vec<u8>, HandshakeState) {
+    let mut state =
+        builder([12; 32]).unwrap().local_private_key(&[2; 32]).unwrap().build_responder().unwrap();
+    read(&mut state, first, &mut [0; PAYLOAD_BYTES_MAX]).unwrap();
+    let answer = Answer { cipher: Cipher::Aes256Gcm, index: 7 };
+    (write(&mut state, &answer.to_bytes()).unwrap(), state)
 }
 
 #[test]
@@ -33,7 +71,12 @@ fn both_ends_get_the_same_two_keys_crossed() {
     let (initiator, responder) = shake(true, true);
     assert_eq!(initiator.send, responder.receive);
     assert_eq!(initiator.receive, responder.send);
-    assert_ne!(initiator.send, initiator.receive);
+    assert_eq!(initiator.send_hop, responder.receive_hop);
+    assert_eq!(initiator.receive_hop, responder.send_hop);
+    let four = [&initiator.send, &initiator.receive, &initiator.send_hop, &initiator.receive_hop];
+    let distinct: std::collections::BTreeSet<[u8; 32]> = four.into_iter().map(|it| **it).collect();
+    assert_eq!(distinct.len(), 4);
+    assert!(initiator.post_quantum && responder.post_quantum);
     assert_eq!((initiator.remote_index, responder.remote_index), (0x0506_0708, 0x0102_0304));
 }
 
@@ -106,11 +149,11 @@ fn the_primitives_reproduce_the_published_noise_vector() {
         initiator.get_handshake_hash(),
         unhex("8310f86394dc0dabb40beb8210031556db4403ab1202db7034c526232147a700")
     );
-    let keys = split(&mut initiator, Cipher::ChaCha20Poly1305, 0, true);
-    assert_eq!(keys.send, split(&mut responder, Cipher::ChaCha20Poly1305, 0, false).receive);
+    let (send, _) = initiator.dangerously_get_raw_split();
+    assert_eq!(send, responder.dangerously_get_raw_split().0);
     // Transport message 0 of the vector under our raw split key: `ring` as an independent check.
     let mut sealed = unhex("a8fde7a0accec190cd306c5950d4fd8e04a205ec288aa747d8b347");
-    let unbound = ring::aead::UnboundKey::new(&ring::aead::CHACHA20_POLY1305, &*keys.send);
+    let unbound = ring::aead::UnboundKey::new(&ring::aead::CHACHA20_POLY1305, &send);
     let nonce = ring::aead::Nonce::assume_unique_for_key([0; 12]);
     let opened = ring::aead::LessSafeKey::new(unbound.unwrap())
         .open_in_place(nonce, ring::aead::Aad::empty(), &mut sealed)
@@ -120,43 +163,133 @@ fn the_primitives_reproduce_the_published_noise_vector() {
 
 #[test]
 fn a_message_for_another_member_or_from_another_version_is_refused() {
-    let (_, first) = initiate(&key(1), &key(2).public(), offer(true), [11; 32]).unwrap();
+    let (_, first) = begin(true, UPGRADE);
     assert_eq!(receive(&key(3), &first, [12; 32]).err(), Some(HandshakeError::Forged));
-    let mut state = builder([11; 32])
-        .unwrap()
-        .local_private_key(&[1; 32])
-        .unwrap()
-        .remote_public_key(&key(2).public().0)
-        .unwrap()
-        .build_initiator()
-        .unwrap();
     let mut payload = offer(true).to_bytes();
     payload[0] = 2;
-    let first = write(&mut state, &payload).unwrap();
+    let (_, first) = begin_with(&payload);
     assert_eq!(receive(&key(2), &first, [12; 32]).err(), Some(HandshakeError::Payload));
 }
 
 #[test]
 fn a_forged_response_does_not_spoil_the_handshake() {
-    let (mut pending, first) = initiate(&key(1), &key(2).public(), offer(true), [11; 32]).unwrap();
-    let received = receive(&key(2), &first, [12; 32]).unwrap();
-    let (second, _) = received.accept(offer(true).ciphers, 7).unwrap();
-    // Somebody who also saw message 1, under another key: and plain damage.
-    let mut forged = second.clone();
+    let (mut pending, first) = begin(true, UPGRADE);
+    let Accepted { ciphertext, message, .. } = answer(&first, UPGRADE);
+    let ciphertext = ciphertext.unwrap();
+    let mut forged = message.clone();
     forged[40] ^= 1;
-    for message in [&forged[..], &second[..20], &[0; 64], &[]] {
-        assert_eq!(pending.finish(message).err(), Some(HandshakeError::Forged));
+    for message in [&forged[..], &message[..20], &[0; 64], &[]] {
+        for ciphertext in [None, Some(&*ciphertext)] {
+            let refused = pending.finish(ciphertext, message).err();
+            assert_eq!(refused, Some(HandshakeError::Forged));
+        }
     }
-    assert!(pending.finish(&second).is_ok());
+    assert!(pending.finish(Some(&ciphertext), &message).is_ok());
 }
 
 #[test]
 fn a_responder_can_t_choose_what_was_not_offered() {
-    let (mut pending, first) = initiate(&key(1), &key(2).public(), offer(false), [11; 32]).unwrap();
-    let mut received = receive(&key(2), &first, [12; 32]).unwrap();
-    let answer = Answer { cipher: Cipher::Aes256Gcm, index: 1 };
-    let second = write(&mut received.state, &answer.to_bytes()).unwrap();
-    assert_eq!(pending.finish(&second).err(), Some(HandshakeError::Cipher));
+    let (mut pending, first) = begin(false, UPGRADE);
+    let (second, _) = classical_answer(&first);
+    assert_eq!(pending.finish(None, &second).err(), Some(HandshakeError::Cipher));
+}
+
+#[test]
+fn members_that_can_use_the_post_quantum_half_whatever_they_ask_for() {
+    for (one, other) in
+        [(UPGRADE, UPGRADE), (UPGRADE, REQUIRED), (REQUIRED, UPGRADE), (REQUIRED, REQUIRED)]
+    {
+        let (mut pending, first) = begin(true, one);
+        let Accepted { ciphertext, message, keys } = answer(&first, other);
+        let finished = pending.finish(ciphertext.as_deref(), &message).unwrap();
+        assert!(finished.post_quantum && keys.post_quantum);
+        assert_eq!((finished.send, finished.receive), (keys.receive, keys.send));
+    }
+}
+
+#[test]
+fn a_peer_without_the_post_quantum_half_is_upgraded_never_but_refused_if_it_is_required() {
+    // It answers.
+    let (mut pending, first) = begin(true, UPGRADE);
+    let (second, mut state) = classical_answer(&first);
+    let finished = pending.finish(None, &second).unwrap();
+    assert!(!finished.post_quantum);
+    assert_eq!(*finished.receive, state.dangerously_get_raw_split().1);
+    let (mut pending, first) = begin(true, REQUIRED);
+    let (second, _) = classical_answer(&first);
+    assert_eq!(pending.finish(None, &second).err(), Some(HandshakeError::PostQuantum));
+    // It asks.
+    let (mut state, first) = begin_with(&offer(true).to_bytes());
+    let accepted = answer(&first, UPGRADE);
+    assert!(accepted.ciphertext.is_none() && !accepted.keys.post_quantum);
+    read(&mut state, &accepted.message, &mut [0; 64]).unwrap();
+    assert_eq!(*accepted.keys.receive, state.dangerously_get_raw_split().0);
+    let received = receive(&key(2), &first, [12; 32]).unwrap();
+    let refused = received.accept(offer(true).ciphers, REQUIRED, 7).err();
+    assert_eq!(refused, Some(HandshakeError::PostQuantum));
+}
+
+#[test]
+fn who_strips_or_swaps_the_ciphertext_gets_no_session_not_even_a_weaker_one() {
+    for post_quantum in [UPGRADE, REQUIRED] {
+        let (mut pending, first) = begin(true, post_quantum);
+        let Accepted { ciphertext, message, .. } = answer(&first, UPGRADE);
+        let ciphertext = ciphertext.unwrap();
+        assert!(pending.finish(None, &message).is_err(), "stripped");
+        let received = receive(&key(2), &first, [13; 32]).unwrap();
+        let other = received.accept(offer(true).ciphers, UPGRADE, 7).unwrap();
+        let other = other.ciphertext.unwrap();
+        assert_ne!(ciphertext, other);
+        let swapped = pending.finish(Some(&other), &message).err();
+        assert_eq!(swapped, Some(HandshakeError::Forged));
+        // A classical answer with a ciphertext put ahead of it.
+        let (classical, _) = classical_answer(&first);
+        let added = pending.finish(Some(&ciphertext), &classical).err();
+        assert_eq!(added, Some(HandshakeError::Forged));
+        assert!(pending.finish(Some(&ciphertext), &message).is_ok());
+    }
+}
+
+#[test]
+fn the_keys_depend_on_the_ciphertexts_secret() {
+    // The same handshake but for ML-KEM: whoever breaks X25519 alone can compute these, and not
+    // those of the hybrid.
+    let (_, first) = begin(true, UPGRADE);
+    let hybrid = answer(&first, UPGRADE).keys;
+    let (_, mut state) = classical_answer(&first);
+    let classical = state.dangerously_get_raw_split();
+    assert!(*hybrid.send != classical.1 && *hybrid.receive != classical.0);
+}
+
+#[test]
+fn a_key_that_is_none_or_that_comes_twice_is_refused() {
+    let extension = |bytes: &[u8]| {
+        let mut payload = offer(true).to_bytes().to_vec();
+        payload.extend_from_slice(&[0, 1]);
+        payload.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
+        payload.extend_from_slice(bytes);
+        payload
+    };
+    let (pending, _) = begin(true, UPGRADE);
+    let public = pending.key_pair.public();
+    assert_eq!(Offer::parse(&extension(public)), Some((offer(true), Some(public))));
+    assert_eq!(Offer::parse(&extension(&public[1..])), None);
+    assert_eq!(Offer::parse(&extension(&[])), None);
+    let twice = [extension(public), extension(public)[OFFER_BYTES..].to_vec()].concat();
+    assert_eq!(Offer::parse(&twice), None);
+    // FIPS 203 §7.2: 0xfff is no coefficient.
+    let (_, first) = begin_with(&extension(&[0xff; ENCAPSULATION_KEY_BYTES]));
+    let received = receive(&key(2), &first, [12; 32]).unwrap();
+    let refused = received.accept(offer(true).ciphers, UPGRADE, 7).err();
+    assert_eq!(refused, Some(HandshakeError::Payload));
+}
+
+#[test]
+fn the_same_seeds_give_the_same_handshake() {
+    let (_, first) = begin(true, UPGRADE);
+    assert_eq!(first, begin(true, UPGRADE).1);
+    let (one, two) = (answer(&first, UPGRADE), answer(&first, UPGRADE));
+    assert_eq!((one.ciphertext, one.message), (two.ciphertext, two.message));
 }
 
 #[test]
@@ -166,7 +299,7 @@ fn a_key_of_small_order_is_refused() {
         one[0] = 1;
         one
     }] {
-        let refused = initiate(&key(1), &PublicKey(point), offer(true), [11; 32]);
+        let refused = initiate(&key(1), &PublicKey(point), offer(true), UPGRADE, [11; 32]);
         assert_eq!(refused.err(), Some(HandshakeError::Forged));
     }
 }
@@ -176,11 +309,11 @@ fn optional_extensions_are_passed_over_and_critical_ones_refused() {
     let with = |extensions: &[u8]| {
         let mut payload = offer(true).to_bytes().to_vec();
         payload.extend_from_slice(extensions);
-        Offer::parse(&payload)
+        Offer::parse(&payload).map(|(offer, _)| offer)
     };
     assert_eq!(with(&[]), Some(offer(true)));
-    assert_eq!(with(&[0, 1, 0, 2, 9, 9, 0x7f, 0xff, 0, 0]), Some(offer(true)));
-    for refused in [&[0x80, 1, 0, 0][..], &[0, 1, 0, 2, 9], &[0, 1, 0], &[0]] {
+    assert_eq!(with(&[0, 2, 0, 2, 9, 9, 0x7f, 0xff, 0, 0]), Some(offer(true)));
+    for refused in [&[0x80, 1, 0, 0][..], &[0, 2, 0, 2, 9], &[0, 2, 0], &[0]] {
         assert_eq!(with(refused), None, "{refused:?}");
     }
 }
@@ -197,10 +330,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn no_changed_bit_and_no_cut_of_message_1_passes(bit in 0usize..116 * 8, cut in 0usize..116) {
-        let (_, mut first) =
-            initiate(&key(1), &key(2).public(), offer(true), [11; 32]).unwrap();
-        prop_assert_eq!(first.len(), 116);
+    fn no_changed_bit_and_no_cut_of_message_1_passes(
+        bit in 0..FIRST_BYTES * 8, cut in 0..FIRST_BYTES,
+    ) {
+        let (_, mut first) = begin(true, UPGRADE);
         prop_assert!(receive(&key(2), &first[..cut], [12; 32]).is_err());
         // Bit 255 of an X25519 key is ignored in Diffie-Hellman (RFC 7748), but hashed.
         first[bit / 8] ^= 1 << (bit % 8);
@@ -208,15 +341,49 @@ proptest! {
     }
 
     #[test]
-    fn no_changed_bit_and_no_cut_of_message_2_passes(bit in 0usize..56 * 8, cut in 0usize..56) {
-        let (mut pending, first) =
-            initiate(&key(1), &key(2).public(), offer(true), [11; 32]).unwrap();
-        let received = receive(&key(2), &first, [12; 32]).unwrap();
-        let (mut second, _) = received.accept(offer(false).ciphers, 7).unwrap();
-        prop_assert_eq!(second.len(), 56);
-        prop_assert!(pending.finish(&second[..cut]).is_err());
-        second[bit / 8] ^= 1 << (bit % 8);
-        prop_assert!(pending.finish(&second).is_err());
+    fn no_changed_bit_and_no_cut_of_message_2_passes(
+        bit in 0usize..56 * 8, in_ciphertext in 0..CIPHERTEXT_BYTES * 8, cut in 0usize..56,
+    ) {
+        let (mut pending, first) = begin(true, UPGRADE);
+        let Accepted { ciphertext, mut message, .. } = answer(&first, UPGRADE);
+        let mut ciphertext = ciphertext.unwrap();
+        prop_assert_eq!(message.len(), 56);
+        prop_assert!(pending.finish(Some(&ciphertext), &message[..cut]).is_err());
+        message[bit / 8] ^= 1 << (bit % 8);
+        prop_assert!(pending.finish(Some(&ciphertext), &message).is_err());
+        message[bit / 8] ^= 1 << (bit % 8);
+        ciphertext[in_ciphertext / 8] ^= 1 << (in_ciphertext % 8);
+        prop_assert!(pending.finish(Some(&ciphertext), &message).is_err());
+        ciphertext[in_ciphertext / 8] ^= 1 << (in_ciphertext % 8);
+        prop_assert!(pending.finish(Some(&ciphertext), &message).is_ok());
+    }
+
+    #[test]
+    fn keys_of_different_handshakes_never_mix(
+        seeds in any::<[u8; 4]>(), swap_message in any::<bool>(),
+    ) {
+        // Two handshakes of the same members under way at once; parts of one offered to the other.
+        let begin = |seed| {
+            initiate(&key(1), &key(2).public(), offer(true), UPGRADE, [seed; 32]).unwrap()
+        };
+        let accept = |first: &[u8], seed| {
+            let received = receive(&key(2), first, [seed; 32]).unwrap();
+            received.accept(offer(true).ciphers, UPGRADE, 7).unwrap()
+        };
+        prop_assume!(seeds[0] != seeds[1] && seeds[2] != seeds[3]);
+        let ((mut one, first_one), (mut two, first_two)) = (begin(seeds[0]), begin(seeds[1]));
+        let (to_one, to_two) = (accept(&first_one, seeds[2]), accept(&first_two, seeds[3]));
+        let (message, ciphertext) = if swap_message {
+            (&to_two.message, &to_one.ciphertext)
+        } else {
+            (&to_one.message, &to_two.ciphertext)
+        };
+        prop_assert!(one.finish(ciphertext.as_deref(), message).is_err());
+        let one = one.finish(to_one.ciphertext.as_deref(), &to_one.message).unwrap();
+        let two = two.finish(to_two.ciphertext.as_deref(), &to_two.message).unwrap();
+        prop_assert_eq!(&one.send, &to_one.keys.receive);
+        prop_assert_eq!(&two.send, &to_two.keys.receive);
+        prop_assert_ne!(one.send, two.send);
     }
 
     #[test]
