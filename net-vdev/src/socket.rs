@@ -83,6 +83,12 @@ impl Socket {
         Ok(Self { socket, state, is_ipv6, segments })
     }
 
+    /// Whether it is bound to an IPv6 address, and so can send to addresses of both families.
+    #[must_use]
+    pub fn is_ipv6(&self) -> bool {
+        self.is_ipv6
+    }
+
     /// Whether batches still go out with one system call.
     #[must_use]
     pub fn segments(&self) -> bool {

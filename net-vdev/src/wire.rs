@@ -53,7 +53,10 @@ pub const FRAME_BYTES_MAX: usize = RELAY_HEADER_BYTES + DATAGRAM_BYTES_MAX;
 /// The hops that a relayed frame starts with.
 pub const HOP_LIMIT: u8 = 64;
 
-/// The second byte of a datagram. 9 is reserved; this version drops it.
+/// The bytes of a notice that a frame went through too many routers.
+pub const EXPIRED_BYTES: usize = HEADER_BYTES + 16;
+
+/// The second byte of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -73,6 +76,8 @@ pub enum Kind {
     Fragment = 7,
     /// Noise message 2 behind an ML-KEM ciphertext.
     PostQuantumResponse = 8,
+    /// "A frame of yours went through too many routers; I was the last."
+    Expired = 9,
 }
 
 /// Why a datagram is not one of this version.
@@ -121,6 +126,13 @@ pub enum Datagram<'a> {
         index: u32,
         /// The counter of that datagram.
         counter: u64,
+    },
+    /// A router dropped a frame because of its hop limit.
+    Expired {
+        /// The index of the datagram in it.
+        index: u32,
+        /// The router.
+        router: Ipv6Addr,
     },
     /// A frame between routers; the datagram inside starts at [`RELAY_HEADER_BYTES`].
     Relayed(RelayHeader),
@@ -293,6 +305,10 @@ pub fn parse(bytes: &[u8]) -> Result<Datagram<'_>, WireError> {
             let counter = <[u8; 8]>::try_from(body).map_err(|_| length)?;
             Ok(Datagram::UnknownSession { index, counter: u64::from_be_bytes(counter) })
         }
+        kind if kind == Kind::Expired as u8 => {
+            let router = <[u8; 16]>::try_from(body).map_err(|_| length)?;
+            Ok(Datagram::Expired { index, router: Ipv6Addr::from(router) })
+        }
         kind => Err(WireError::Kind(kind)),
     }
 }
@@ -400,6 +416,13 @@ pub fn write_unknown_session(datagram: &mut Vec<u8>, index: u32, counter: u64) {
     datagram.clear();
     datagram.extend_from_slice(&header(Kind::UnknownSession, index));
     datagram.extend_from_slice(&counter.to_be_bytes());
+}
+
+/// Appends `router`'s notice about a frame with a datagram that starts with `inside`.
+pub fn write_expired(notice: &mut Vec<u8>, inside: &[u8; HEADER_BYTES], router: &Ipv6Addr) {
+    let [_, _, _, _, index @ ..] = *inside;
+    notice.extend_from_slice(&header(Kind::Expired, u32::from_be_bytes(index)));
+    notice.extend_from_slice(&router.octets());
 }
 
 /// The key of `mac1`, which follows from the *receiver's* public key. It is no secret: the MAC only
@@ -512,6 +535,32 @@ mod tests {
     }
 
     #[test]
+    fn a_relayed_frame_lies_where_the_drawing_says() {
+        let header = RelayHeader {
+            hop_limit: 64,
+            is_alternate: true,
+            receiver: 0x0102_0304,
+            counter: 9,
+            destination: [0x0400, 0, 0, 0, 0, 0, 0, 1].into(),
+            source: [0x0500, 0, 0, 0, 0, 0, 0, 2].into(),
+        };
+        let mut frame = header.to_bytes().to_vec();
+        assert_eq!(frame[..16], [1, 6, 64, 1, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 9]);
+        assert_eq!((frame[16], frame[31], frame[32], frame[47]), (4, 1, 5, 2));
+        assert_eq!(frame[48..], [0; 16]);
+        assert_eq!(RelayHeader::parse(&frame), Err(WireError::Length(64)));
+        frame.extend_from_slice(&data_header(7, 9));
+        assert_eq!(parse(&frame), Ok(Datagram::Relayed(header)));
+        frame[3] = 2;
+        assert_eq!(parse(&frame), Err(WireError::Reserved));
+        let mut notice = Vec::new();
+        write_expired(&mut notice, &[1, 3, 0, 0, 0, 0, 0, 7], &header.source);
+        assert_eq!(notice.len(), EXPIRED_BYTES);
+        let expired = Datagram::Expired { index: 7, router: header.source };
+        assert_eq!(parse(&notice), Ok(expired));
+    }
+
+    #[test]
     fn a_cookie_reply_lies_where_the_drawing_says() {
         let mut bytes = vec![0xee; 3];
         let answers = cookie_index(&[9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 0, 0, 0, 0, 0]);
@@ -529,7 +578,7 @@ mod tests {
     fn another_version_type_length_or_a_reserved_bit_is_refused() {
         assert_eq!(parse(&[]), Err(WireError::Length(0)));
         assert_eq!(parse(&[2; 40]), Err(WireError::Version(2)));
-        assert_eq!(parse(&[1, 9, 0, 0, 0, 0, 0, 0]), Err(WireError::Kind(9)));
+        assert_eq!(parse(&[1, 10, 0, 0, 0, 0, 0, 0]), Err(WireError::Kind(10)));
         assert_eq!(parse(&[1, 3, 0, 1, 0, 0, 0, 0]), Err(WireError::Reserved));
         let mut long = data_header(7, 9).to_vec();
         long.resize(DATAGRAM_BYTES_MAX + 1, 0);

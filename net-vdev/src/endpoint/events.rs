@@ -27,6 +27,30 @@ pub enum Event {
         /// The message.
         message: Vec<u8>,
     },
+    /// A router says that it dropped a frame because of its hop limit. Nothing proves it.
+    Expired {
+        /// The index of the datagram in the frame.
+        index: u32,
+        /// The router.
+        router: Ipv6Addr,
+    },
+    /// A peer answered a [`Endpoint::ping`].
+    Pong {
+        /// Who.
+        from: PublicKey,
+        /// On which way.
+        path: Path,
+        /// The number that the ping got.
+        number: u64,
+    },
+    /// Somebody says that it does not know the session of a datagram that came from here, and no
+    /// session of this member's is meant. Nothing proves it.
+    UnknownSession {
+        /// The index in the datagram.
+        index: u32,
+        /// From where.
+        path: Path,
+    },
     /// A way to a peer stopped working.
     PathDied {
         /// The peer.

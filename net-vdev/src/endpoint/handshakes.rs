@@ -280,7 +280,10 @@ impl Endpoint {
             .peers
             .iter_mut()
             .find(|(_, peer)| peer.paths.is_at(&from) && peer.sent_recently(remote, counter));
-        let (index, peer) = named.ok_or(DropReason::Notice)?;
+        let Some((index, peer)) = named else {
+            self.tell(Event::UnknownSession { index: remote, path: from });
+            return Err(DropReason::Notice);
+        };
         if !peer.notices.take(now_ns) {
             return Err(DropReason::Notice);
         }

@@ -52,6 +52,7 @@ mod probing;
 mod relay;
 mod resolve;
 mod roster;
+mod superframe;
 mod transmit;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -116,6 +117,8 @@ pub struct Endpoint {
     /// Where this member may be reached: as its owner says, and as peers saw it.
     candidates: Vec<SocketAddr>,
     observed: VecDeque<SocketAddr>,
+    /// How many pings were sent.
+    pings: u64,
     /// Limits the initiations that are read from addresses of no peer.
     strangers: Bucket,
     /// Limits those of them that prove their address by a cookie, by address.
@@ -161,6 +164,7 @@ impl Endpoint {
             firewall: Firewall::new(&config.rules, [random.u64(), random.u64()]),
             candidates: Vec::new(),
             observed: VecDeque::new(),
+            pings: 0,
             strangers: Bucket::new(20_000_000, 50),
             proven_strangers: SourceBuckets::new(random.seed(), Bucket::new(200_000_000, 10)),
             cookie_secrets: Secrets::new(&mut random),
@@ -257,8 +261,8 @@ impl Endpoint {
         if oldest.is_some() { Err(DropReason::OutboundWaiting) } else { Ok(()) }
     }
 
-    /// Seals a packet with the peer's current session and queues it; starts a new handshake when
-    /// the session is old or the peer silent. An empty packet confirms a session.
+    /// Seals a packet with the peer's current session and queues it. An empty packet confirms a
+    /// session.
     fn send_sealed(&mut self, now_ns: u64, index: usize, packet: &[u8]) -> Result<(), DropReason> {
         self.wake(now_ns, index);
         let Some(peer) = self.peers.get_mut(index) else { return Ok(()) };
@@ -266,8 +270,14 @@ impl Endpoint {
             return Err(DropReason::OutboundNoEndpoint);
         };
         self.seal_packet(now_ns, index, path, packet)?;
-        let Some(peer) = self.peers.get_mut(index) else { return Ok(()) };
-        let Some(session) = peer.current.as_ref() else { return Ok(()) };
+        self.after_sending(now_ns, index);
+        Ok(())
+    }
+
+    /// Something was sent to the peer: starts a handshake if its session is old, or it is silent.
+    fn after_sending(&mut self, now_ns: u64, index: usize) {
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        let Some(session) = peer.current.as_ref() else { return };
         let since_ns = *peer.unanswered_since_ns.get_or_insert(now_ns);
         let is_silent = now_ns.saturating_sub(since_ns) >= SILENCE_NS;
         if is_silent {
@@ -276,7 +286,6 @@ impl Endpoint {
         if is_silent || session.wants_rekey(now_ns) {
             self.begin_handshake(now_ns, index);
         }
-        Ok(())
     }
 
     /// Takes a datagram that came on a path from outside; its bytes are opened in place, and
@@ -303,6 +312,10 @@ impl Endpoint {
             Ok(Datagram::Cookie(reply)) => self.receive_cookie(now_ns, &reply),
             Ok(Datagram::UnknownSession { index, counter }) => {
                 self.receive_notice(now_ns, from, (index, counter))
+            }
+            Ok(Datagram::Expired { index, router }) => {
+                self.tell(Event::Expired { index, router });
+                Ok(())
             }
             // The owner is no router, or took it for a datagram of this member's.
             Ok(Datagram::Relayed(_)) => Err(DropReason::HopUnexpected),

@@ -70,6 +70,17 @@ impl Path {
     }
 }
 
+impl std::fmt::Display for Path {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Direct(address) => write!(f, "udp {address}"),
+            Self::Stream(number) => write!(f, "stream {number}"),
+            Self::Relayed { is_alternate: false, .. } => f.write_str("routers"),
+            Self::Relayed { is_alternate: true, .. } => f.write_str("routers, second choice"),
+        }
+    }
+}
+
 /// What is known of one way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathView {

@@ -12,6 +12,8 @@ use crate::identity::PublicKey;
 /// How often this member's addresses are told to a peer at most, unless it just told its own.
 const TELL_NS: u64 = 30_000_000_000;
 const TELL_BACK_NS: u64 = 2_000_000_000;
+/// The bit that tells the numbers of pings from those of probes.
+const PING: u64 = 1 << 63;
 /// How many addresses that peers saw are remembered.
 const OBSERVED_MAX: usize = 2;
 
@@ -35,6 +37,18 @@ impl Endpoint {
         let Some(path) = path else { return false };
         let sent = self.seal_control(index, path, &Control::Router(message));
         sent.map_err(|reason| self.counters.drop(reason)).is_ok()
+    }
+
+    /// Asks a peer whether it is there, on the way that data takes; an [`Event::Pong`] with the
+    /// number that is returned follows if it is. `None` if there is no session.
+    pub fn ping(&mut self, now_ns: u64, to: &PublicKey) -> Option<u64> {
+        let index = self.by_key.get(to).copied()?;
+        let path = self.peers.get(index).filter(|peer| peer.current.is_some())?.paths.current()?;
+        self.pings += 1;
+        let number = PING | self.pings;
+        self.wake(now_ns, index);
+        let sent = self.seal_control(index, path, &Control::Probe { number });
+        sent.map_err(|reason| self.counters.drop(reason)).ok().map(|()| number)
     }
 
     /// A packet goes to the peer: if it has several ways and rested, what is known of them is old.
@@ -147,6 +161,10 @@ impl Endpoint {
         observed: Option<SocketAddr>,
     ) {
         let Some(peer) = self.peers.get_mut(index) else { return };
+        if number & PING != 0 {
+            let from_key = peer.key;
+            return self.tell(Event::Pong { from: from_key, path: from, number });
+        }
         if peer.paths.replied(now_ns, &from, number) {
             let current = peer.paths.current();
             tracing::debug!(peer = %peer.key, path = ?current, "data takes another way");

@@ -43,6 +43,9 @@ pub struct Transmit {
 pub(super) struct Transmits {
     queue: VecDeque<Transmit>,
     buffers: Vec<Vec<u8>>,
+    /// Large ones, whose old content is left in them: to clear them would cost as much as to use
+    /// them.
+    batches: Vec<Vec<u8>>,
 }
 
 impl Transmits {
@@ -65,9 +68,15 @@ impl Transmits {
         buffer
     }
 
+    pub(super) fn batch_buffer(&mut self) -> Vec<u8> {
+        self.batches.pop().unwrap_or_default()
+    }
+
     pub(super) fn recycle(&mut self, buffer: Vec<u8>) {
-        if self.buffers.len() < BUFFERS_MAX {
-            self.buffers.push(buffer);
+        let is_small = buffer.capacity() < 8 * FRAME_BYTES_MAX;
+        let pool = if is_small { &mut self.buffers } else { &mut self.batches };
+        if pool.len() < BUFFERS_MAX {
+            pool.push(buffer);
         }
     }
 }
@@ -96,7 +105,7 @@ impl Endpoint {
         self.queue(Transmit { to, bytes, stride });
     }
 
-    fn queue(&mut self, transmit: Transmit) {
+    pub(super) fn queue(&mut self, transmit: Transmit) {
         if self.transmits.is_full() {
             self.counters.drop(DropReason::OutboundQueue);
             self.recycle(transmit.bytes);
@@ -106,7 +115,7 @@ impl Endpoint {
     }
 
     /// The header of a frame of this member's, if the path needs one.
-    fn relay_header(&self, path: &Path) -> Option<[u8; RELAY_HEADER_BYTES]> {
+    pub(super) fn relay_header(&self, path: &Path) -> Option<[u8; RELAY_HEADER_BYTES]> {
         let Path::Relayed { member, is_alternate } = *path else { return None };
         let header = RelayHeader {
             hop_limit: HOP_LIMIT,
@@ -124,6 +133,11 @@ impl Endpoint {
         let room = if path.is_direct() { DIRECT_ROOM } else { RELAYED_ROOM };
         let is_wide = self.peers.get(index).is_none_or(|peer| peer.paths.is_wide(path));
         if is_wide { room } else { room - NARROW_LESS }
+    }
+
+    /// The largest packet that TCP should make: what every path can carry whole.
+    pub(super) fn packet_bytes_max(&self) -> usize {
+        if self.is_routed { RELAYED_ROOM } else { DIRECT_ROOM }
     }
 
     /// Seals a packet for peer `index` and queues it; in two halves if the path is too narrow.
