@@ -18,9 +18,9 @@
 //! came in.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 
-use mesh_router::{LinkId, NextHop, Router};
+use mesh_router::{Event as RouterEvent, LinkId, NextHop, Router};
 use net_vdev::announcement::SignedAnnouncement;
 use net_vdev::endpoint::{Endpoint, Event, Path, Transmit};
 use net_vdev::offload::{Accepts, Coalescer, VirtioNetHeader};
@@ -41,31 +41,26 @@ pub trait Outside {
     fn attached(&mut self, member: &PublicKey, frames: &[u8], stride: usize);
 }
 
-/// The most links to neighbours that nobody configured: they came to this node by themselves.
-pub const GUEST_LINKS_MAX: usize = 256;
 /// The most expiry notices per second.
 const NOTICES_PER_S: u64 = 50;
-
-/// A link to a neighbour.
-#[derive(Debug, Clone, Copy)]
-struct Link {
-    id: LinkId,
-    is_configured: bool,
-}
 
 /// A node.
 pub struct Core {
     endpoint: Endpoint,
     router: Router,
-    /// The neighbours with a session, by key and by the router's number.
-    links: BTreeMap<PublicKey, Link>,
-    keys: BTreeMap<LinkId, PublicKey>,
+    /// The neighbours that the router has a link to.
+    links: BTreeMap<PublicKey, LinkId>,
     /// The neighbours that this node keeps a session with.
     configured: BTreeMap<PublicKey, Redial>,
     attached: BTreeMap<Ipv6Addr, PublicKey>,
     coalescer: Coalescer,
     counters: CoreCounters,
+    /// The second of the last expiry notices, and how many there were in it.
     notices: (u64, u64),
+    /// What routers said about frames that went too far, for `trace`.
+    traces: Vec<(u32, Ipv6Addr)>,
+    /// Keys that are to announce themselves under a larger number.
+    wanted: Vec<(PublicKey, u64)>,
 }
 
 /// When to try a configured neighbour again.
@@ -98,12 +93,13 @@ impl Core {
             endpoint,
             router,
             links: BTreeMap::new(),
-            keys: BTreeMap::new(),
             configured: BTreeMap::new(),
             attached: BTreeMap::new(),
             coalescer: Coalescer::new(accepts),
             counters: CoreCounters::default(),
             notices: (0, 0),
+            traces: Vec::new(),
+            wanted: Vec::new(),
         }
     }
 
@@ -197,8 +193,10 @@ impl Core {
             self.counters.frames_odd += 1;
             return None;
         }
-        if let Some(link) = self.links.get(&hop.neighbour) {
-            self.router.heard(now_ns, link.id);
+        let link = self.links.get(&hop.neighbour).filter(|link| self.router.accepts(**link));
+        if link.is_none() {
+            self.counters.frames_unexpected += 1;
+            return None;
         }
         self.route(now_ns, &hop.header, frame, outside)
     }
@@ -260,12 +258,12 @@ impl Core {
             self.counters.frames_unroutable += 1;
             return None;
         };
-        let key = self.keys.get(&link)?;
+        let key = self.links.iter().find(|(_, id)| **id == link).map(|(key, _)| *key)?;
         if let Some([_, _, limit, flags]) = frame.first_chunk_mut() {
             *limit = hop_limit;
             *flags = 0;
         }
-        let path = self.endpoint.seal_frame(key, frame)?;
+        let path = self.endpoint.seal_frame(&key, frame)?;
         Some(Way::Neighbour(link, path))
     }
 
@@ -330,7 +328,7 @@ impl Core {
         if self.endpoint.next_deadline().is_some_and(|due_ns| due_ns <= now_ns) {
             self.endpoint.handle_deadline(now_ns);
         }
-        if self.router.next_deadline().is_some_and(|due_ns| due_ns <= now_ns) {
+        if self.router.next_deadline() <= now_ns {
             self.router.handle_deadline(now_ns);
         }
         self.redial(now_ns);
@@ -344,7 +342,7 @@ impl Core {
     pub fn next_deadline(&self) -> Option<u64> {
         let redial = self.configured.iter().filter(|(key, _)| !self.links.contains_key(*key));
         let redial = redial.map(|(_, redial)| redial.at_ns).min();
-        let all = [self.endpoint.next_deadline(), self.router.next_deadline(), redial];
+        let all = [self.endpoint.next_deadline(), Some(self.router.next_deadline()), redial];
         all.into_iter().flatten().min()
     }
 
@@ -358,6 +356,150 @@ impl Core {
                 redial.at_ns = now_ns.saturating_add(redial.pause_ns);
                 redial.pause_ns = (2 * redial.pause_ns).min(*REDIAL_NS.end());
             }
+        }
+    }
+
+    fn handle_events(&mut self, now_ns: u64) {
+        while let Some(event) = self.endpoint.poll_event() {
+            self.handle_member_event(now_ns, event);
+        }
+        while let Some(event) = self.router.poll_event() {
+            self.handle_router_event(now_ns, event);
+        }
+    }
+
+    fn handle_member_event(&mut self, now_ns: u64, event: Event) {
+        match event {
+            Event::Up(key) => {
+                if self.configured.contains_key(&key) {
+                    self.take_up(now_ns, key);
+                }
+            }
+            Event::Down(key) => {
+                if let Some(link) = self.links.remove(&key) {
+                    self.router.link_down(now_ns, link);
+                }
+            }
+            Event::Resolve(address) => match self.router.resolve(&address) {
+                Some(key) => self.learn(now_ns, &address, &key),
+                // The answer, if there is one, comes as an event.
+                None => match self.router.next_hop(now_ns, &address, false) {
+                    NextHop::Unreachable => self.endpoint.give_up(&address),
+                    _ => {}
+                },
+            },
+            Event::Router { from, path, message } => {
+                // A router's word counts on the very link that it is about.
+                if path.is_direct()
+                    && let Some(link) = self.take_up(now_ns, from)
+                {
+                    self.router.receive(now_ns, link, &message);
+                }
+            }
+            Event::PathDied { peer, path } => self.avoid(now_ns, &peer, path),
+            Event::Expired { index, router } => self.traces.push((index, router)),
+        }
+    }
+
+    fn handle_router_event(&mut self, now_ns: u64, event: RouterEvent) {
+        match event {
+            RouterEvent::Resolved(address) => match self.router.resolve(&address) {
+                Some(key) => self.learn(now_ns, &address, &key),
+                None => self.endpoint.give_up(&address),
+            },
+            RouterEvent::Unreachable(address) => self.endpoint.give_up(&address),
+            RouterEvent::LinkUp(_) => {}
+            RouterEvent::LinkDead(link) => {
+                let key = self.links.iter().find(|(_, id)| **id == link).map(|(key, _)| *key);
+                if let Some(key) = key {
+                    self.endpoint.direct_path_failed(&key);
+                }
+            }
+            RouterEvent::SequenceWanted { key, sequence }
+            | RouterEvent::Superseded { key, sequence } => {
+                self.wanted.push((key, sequence));
+            }
+        }
+    }
+
+    /// The member with an address is known: what waits for it is sent. The key has to be the one
+    /// that the address follows from; a node's prefix alone names nobody.
+    fn learn(&mut self, now_ns: u64, address: &Ipv6Addr, key: &PublicKey) {
+        if key.address() == *address {
+            self.endpoint.learn(now_ns, key, &[]);
+        } else {
+            self.endpoint.give_up(address);
+        }
+    }
+
+    /// The router's link to a neighbour, made if there is room for one.
+    fn take_up(&mut self, now_ns: u64, key: PublicKey) -> Option<LinkId> {
+        if let Some(link) = self.links.get(&key) {
+            return Some(*link);
+        }
+        match self.router.link_up(now_ns, key, 0) {
+            Ok(link) => {
+                self.links.insert(key, link);
+                Some(link)
+            }
+            Err(error) => {
+                tracing::debug!(%key, %error, "no link");
+                self.counters.links_refused += 1;
+                None
+            }
+        }
+    }
+
+    /// The way to a member that a router nearby chose does not work: another is taken for a while.
+    fn avoid(&mut self, now_ns: u64, peer: &PublicKey, path: Path) {
+        if let Path::Relayed { member, is_alternate: false } = path
+            && let NextHop::Link(link) = self.router.route_to(&member, false)
+        {
+            tracing::debug!(%peer, "a router on the way drops what it is given");
+            self.router.avoid(now_ns, &member, link);
+        }
+    }
+
+    /// Passes on what the router and the member have to send.
+    fn transmit(&mut self, now_ns: u64, outside: &mut impl Outside) {
+        while let Some((link, message)) = self.router.poll_transmit() {
+            let key = self.links.iter().find(|(_, id)| **id == link).map(|(key, _)| *key);
+            if let Some(key) = key {
+                self.endpoint.send_router_message(&key, &message);
+            }
+        }
+        while let Some(Transmit { to, mut bytes, stride }) = self.endpoint.poll_transmit() {
+            match to {
+                Path::Relayed { .. } => self.relay_own(now_ns, &mut bytes, stride, outside),
+                Path::Direct(to) => outside.send(to, &bytes, stride),
+                Path::Stream(number) => outside.send_stream(number, &bytes, stride),
+            }
+            self.endpoint.recycle(bytes);
+        }
+    }
+
+    /// Frames of the node's own member: all of one buffer are for one other.
+    fn relay_own(
+        &mut self,
+        now_ns: u64,
+        bytes: &mut [u8],
+        stride: usize,
+        outside: &mut impl Outside,
+    ) {
+        let stride = stride.max(1);
+        let mut way = None;
+        for frame in bytes.chunks_mut(stride) {
+            let Ok(header) = RelayHeader::parse(frame) else { return };
+            way = if let Some(member) = self.attached.get(&header.destination) {
+                Some(Way::Attached(*member))
+            } else {
+                let (to, is_alternate) = (header.destination, header.is_alternate);
+                self.forward(now_ns, &to, is_alternate, header.hop_limit, frame)
+            };
+        }
+        if let Some(way) = way {
+            let run = Run { start: 0, end: bytes.len(), way };
+            self.pass_on(now_ns, bytes, &run, stride, outside);
         }
     }
 }

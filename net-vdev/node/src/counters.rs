@@ -1,0 +1,18 @@
+//! What a node counts besides its member and its router.
+
+/// Frames of others, by what became of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CoreCounters {
+    /// Passed on to a neighbour or an attached member.
+    pub frames_forwarded: u64,
+    /// Dropped: not from a neighbour that is taken for one now.
+    pub frames_unexpected: u64,
+    /// Dropped: no frame, or from an attached member under another's address.
+    pub frames_odd: u64,
+    /// Dropped: no route.
+    pub frames_unroutable: u64,
+    /// Dropped: went through too many routers.
+    pub frames_expired: u64,
+    /// Neighbours that there was no room for.
+    pub links_refused: u64,
+}
