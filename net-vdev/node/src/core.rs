@@ -412,7 +412,7 @@ impl Core {
             RouterEvent::LinkDead(link) => {
                 let key = self.links.iter().find(|(_, id)| **id == link).map(|(key, _)| *key);
                 if let Some(key) = key {
-                    self.endpoint.direct_path_failed(&key);
+                    self.endpoint.direct_paths_failed(&key);
                 }
             }
             RouterEvent::SequenceWanted { key, sequence }

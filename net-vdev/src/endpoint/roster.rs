@@ -139,6 +139,15 @@ impl Endpoint {
         }
     }
 
+    /// A neighbour does not answer: no path to it that needs no router works, until one answers a
+    /// probe.
+    pub fn direct_paths_failed(&mut self, key: &PublicKey) {
+        let index = self.by_key.get(key).copied();
+        let Some(peer) = index.and_then(|index| self.peers.get_mut(index)) else { return };
+        let paths = peer.paths.view().into_iter().map(|view| view.path);
+        paths.filter(Path::is_direct).for_each(|path| peer.paths.fail(&path));
+    }
+
     /// The network refuses datagrams of full size on this path.
     pub fn path_is_narrow(&mut self, path: &Path) {
         self.peers.iter_mut().for_each(|(_, peer)| peer.paths.narrow(path));

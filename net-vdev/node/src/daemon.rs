@@ -1,0 +1,399 @@
+//! The daemon of a node: one thread that moves batches between UDP sockets, the TUN and the core.
+
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mesh_router::Router;
+use net_vdev::announcement::{Announcement, Role, SignedAnnouncement};
+use net_vdev::endpoint::{Endpoint, Path, Strangers};
+use net_vdev::offload::{Accepts, PACKET_BYTES_MAX, VirtioNetHeader};
+use net_vdev::socket::{RECEIVE_BYTES, SendError, Socket};
+use net_vdev::{ConfigError, PrivateKey, PublicKey, Rule};
+use ring::rand::{SecureRandom, SystemRandom};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
+
+use crate::clock::{boot_ns, unix_ns};
+use crate::core::{Core, Outside};
+use crate::orders::{self, Asked};
+use crate::sequence::Sequence;
+use crate::tun::{Tun, TunConfig, TunError};
+
+/// The largest packet that the host may send into the mesh.
+const TUN_MTU: u16 = 1400;
+/// How many packets a super-frame of the host stands for: what fits one batch, frames of relayed
+/// paths included.
+const SEGMENTS_MAX: u16 = 44;
+/// The mesh: `400::/7`.
+const MESH_PREFIX_BITS: u8 = 7;
+/// How many batches are taken from one socket before the others have their turn.
+const BATCHES_PER_TURN: usize = 8;
+/// How long an announcement holds, and when it is made anew.
+const ANNOUNCED_S: u64 = 3600;
+const RENEW_NS: u64 = 1_200_000_000_000;
+
+/// What a node is told at its start.
+#[derive(Debug)]
+pub struct NodeConfig {
+    /// The node's key.
+    pub key: PrivateKey,
+    /// The folder of the node's state: its sequence number and its control socket.
+    pub state: PathBuf,
+    /// Where it listens for datagrams.
+    pub listen: Vec<SocketAddr>,
+    /// The neighbours that it keeps sessions with, and where they are if that is known.
+    pub neighbours: Vec<(PublicKey, Option<SocketAddr>)>,
+    /// The zone of its announcements.
+    pub zone: u16,
+    /// The name of the network interface for its host, if it is to have one.
+    pub tun: Option<String>,
+    /// Who may open flows to its host.
+    pub rules: Vec<Rule>,
+    /// How many members that nobody configured may have sessions with it.
+    pub strangers_max: usize,
+}
+
+/// Why a node did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The configuration is contradictory.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An address to listen at is not to be had.
+    #[error("can't listen for datagrams at {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No network interface.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// The state can't be used.
+    #[error("{path}: {source}")]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another node runs with this state.
+    #[error("a node already runs with this state: it holds {0}")]
+    Busy(PathBuf),
+    /// The kernel gives no random bytes.
+    #[error("the kernel gives no random bytes")]
+    Random,
+    /// Waiting for sockets failed.
+    #[error("waiting for sockets: {0}")]
+    Poll(#[source] std::io::Error),
+    /// Its own announcement is refused, which is a defect.
+    #[error("the node's own announcement is refused: {0}")]
+    Announcement(String),
+}
+
+/// A running node.
+pub struct Daemon {
+    core: Core,
+    outside: Sockets,
+    key: PrivateKey,
+    zone: u16,
+    sequence: Sequence,
+    announce_at_ns: u64,
+    orders: orders::Desk,
+    stop: Arc<AtomicBool>,
+    buffer: Vec<u8>,
+}
+
+/// The sockets and the card.
+struct Sockets {
+    udp: Vec<Socket>,
+    tun: Option<Tun>,
+    counters: SocketCounters,
+    /// Neighbours' places that the network refuses datagrams to, and those that are too large.
+    refused: Vec<SocketAddr>,
+    narrow: Vec<SocketAddr>,
+}
+
+/// What sockets and card dropped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SocketCounters {
+    /// Batches that the kernel's queue had no room for.
+    pub send_full: u64,
+    /// Batches that the kernel refused.
+    pub send_refused: u64,
+    /// Batches of datagrams too large for the path.
+    pub send_too_large: u64,
+    /// Errors when receiving.
+    pub receive_failed: u64,
+    /// Frames that the host's card refused, in either direction.
+    pub tun_refused: u64,
+}
+
+impl Outside for Sockets {
+    fn send(&mut self, to: SocketAddr, datagrams: &[u8], stride: usize) {
+        let is_ipv6 = to.is_ipv6();
+        let fitting = |socket: &&mut Socket| socket.is_ipv6() || !is_ipv6;
+        let Some(socket) = self.udp.iter_mut().find(fitting) else {
+            self.counters.send_refused += 1;
+            return;
+        };
+        match socket.send_batch(to, datagrams, stride) {
+            Ok(()) => {}
+            Err(SendError::Full { .. }) => self.counters.send_full += 1,
+            Err(SendError::TooLarge { .. }) => {
+                self.counters.send_too_large += 1;
+                self.narrow.push(to);
+            }
+            Err(SendError::Refused(error)) => {
+                tracing::debug!(%to, %error, "sending");
+                self.counters.send_refused += 1;
+                self.refused.push(to);
+            }
+        }
+    }
+
+    fn send_stream(&mut self, _number: u32, _datagrams: &[u8], _stride: usize) {
+        self.counters.send_refused += 1;
+    }
+
+    fn deliver(&mut self, header: &VirtioNetHeader, packet: &[u8]) {
+        if let Some(tun) = &self.tun
+            && let Err(error) = tun.write(header, packet)
+        {
+            tracing::debug!(%error, "the host's card refused a frame");
+            self.counters.tun_refused += 1;
+        }
+    }
+
+    fn attached(&mut self, _member: &PublicKey, _frames: &[u8], _stride: usize) {}
+}
+
+impl Daemon {
+    /// Opens everything that a node needs. It answers from now on when [`Daemon::run`] is called.
+    ///
+    /// # Errors
+    /// A [`NodeError`].
+    pub fn start(config: NodeConfig, stop: Arc<AtomicBool>) -> Result<Self, NodeError> {
+        let sequence = Sequence::open(&config.state.join("sequence"))?;
+        let orders = orders::Desk::open(&config.state.join("socket"))?;
+        let now_ns = boot_ns();
+        let unix_time_at_zero_ns = unix_ns().saturating_sub(now_ns);
+        let udp = config.listen.iter().map(|address| listen(*address));
+        let udp = udp.collect::<Result<Vec<_>, _>>()?;
+        let public = config.key.public();
+        let tun = config.tun.map(|name| {
+            let addresses = vec![(public.address(), MESH_PREFIX_BITS)];
+            Tun::open(&TunConfig { name, mtu: TUN_MTU, addresses, segments_max: SEGMENTS_MAX })
+        });
+        let tun = tun.transpose()?;
+        let member = net_vdev::Config {
+            rules: config.rules,
+            strangers: Strangers::Welcome { at_most: config.strangers_max },
+            is_routed: true,
+            ..net_vdev::Config::new(config.key.clone(), unix_time_at_zero_ns)
+        };
+        let (member_seed, router_seed) = (seed()?, seed()?);
+        let endpoint = Endpoint::new(member, member_seed)?;
+        let mut routing = mesh_router::Config::new(public, config.zone);
+        routing.unix_time_at_zero_ns = unix_time_at_zero_ns;
+        let [a, b, c, d, e, f, g, h, ..] = router_seed;
+        let router = Router::new(routing, u64::from_be_bytes([a, b, c, d, e, f, g, h]));
+        let accepts = tun.as_ref().map_or_else(Accepts::default, Tun::accepts);
+        let mut core = Core::new(endpoint, router, accepts);
+        for (key, at) in config.neighbours {
+            if key == public {
+                return Err(ConfigError::OwnKey(key).into());
+            }
+            core.add_neighbour(now_ns, key, at);
+        }
+        let outside = Sockets {
+            udp,
+            tun,
+            counters: SocketCounters::default(),
+            refused: Vec::new(),
+            narrow: Vec::new(),
+        };
+        let mut daemon = Self {
+            core,
+            outside,
+            key: config.key,
+            zone: config.zone,
+            sequence,
+            announce_at_ns: now_ns,
+            orders,
+            stop,
+            buffer: vec![0; RECEIVE_BYTES.max(PACKET_BYTES_MAX)],
+        };
+        daemon.announce(now_ns, 0)?;
+        daemon.core.set_candidates(daemon.candidates());
+        Ok(daemon)
+    }
+
+    /// The node's key.
+    #[must_use]
+    pub fn key(&self) -> PublicKey {
+        self.key.public()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn listening(&self) -> Vec<SocketAddr> {
+        self.outside.udp.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+    }
+
+    /// Runs until `stop` is set.
+    ///
+    /// # Errors
+    /// A [`NodeError`] that it can't go on after.
+    pub fn run(&mut self) -> Result<(), NodeError> {
+        while !self.stop.load(Ordering::Relaxed) {
+            self.wait()?;
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until there is something to do; half a second at most, to see `stop`.
+    fn wait(&mut self) -> Result<(), NodeError> {
+        const LONGEST_NS: u64 = 500_000_000;
+        let now_ns = boot_ns();
+        let due_ns = self.core.next_deadline().map_or(LONGEST_NS, |it| it.saturating_sub(now_ns));
+        let nanoseconds = i64::try_from(due_ns.min(LONGEST_NS)).unwrap_or(0);
+        let timeout = Timespec { tv_sec: 0, tv_nsec: nanoseconds };
+        let readable: Vec<BorrowedFd<'_>> = self
+            .outside
+            .udp
+            .iter()
+            .map(Socket::as_fd)
+            .chain(self.outside.tun.iter().map(Tun::as_fd))
+            .chain([self.orders.as_fd()])
+            .collect();
+        let mut entries: Vec<PollFd<'_>> =
+            readable.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        match poll(&mut entries, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(NodeError::Poll(error.into())),
+        }
+    }
+
+    fn turn(&mut self) -> Result<(), NodeError> {
+        let now_ns = boot_ns();
+        self.receive(now_ns);
+        self.core.finish_turn(now_ns, &mut self.outside);
+        self.send(now_ns);
+        self.core.finish_turn(now_ns, &mut self.outside);
+        self.heed_refusals(now_ns);
+        for asked in self.orders.take() {
+            self.answer(now_ns, asked);
+        }
+        let wanted = self.core.sequence_wanted(&self.key());
+        if wanted.is_some() || now_ns >= self.announce_at_ns {
+            self.announce(now_ns, wanted.unwrap_or(0))?;
+        }
+        Ok(())
+    }
+
+    /// Takes what the network has.
+    fn receive(&mut self, now_ns: u64) {
+        for index in 0..self.outside.udp.len() {
+            for _ in 0..BATCHES_PER_TURN {
+                let Some(socket) = self.outside.udp.get(index) else { break };
+                match socket.receive_batch(&mut self.buffer) {
+                    Ok(Some(received)) => {
+                        let batch = self.buffer.get_mut(..received.len).unwrap_or_default();
+                        let from = Path::Direct(received.from);
+                        self.core.receive(now_ns, from, batch, received.stride, &mut self.outside);
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::debug!(%error, "receiving");
+                        self.outside.counters.receive_failed += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what the host sends.
+    fn send(&mut self, now_ns: u64) {
+        for _ in 0..BATCHES_PER_TURN {
+            let Some(tun) = &self.outside.tun else { return };
+            match tun.read(&mut self.buffer) {
+                Ok(Some((header, len))) => {
+                    let packet = self.buffer.get(..len).unwrap_or_default();
+                    self.core.send(now_ns, &header, packet);
+                    self.core.transmit(now_ns, &mut self.outside);
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "reading from the host's card");
+                    self.outside.counters.tun_refused += 1;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// What the network refused tells about its paths.
+    fn heed_refusals(&mut self, now_ns: u64) {
+        for place in std::mem::take(&mut self.outside.refused) {
+            self.core.place_refused(now_ns, place);
+        }
+        for place in std::mem::take(&mut self.outside.narrow) {
+            self.core.place_is_narrow(place);
+        }
+    }
+
+    fn answer(&mut self, now_ns: u64, asked: Asked) {
+        let status = orders::NodeStatus {
+            listening: self.listening(),
+            tun: self.outside.tun.as_ref().map(|tun| tun.name().to_owned()),
+            zone: self.zone,
+            sockets: self.outside.counters,
+        };
+        orders::answer(&mut self.core, now_ns, &status, asked);
+    }
+
+    /// Says to the mesh that this node is here, under a number larger than all before and at least
+    /// `wanted`.
+    fn announce(&mut self, now_ns: u64, wanted: u64) -> Result<(), NodeError> {
+        let sequence = self.sequence.next(wanted)?;
+        let announcement = Announcement {
+            key: self.key.public(),
+            sequence,
+            expires_unix_s: unix_ns() / 1_000_000_000 + ANNOUNCED_S,
+            role: Role::Node { zone: self.zone },
+        };
+        let mut random = [0; 64];
+        SystemRandom::new().fill(&mut random).map_err(|_| NodeError::Random)?;
+        let signed = SignedAnnouncement::sign(announcement, &self.key, &random);
+        self.announce_at_ns = now_ns.saturating_add(RENEW_NS);
+        let outcome = self.core.originate(now_ns, &signed);
+        outcome.map_err(|error| NodeError::Announcement(error.to_string()))
+    }
+
+    /// Where this node may be reached from elsewhere, as far as its own sockets tell.
+    fn candidates(&self) -> Vec<SocketAddr> {
+        let usable = |ip: &std::net::IpAddr| !ip.is_unspecified() && !ip.is_loopback();
+        self.listening().into_iter().filter(|address| usable(&address.ip())).collect()
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<Socket, NodeError> {
+    let failed = |source| NodeError::Listen { address, source };
+    let socket = UdpSocket::bind(address).map_err(failed)?;
+    Socket::new(socket).map_err(failed)
+}
+
+fn seed() -> Result<[u8; 32], NodeError> {
+    let mut seed = [0; 32];
+    SystemRandom::new().fill(&mut seed).map_err(|_| NodeError::Random)?;
+    Ok(seed)
+}
+

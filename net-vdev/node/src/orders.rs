@@ -1,0 +1,280 @@
+//! The control socket of a node: what `hypha mesh` asks, and what it is answered.
+//!
+//! One JSON object per line each way, one order per connection. The socket lies in the state's
+//! folder (0700), so only the owner of the state can connect. Connections are served by a thread of
+//! their own; the node answers from its turn and never waits for a reader.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use serde::{Deserialize, Serialize};
+
+use crate::daemon::NodeError;
+
+/// The most bytes of an order.
+const ORDER_BYTES_MAX: u64 = 4096;
+/// How long a connection may take to say what it wants, and the node to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a node is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Order {
+    /// Everything: the node, its peers, neighbours and routes.
+    Status,
+    /// Ask a member once whether it is there.
+    Ping {
+        /// Its address.
+        to: Ipv6Addr,
+    },
+    /// Find the routers on the way to a member.
+    Trace {
+        /// Its address.
+        to: Ipv6Addr,
+    },
+}
+
+/// What a node answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum Answer {
+    /// To [`Order::Status`].
+    Status(Box<Status>),
+    /// To [`Order::Ping`].
+    Pong {
+        /// The member's key.
+        key: String,
+        /// How long it took, in microseconds.
+        round_trip_us: u64,
+        /// On which way.
+        path: String,
+    },
+    /// To [`Order::Trace`]: the routers, the member itself last.
+    Trace {
+        /// Each hop: `None` for one that did not answer.
+        hops: Vec<Option<Hop>>,
+    },
+    /// It could not be done.
+    Failed {
+        /// Why, and what to do.
+        reason: String,
+    },
+}
+
+/// A router on the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hop {
+    /// Its address.
+    pub address: Ipv6Addr,
+    /// How long its answer took, in microseconds.
+    pub round_trip_us: u64,
+}
+
+/// How a node is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node's key.
+    pub key: String,
+    /// Its address.
+    pub address: Ipv6Addr,
+    /// Its zone.
+    pub zone: u16,
+    /// Where it listens for datagrams.
+    pub listening: Vec<SocketAddr>,
+    /// Where others see it.
+    pub observed: Vec<SocketAddr>,
+    /// The network interface of its host.
+    pub tun: Option<String>,
+    /// The members that it has or had sessions with.
+    pub peers: Vec<PeerStatus>,
+    /// The neighbours of its router.
+    pub neighbours: Vec<NeighbourStatus>,
+    /// The routes.
+    pub routes: Vec<RouteStatus>,
+    /// Counters by name.
+    pub counters: Vec<(String, u64)>,
+}
+
+/// A member with a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its key.
+    pub key: String,
+    /// Its address.
+    pub address: Ipv6Addr,
+    /// Whether this node was configured to know it.
+    pub is_configured: bool,
+    /// Whether there is a session.
+    pub is_connected: bool,
+    /// The bytes of packets sent and received.
+    pub bytes_sent: u64,
+    /// See [`PeerStatus::bytes_sent`].
+    pub bytes_received: u64,
+    /// The ways to it.
+    pub paths: Vec<PathStatus>,
+}
+
+/// A way to a member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// Where it leads.
+    pub path: String,
+    /// Whether data takes it.
+    pub is_current: bool,
+    /// Whether it answers probes.
+    pub is_alive: bool,
+    /// The smoothed round-trip time in microseconds.
+    pub round_trip_us: Option<u64>,
+}
+
+/// A neighbour of the router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighbourStatus {
+    /// Its key.
+    pub key: String,
+    /// Its address.
+    pub address: Ipv6Addr,
+    /// Whether frames may be sent to it.
+    pub is_usable: bool,
+    /// The smallest round trip of late, in microseconds.
+    pub round_trip_us: u64,
+    /// What the link costs, in microseconds.
+    pub cost_us: u32,
+}
+
+/// A route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteStatus {
+    /// The prefix, as `address/bits`.
+    pub prefix: String,
+    /// Whose it is.
+    pub key: String,
+    /// What it costs, in microseconds.
+    pub cost_us: Option<u32>,
+    /// The neighbour that it goes to; `None` for this node.
+    pub next: Option<String>,
+    /// The neighbour that takes its place at once.
+    pub next_best: Option<String>,
+}
+
+/// An order and where its answer goes.
+pub(crate) struct Asked {
+    pub(crate) order: Order,
+    pub(crate) reply: SyncSender<Answer>,
+}
+
+/// The listening side: gives orders to the node's thread.
+pub(crate) struct Desk {
+    path: PathBuf,
+    asked: Receiver<Asked>,
+    bell: OwnedFd,
+}
+
+impl Desk {
+    /// Listens at `path`. A socket that nobody answers on any more is replaced.
+    pub(crate) fn open(path: &FilePath) -> Result<Self, NodeError> {
+        let failed = |source: io::Error| NodeError::State { path: path.to_owned(), source };
+        if UnixStream::connect(path).is_ok() {
+            return Err(NodeError::Busy(path.to_owned()));
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        let mode = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(path, mode).map_err(failed)?;
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let bell = bell.map_err(|errno| failed(errno.into()))?;
+        let for_threads = bell.try_clone().map_err(failed)?;
+        let (sender, asked) = channel();
+        std::thread::Builder::new()
+            .name("orders".to_owned())
+            .spawn(move || serve(&listener, &sender, &for_threads))
+            .map_err(failed)?;
+        Ok(Self { path: path.to_owned(), asked, bell })
+    }
+
+    /// The orders that came in.
+    pub(crate) fn take(&mut self) -> Vec<Asked> {
+        let mut count = [0; 8];
+        if rustix::io::read(&self.bell, &mut count).is_err() {
+            return Vec::new();
+        }
+        self.asked.try_iter().collect()
+    }
+}
+
+impl AsFd for Desk {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(%error, path = %self.path.display(), "the control socket stays");
+        }
+    }
+}
+
+/// Serves one connection after the other, as long as there is a node.
+fn serve(listener: &UnixListener, sender: &Sender<Asked>, bell: &OwnedFd) {
+    for stream in listener.incoming() {
+        let outcome = stream.and_then(|stream| serve_one(&stream, sender, bell));
+        match outcome {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => tracing::debug!(%error, "an order was not answered"),
+        }
+    }
+}
+
+/// Whether the node is still there.
+fn serve_one(stream: &UnixStream, sender: &Sender<Asked>, bell: &OwnedFd) -> io::Result<bool> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = String::new();
+    BufReader::new(stream.take(ORDER_BYTES_MAX)).read_line(&mut line)?;
+    let answer = match serde_json::from_str(&line) {
+        Err(error) => Answer::Failed { reason: format!("no order: {error}") },
+        Ok(order) => {
+            let (reply, answers) = sync_channel(1);
+            if sender.send(Asked { order, reply }).is_err() {
+                return Ok(false);
+            }
+            rustix::io::write(bell, &1u64.to_ne_bytes())?;
+            answers.recv_timeout(PATIENCE).unwrap_or_else(|_| Answer::Failed {
+                reason: "the node did not answer in time".to_owned(),
+            })
+        }
+    };
+    let mut text = serde_json::to_vec(&answer)?;
+    text.push(b'\n');
+    let mut stream = stream;
+    stream.write_all(&text)?;
+    Ok(true)
+}
+
+/// Asks the node whose control socket is at `path`.
+///
+/// # Errors
+/// There is no node, or it went away.
+pub fn ask(path: &FilePath, order: &Order) -> io::Result<Answer> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(2 * PATIENCE))?;
+    let mut text = serde_json::to_vec(order)?;
+    text.push(b'\n');
+    stream.write_all(&text)?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(serde_json::from_str(&line)?)
+}
