@@ -20,11 +20,11 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 
-use mesh_router::{Event as RouterEvent, LinkId, NextHop, Router};
+use mesh_router::{Event as RouterEvent, LinkId, NextHop, OriginateError, Router};
 use net_vdev::announcement::SignedAnnouncement;
-use net_vdev::endpoint::{Endpoint, Event, Path, Transmit};
+use net_vdev::endpoint::{Endpoint, Event, Path, PeerView, Transmit};
 use net_vdev::offload::{Accepts, Coalescer, VirtioNetHeader};
-use net_vdev::wire::{self, Kind, RELAY_HEADER_BYTES, RelayHeader};
+use net_vdev::wire::{self, Kind, RELAY_HEADER_BYTES, RelayHeader, TAG_BYTES};
 use net_vdev::{Peer, PublicKey};
 
 use crate::counters::CoreCounters;
@@ -41,6 +41,8 @@ pub trait Outside {
     fn attached(&mut self, member: &PublicKey, frames: &[u8], stride: usize);
 }
 
+/// The most answers to pings and traces, and wishes for numbers, that are kept in one turn.
+const ANSWERS_MAX: usize = 256;
 /// The most expiry notices per second.
 const NOTICES_PER_S: u64 = 50;
 
@@ -59,6 +61,7 @@ pub struct Core {
     notices: (u64, u64),
     /// What routers said about frames that went too far, for `trace`.
     traces: Vec<(u32, Ipv6Addr)>,
+    pongs: Vec<(u64, PublicKey, Path)>,
     /// Keys that are to announce themselves under a larger number.
     wanted: Vec<(PublicKey, u64)>,
 }
@@ -99,6 +102,7 @@ impl Core {
             counters: CoreCounters::default(),
             notices: (0, 0),
             traces: Vec::new(),
+            pongs: Vec::new(),
             wanted: Vec::new(),
         }
     }
@@ -119,6 +123,118 @@ impl Core {
     #[must_use]
     pub fn counters(&self) -> CoreCounters {
         self.counters
+    }
+
+    /// The node's router.
+    pub(crate) fn router_mut(&mut self) -> &mut Router {
+        &mut self.router
+    }
+
+    /// Where this node may be reached from elsewhere.
+    pub fn set_candidates(&mut self, candidates: Vec<SocketAddr>) {
+        self.endpoint.set_candidates(candidates);
+    }
+
+    /// Announces the node's own key, or that of an attached member.
+    ///
+    /// # Errors
+    /// The router's.
+    pub fn originate(
+        &mut self,
+        now_ns: u64,
+        signed: &SignedAnnouncement,
+    ) -> Result<(), OriginateError> {
+        self.router.originate(now_ns, *signed)
+    }
+
+    /// The number that this node's key is to announce itself under next, if it is to: at least
+    /// that.
+    pub fn sequence_wanted(&mut self, own: &PublicKey) -> Option<u64> {
+        let wanted = std::mem::take(&mut self.wanted);
+        wanted.into_iter().filter(|(key, _)| key == own).map(|(_, number)| number).max()
+    }
+
+    /// The network refuses datagrams to a neighbour's place: it is not there any more, or the way
+    /// to it is gone.
+    pub fn place_refused(&mut self, now_ns: u64, place: SocketAddr) {
+        let path = Path::Direct(place);
+        let at = |peer: &PeerView| peer.paths.iter().any(|view| view.path == path);
+        let peers: Vec<_> = self.endpoint.peers().filter(at).collect();
+        for peer in peers {
+            self.endpoint.path_failed(&peer.key, &path);
+            let only = peer.paths.iter().filter(|view| view.path.is_direct()).count() == 1;
+            if only && let Some(link) = self.links.remove(&peer.key) {
+                tracing::debug!(peer = %peer.key, %place, "the network refuses datagrams");
+                self.router.link_down(now_ns, link);
+            }
+        }
+    }
+
+    /// The network refuses full-sized datagrams to this place.
+    pub fn place_is_narrow(&mut self, place: SocketAddr) {
+        self.endpoint.path_is_narrow(&Path::Direct(place));
+    }
+
+    /// Asks a member whether it is there; `None` until there is a session with it.
+    ///
+    /// # Errors
+    /// Why there will be none.
+    pub(crate) fn ping(&mut self, now_ns: u64, to: &Ipv6Addr) -> Result<Option<u64>, String> {
+        if *to == self.endpoint.key().address() {
+            return Err(format!("{to} is this node itself"));
+        }
+        let known = self.endpoint.peers().map(|peer| peer.key).find(|key| key.address() == *to);
+        let Some(key) = known.or_else(|| self.router.resolve(to)) else {
+            // Looks for it.
+            self.router.next_hop(now_ns, to, false);
+            return Ok(None);
+        };
+        if key.address() != *to {
+            return Err(format!("{to} is no member's address, though node {key} has its prefix"));
+        }
+        if known.is_none() && !self.endpoint.learn(now_ns, &key, &[]) {
+            return Err("there are as many sessions as are allowed".to_owned());
+        }
+        self.endpoint.connect(now_ns, &key);
+        Ok(self.endpoint.ping(now_ns, &key))
+    }
+
+    /// Sends a frame that ends after `hop_limit` routers, or is answered by `to` itself: `token`
+    /// comes back.
+    pub(crate) fn send_trace(
+        &mut self,
+        now_ns: u64,
+        to: &Ipv6Addr,
+        hop_limit: u8,
+        token: u32,
+        outside: &mut impl Outside,
+    ) {
+        let header = RelayHeader {
+            hop_limit,
+            is_alternate: false,
+            receiver: 0,
+            counter: 0,
+            destination: *to,
+            source: self.endpoint.key().address(),
+        };
+        let mut frame = header.to_bytes().to_vec();
+        // Data of a session that nobody has: a member that gets it says so.
+        frame.extend_from_slice(&wire::data_header(token, 0));
+        frame.extend_from_slice(&[0; TAG_BYTES]);
+        if let Some(way) = self.forward(now_ns, to, false, hop_limit, &mut frame) {
+            let run = Run { start: 0, end: frame.len(), way };
+            self.pass_on(now_ns, &frame, &run, frame.len(), outside);
+        }
+    }
+
+    /// The answers to pings that came since this was last called.
+    pub(crate) fn take_pongs(&mut self) -> Vec<(u64, PublicKey, Path)> {
+        std::mem::take(&mut self.pongs)
+    }
+
+    /// The answers to traces that came since this was last called.
+    pub(crate) fn take_traces(&mut self) -> Vec<(u32, Ipv6Addr)> {
+        std::mem::take(&mut self.traces)
     }
 
     /// Keeps a session with a neighbour from now on. Says whether it was not one before.
@@ -323,7 +439,7 @@ impl Core {
     }
 
     /// Does what is due and passes on what waits. To be called after everything that happened in a
-    /// turn; `unix_s` is the time in seconds since 1970.
+    /// turn.
     pub fn finish_turn(&mut self, now_ns: u64, outside: &mut impl Outside) {
         if self.endpoint.next_deadline().is_some_and(|due_ns| due_ns <= now_ns) {
             self.endpoint.handle_deadline(now_ns);
@@ -348,14 +464,23 @@ impl Core {
 
     /// Calls configured neighbours that there is no session with.
     fn redial(&mut self, now_ns: u64) {
+        let mut connected = Vec::new();
         for (key, redial) in &mut self.configured {
             if self.links.contains_key(key) {
                 redial.pause_ns = *REDIAL_NS.start();
+                redial.at_ns = now_ns.saturating_add(redial.pause_ns);
             } else if redial.at_ns <= now_ns {
-                self.endpoint.connect(now_ns, key);
                 redial.at_ns = now_ns.saturating_add(redial.pause_ns);
                 redial.pause_ns = (2 * redial.pause_ns).min(*REDIAL_NS.end());
+                self.endpoint.connect(now_ns, key);
+                if self.endpoint.is_connected(key) {
+                    connected.push(*key);
+                }
             }
+        }
+        // The session outlived the link: the router finds out whether it works again.
+        for key in connected {
+            self.take_up(now_ns, key);
         }
     }
 
@@ -397,7 +522,22 @@ impl Core {
                 }
             }
             Event::PathDied { peer, path } => self.avoid(now_ns, &peer, path),
-            Event::Expired { index, router } => self.traces.push((index, router)),
+            Event::Expired { index, router } => self.keep_trace(index, router),
+            Event::UnknownSession { index, path: Path::Relayed { member, .. } } => {
+                self.keep_trace(index, member);
+            }
+            Event::UnknownSession { .. } => {}
+            Event::Pong { from, path, number } => {
+                if self.pongs.len() < ANSWERS_MAX {
+                    self.pongs.push((number, from, path));
+                }
+            }
+        }
+    }
+
+    fn keep_trace(&mut self, token: u32, router: Ipv6Addr) {
+        if self.traces.len() < ANSWERS_MAX {
+            self.traces.push((token, router));
         }
     }
 
@@ -415,10 +555,16 @@ impl Core {
                     self.endpoint.direct_paths_failed(&key);
                 }
             }
-            RouterEvent::SequenceWanted { key, sequence }
-            | RouterEvent::Superseded { key, sequence } => {
-                self.wanted.push((key, sequence));
-            }
+            // Anybody can ask for any number: it gets the next one.
+            RouterEvent::SequenceWanted { key, .. } => self.want(key, 0),
+            // This one was signed with the key itself.
+            RouterEvent::Superseded { key, sequence } => self.want(key, sequence + 1),
+        }
+    }
+
+    fn want(&mut self, key: PublicKey, number: u64) {
+        if self.wanted.len() < ANSWERS_MAX {
+            self.wanted.push((key, number));
         }
     }
 
@@ -461,7 +607,7 @@ impl Core {
     }
 
     /// Passes on what the router and the member have to send.
-    fn transmit(&mut self, now_ns: u64, outside: &mut impl Outside) {
+    pub fn transmit(&mut self, now_ns: u64, outside: &mut impl Outside) {
         while let Some((link, message)) = self.router.poll_transmit() {
             let key = self.links.iter().find(|(_, id)| **id == link).map(|(key, _)| *key);
             if let Some(key) = key {

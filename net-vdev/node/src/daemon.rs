@@ -1,6 +1,6 @@
 //! The daemon of a node: one thread that moves batches between UDP sockets, the TUN and the core.
 
-use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use rustix::time::Timespec;
 
 use crate::clock::{boot_ns, unix_ns};
 use crate::core::{Core, Outside};
-use crate::orders::{self, Asked};
+use crate::errands::Errands;
+use crate::orders::{self, Asked, Desk, NodeFacts, Order};
 use crate::sequence::Sequence;
 use crate::tun::{Tun, TunConfig, TunError};
 
@@ -105,7 +106,8 @@ pub struct Daemon {
     zone: u16,
     sequence: Sequence,
     announce_at_ns: u64,
-    orders: orders::Desk,
+    orders: Desk,
+    errands: Errands,
     stop: Arc<AtomicBool>,
     buffer: Vec<u8>,
 }
@@ -181,7 +183,7 @@ impl Daemon {
     /// A [`NodeError`].
     pub fn start(config: NodeConfig, stop: Arc<AtomicBool>) -> Result<Self, NodeError> {
         let sequence = Sequence::open(&config.state.join("sequence"))?;
-        let orders = orders::Desk::open(&config.state.join("socket"))?;
+        let orders = Desk::open(&config.state.join("socket"))?;
         let now_ns = boot_ns();
         let unix_time_at_zero_ns = unix_ns().saturating_sub(now_ns);
         let udp = config.listen.iter().map(|address| listen(*address));
@@ -227,6 +229,7 @@ impl Daemon {
             sequence,
             announce_at_ns: now_ns,
             orders,
+            errands: Errands::default(),
             stop,
             buffer: vec![0; RECEIVE_BYTES.max(PACKET_BYTES_MAX)],
         };
@@ -262,9 +265,11 @@ impl Daemon {
     /// Waits until there is something to do; half a second at most, to see `stop`.
     fn wait(&mut self) -> Result<(), NodeError> {
         const LONGEST_NS: u64 = 500_000_000;
+        const ERRAND_NS: u64 = 20_000_000;
         let now_ns = boot_ns();
-        let due_ns = self.core.next_deadline().map_or(LONGEST_NS, |it| it.saturating_sub(now_ns));
-        let nanoseconds = i64::try_from(due_ns.min(LONGEST_NS)).unwrap_or(0);
+        let longest_ns = if self.errands.is_empty() { LONGEST_NS } else { ERRAND_NS };
+        let due_ns = self.core.next_deadline().map_or(longest_ns, |it| it.saturating_sub(now_ns));
+        let nanoseconds = i64::try_from(due_ns.min(longest_ns)).unwrap_or(0);
         let timeout = Timespec { tv_sec: 0, tv_nsec: nanoseconds };
         let readable: Vec<BorrowedFd<'_>> = self
             .outside
@@ -292,6 +297,7 @@ impl Daemon {
         for asked in self.orders.take() {
             self.answer(now_ns, asked);
         }
+        self.errands.proceed(now_ns, &mut self.core, &mut self.outside);
         let wanted = self.core.sequence_wanted(&self.key());
         if wanted.is_some() || now_ns >= self.announce_at_ns {
             self.announce(now_ns, wanted.unwrap_or(0))?;
@@ -351,13 +357,18 @@ impl Daemon {
     }
 
     fn answer(&mut self, now_ns: u64, asked: Asked) {
-        let status = orders::NodeStatus {
+        if asked.order != Order::Status {
+            return self.errands.begin(now_ns, asked);
+        }
+        let facts = NodeFacts {
             listening: self.listening(),
             tun: self.outside.tun.as_ref().map(|tun| tun.name().to_owned()),
             zone: self.zone,
             sockets: self.outside.counters,
         };
-        orders::answer(&mut self.core, now_ns, &status, asked);
+        if asked.reply.try_send(orders::status(&self.core, facts)).is_err() {
+            tracing::debug!("whoever asked is gone");
+        }
     }
 
     /// Says to the mesh that this node is here, under a number larger than all before and at least

@@ -1,7 +1,20 @@
 //! A node's mesh daemon: sockets, TUN, uplinks of VMs, control socket.
-#![forbid(unsafe_code)]
+//!
+//! * [`core`]: a node without any of these: its member, its router, and frames of others.
+//! * [`daemon`]: the thread that moves batches between sockets, the TUN and the core.
+//! * [`orders`]: what the control socket is asked, and answers.
+//! * [`tun`]: the host's network interface.
+#![deny(unsafe_code)]
 
+mod clock;
 pub mod core;
 mod counters;
+pub mod daemon;
+mod errands;
+mod link_limits;
+pub mod orders;
+mod sequence;
+pub mod tun;
 
 pub use counters::CoreCounters;
+pub use daemon::{Daemon, NodeConfig, NodeError};

@@ -13,10 +13,14 @@ use std::path::{Path as FilePath, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
+use mesh_router::LinkId;
+use net_vdev::DropReason;
+use net_vdev::endpoint::{PathView, PeerView};
 use rustix::event::{EventfdFlags, eventfd};
 use serde::{Deserialize, Serialize};
 
-use crate::daemon::NodeError;
+use crate::core::Core;
+use crate::daemon::{NodeError, SocketCounters};
 
 /// The most bytes of an order.
 const ORDER_BYTES_MAX: u64 = 4096;
@@ -262,6 +266,105 @@ fn serve_one(stream: &UnixStream, sender: &Sender<Asked>, bell: &OwnedFd) -> io:
     let mut stream = stream;
     stream.write_all(&text)?;
     Ok(true)
+}
+
+/// What only the daemon knows of itself.
+pub(crate) struct NodeFacts {
+    pub(crate) listening: Vec<SocketAddr>,
+    pub(crate) tun: Option<String>,
+    pub(crate) zone: u16,
+    pub(crate) sockets: SocketCounters,
+}
+
+/// How the node is.
+pub(crate) fn status(core: &Core, facts: NodeFacts) -> Answer {
+    let endpoint = core.endpoint();
+    let key_of = |link: LinkId| {
+        let neighbour = core.router().neighbours().find(|neighbour| neighbour.link == link);
+        neighbour.map(|neighbour| neighbour.key.to_string())
+    };
+    let neighbours = core.router().neighbours().map(|neighbour| NeighbourStatus {
+        key: neighbour.key.to_string(),
+        address: neighbour.key.address(),
+        is_usable: neighbour.is_usable,
+        round_trip_us: neighbour.round_trip_ns / 1000,
+        cost_us: neighbour.cost_us,
+    });
+    let routes = core.router().routes().map(|route| RouteStatus {
+        prefix: format!("{}/{}", route.prefix.0, route.prefix.1),
+        key: route.key.to_string(),
+        cost_us: route.metric_us,
+        next: route.primary.and_then(key_of),
+        next_best: route.alternate.and_then(key_of),
+    });
+    Answer::Status(Box::new(Status {
+        key: endpoint.key().to_string(),
+        address: endpoint.key().address(),
+        zone: facts.zone,
+        listening: facts.listening,
+        observed: endpoint.observed().collect(),
+        tun: facts.tun,
+        peers: endpoint.peers().map(|peer| peer_status(&peer)).collect(),
+        neighbours: neighbours.collect(),
+        routes: routes.collect(),
+        counters: counters(core, facts.sockets),
+    }))
+}
+
+fn peer_status(peer: &PeerView) -> PeerStatus {
+    let path = |view: &PathView| PathStatus {
+        path: view.path.to_string(),
+        is_current: view.is_current,
+        is_alive: view.is_alive,
+        round_trip_us: view.round_trip_ns.map(|round_trip_ns| round_trip_ns / 1000),
+    };
+    PeerStatus {
+        key: peer.key.to_string(),
+        address: peer.key.address(),
+        is_configured: peer.is_listed,
+        is_connected: peer.is_connected,
+        bytes_sent: peer.bytes_sent,
+        bytes_received: peer.bytes_received,
+        paths: peer.paths.iter().map(path).collect(),
+    }
+}
+
+/// All counters of a node, by the names that metrics give them.
+fn counters(core: &Core, sockets: SocketCounters) -> Vec<(String, u64)> {
+    let member = core.endpoint().counters();
+    let frames = core.counters();
+    let router = core.router().counters();
+    let named = [
+        ("packets_sent", member.packets_sent),
+        ("bytes_sent", member.bytes_sent),
+        ("packets_received", member.packets_received),
+        ("bytes_received", member.bytes_received),
+        ("packets_split", member.packets_split),
+        ("handshakes", member.handshakes),
+        ("initiations_sent", member.initiations_sent),
+        ("cookies_sent", member.cookies_sent),
+        ("frames_forwarded", frames.frames_forwarded),
+        ("frames_unexpected", frames.frames_unexpected),
+        ("frames_odd", frames.frames_odd),
+        ("frames_unroutable", frames.frames_unroutable),
+        ("frames_expired", frames.frames_expired),
+        ("links_refused", frames.links_refused),
+        ("router_sent_bytes", router.sent_bytes),
+        ("router_sent", router.sent),
+        ("router_received", router.received),
+        ("router_malformed", router.malformed),
+        ("router_too_many", router.too_many),
+        ("router_forged", router.forged),
+        ("router_refused", router.refused),
+        ("socket_send_full", sockets.send_full),
+        ("socket_send_refused", sockets.send_refused),
+        ("socket_send_too_large", sockets.send_too_large),
+        ("socket_receive_failed", sockets.receive_failed),
+        ("tun_refused", sockets.tun_refused),
+    ];
+    let drops = DropReason::ALL.into_iter().filter(|reason| member.dropped(*reason) > 0);
+    let drops = drops.map(|reason| (format!("dropped_{}", reason.name()), member.dropped(reason)));
+    named.into_iter().map(|(name, count)| (name.to_owned(), count)).chain(drops).collect()
 }
 
 /// Asks the node whose control socket is at `path`.

@@ -69,6 +69,19 @@ pub enum DropReason {
 }
 
 impl DropReason {
+    /// Its name in metrics: `inbound_denied`.
+    #[must_use]
+    pub fn name(self) -> String {
+        let mut name = String::new();
+        for letter in format!("{self:?}").chars() {
+            if letter.is_ascii_uppercase() && !name.is_empty() {
+                name.push('_');
+            }
+            name.push(letter.to_ascii_lowercase());
+        }
+        name
+    }
+
     /// All reasons, in the order of their numbers.
     pub const ALL: [Self; 31] = [
         Self::OutboundMalformed,
