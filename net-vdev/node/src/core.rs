@@ -505,14 +505,7 @@ impl Core {
                     self.router.link_down(now_ns, link);
                 }
             }
-            Event::Resolve(address) => match self.router.resolve(&address) {
-                Some(key) => self.learn(now_ns, &address, &key),
-                // The answer, if there is one, comes as an event.
-                None => match self.router.next_hop(now_ns, &address, false) {
-                    NextHop::Unreachable => self.endpoint.give_up(&address),
-                    _ => {}
-                },
-            },
+            Event::Resolve(address) => self.resolve(now_ns, &address),
             Event::Router { from, path, message } => {
                 // A router's word counts on the very link that it is about.
                 if path.is_direct()
@@ -532,6 +525,16 @@ impl Core {
                     self.pongs.push((number, from, path));
                 }
             }
+        }
+    }
+
+    /// Packets wait for whoever has this address. If the router has to look for it, the answer
+    /// comes as an event.
+    fn resolve(&mut self, now_ns: u64, address: &Ipv6Addr) {
+        if let Some(key) = self.router.resolve(address) {
+            self.learn(now_ns, address, &key);
+        } else if self.router.next_hop(now_ns, address, false) == NextHop::Unreachable {
+            self.endpoint.give_up(address);
         }
     }
 

@@ -407,4 +407,3 @@ fn seed() -> Result<[u8; 32], NodeError> {
     SystemRandom::new().fill(&mut seed).map_err(|_| NodeError::Random)?;
     Ok(seed)
 }
-
