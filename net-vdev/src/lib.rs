@@ -33,6 +33,7 @@ pub mod reassembly;
 pub mod session;
 pub mod signature;
 pub mod socket;
+pub mod uplink;
 pub mod wire;
 
 pub use endpoint::{

@@ -8,10 +8,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use spec::deployment::{Deployment, TEXT_BYTES_MAX, parse_bytes};
 
+use crate::mesh::arguments::MeshVerb;
 use crate::output::Output;
 use crate::storage::arguments::StorageVerb;
 use crate::volume::arguments::VolumeVerb;
-use crate::{doctor, exit_code, run, state, storage, volume};
+use crate::{doctor, exit_code, mesh, run, state, storage, volume};
 
 /// Runs unikernel workloads described by a JSON spec.
 #[derive(Debug, Parser)]
@@ -69,6 +70,9 @@ enum Verb {
     /// Volumes: encrypted, erasure-coded disks over many nodes.
     #[command(subcommand)]
     Volume(VolumeVerb),
+    /// This host's node of the mesh: sessions, routes, and who may reach this host.
+    #[command(subcommand)]
+    Mesh(MeshVerb),
     /// The stores of this host, served to volumes elsewhere.
     #[command(subcommand)]
     Storage(StorageVerb),
@@ -106,6 +110,10 @@ pub fn main() -> i32 {
             error.exit_code()
         }),
         Verb::Storage(verb) => storage::run(verb).unwrap_or_else(|error| {
+            complain(&error);
+            error.exit_code()
+        }),
+        Verb::Mesh(verb) => mesh::run(verb).unwrap_or_else(|error| {
             complain(&error);
             error.exit_code()
         }),

@@ -14,6 +14,7 @@ pub mod disk;
 pub mod doctor;
 pub mod launch;
 pub mod lines;
+pub mod mesh;
 pub mod output;
 pub mod ports;
 pub mod run;

@@ -1,6 +1,6 @@
 //! The daemon of a node: one thread that moves batches between UDP sockets, the TUN and the core.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,17 +11,19 @@ use net_vdev::announcement::{Announcement, Role, SignedAnnouncement};
 use net_vdev::endpoint::{Endpoint, Path, Strangers};
 use net_vdev::offload::{Accepts, PACKET_BYTES_MAX, VirtioNetHeader};
 use net_vdev::socket::{RECEIVE_BYTES, SendError, Socket};
-use net_vdev::{ConfigError, PrivateKey, PublicKey, Rule};
+use net_vdev::{ConfigError, PrivateKey, PublicKey, Rule, uplink};
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
+use crate::acl::AclEntry;
 use crate::clock::{boot_ns, unix_ns};
 use crate::core::{Core, Outside};
 use crate::errands::Errands;
-use crate::orders::{self, Asked, Desk, NodeFacts, Order};
+use crate::orders::{self, Answer, Asked, Desk, NodeFacts, Order};
 use crate::sequence::Sequence;
 use crate::tun::{Tun, TunConfig, TunError};
+use crate::uplinks::Uplinks;
 
 /// The largest packet that the host may send into the mesh.
 const TUN_MTU: u16 = 1400;
@@ -107,6 +109,7 @@ pub struct Daemon {
     sequence: Sequence,
     announce_at_ns: u64,
     orders: Desk,
+    uplinks: Uplinks,
     errands: Errands,
     stop: Arc<AtomicBool>,
     buffer: Vec<u8>,
@@ -117,6 +120,8 @@ struct Sockets {
     udp: Vec<Socket>,
     tun: Option<Tun>,
     counters: SocketCounters,
+    /// Messages for the cards of attached members, until the end of the turn.
+    for_cards: Vec<(PublicKey, Vec<u8>)>,
     /// Neighbours' places that the network refuses datagrams to, and those that are too large.
     refused: Vec<SocketAddr>,
     narrow: Vec<SocketAddr>,
@@ -173,7 +178,18 @@ impl Outside for Sockets {
         }
     }
 
-    fn attached(&mut self, _member: &PublicKey, _frames: &[u8], _stride: usize) {}
+    fn attached(&mut self, member: &PublicKey, frames: &[u8], stride: usize) {
+        let most = (uplink::MESSAGE_BYTES_MAX - uplink::HEADER_BYTES) / stride.max(1);
+        for part in frames.chunks((most * stride).max(1)) {
+            let message = [uplink::frames_header(stride).as_slice(), part].concat();
+            self.for_cards.push((*member, message));
+        }
+    }
+
+    fn resolved(&mut self, member: &PublicKey, address: &Ipv6Addr, key: Option<&PublicKey>) {
+        let answer = key.map_or_else(|| uplink::unknown(address), uplink::resolved);
+        self.for_cards.push((*member, answer));
+    }
 }
 
 impl Daemon {
@@ -184,6 +200,7 @@ impl Daemon {
     pub fn start(config: NodeConfig, stop: Arc<AtomicBool>) -> Result<Self, NodeError> {
         let sequence = Sequence::open(&config.state.join("sequence"))?;
         let orders = Desk::open(&config.state.join("socket"))?;
+        let uplinks = Uplinks::open(&config.state.join("uplink"))?;
         let now_ns = boot_ns();
         let unix_time_at_zero_ns = unix_ns().saturating_sub(now_ns);
         let udp = config.listen.iter().map(|address| listen(*address));
@@ -218,6 +235,7 @@ impl Daemon {
             udp,
             tun,
             counters: SocketCounters::default(),
+            for_cards: Vec::new(),
             refused: Vec::new(),
             narrow: Vec::new(),
         };
@@ -229,6 +247,7 @@ impl Daemon {
             sequence,
             announce_at_ns: now_ns,
             orders,
+            uplinks,
             errands: Errands::default(),
             stop,
             buffer: vec![0; RECEIVE_BYTES.max(PACKET_BYTES_MAX)],
@@ -278,6 +297,7 @@ impl Daemon {
             .map(Socket::as_fd)
             .chain(self.outside.tun.iter().map(Tun::as_fd))
             .chain([self.orders.as_fd()])
+            .chain(self.uplinks.fds())
             .collect();
         let mut entries: Vec<PollFd<'_>> =
             readable.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
@@ -292,7 +312,11 @@ impl Daemon {
         self.receive(now_ns);
         self.core.finish_turn(now_ns, &mut self.outside);
         self.send(now_ns);
+        self.uplinks.turn(now_ns, &mut self.core, &mut self.outside);
         self.core.finish_turn(now_ns, &mut self.outside);
+        for (member, message) in self.outside.for_cards.drain(..) {
+            self.uplinks.send(&member, &message);
+        }
         self.heed_refusals(now_ns);
         for asked in self.orders.take() {
             self.answer(now_ns, asked);
@@ -357,18 +381,28 @@ impl Daemon {
     }
 
     fn answer(&mut self, now_ns: u64, asked: Asked) {
-        if asked.order != Order::Status {
-            return self.errands.begin(now_ns, asked);
+        let answer = match &asked.order {
+            Order::Ping { .. } | Order::Trace { .. } => return self.errands.begin(now_ns, asked),
+            Order::Status => self.status(),
+            Order::Rules { rules } => {
+                let rules: Vec<_> = rules.iter().map(AclEntry::rule).collect();
+                self.core.set_rules(&rules);
+                Answer::Done
+            }
+        };
+        if asked.reply.try_send(answer).is_err() {
+            tracing::debug!("whoever asked is gone");
         }
+    }
+
+    fn status(&self) -> Answer {
         let facts = NodeFacts {
             listening: self.listening(),
             tun: self.outside.tun.as_ref().map(|tun| tun.name().to_owned()),
             zone: self.zone,
             sockets: self.outside.counters,
         };
-        if asked.reply.try_send(orders::status(&self.core, facts)).is_err() {
-            tracing::debug!("whoever asked is gone");
-        }
+        orders::status(&self.core, facts)
     }
 
     /// Says to the mesh that this node is here, under a number larger than all before and at least

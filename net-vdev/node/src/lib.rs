@@ -1,11 +1,13 @@
 //! A node's mesh daemon: sockets, TUN, uplinks of VMs, control socket.
 //!
+//! * [`acl`]: a rule about who may reach the host.
 //! * [`core`]: a node without any of these: its member, its router, and frames of others.
 //! * [`daemon`]: the thread that moves batches between sockets, the TUN and the core.
 //! * [`orders`]: what the control socket is asked, and answers.
 //! * [`tun`]: the host's network interface.
 #![deny(unsafe_code)]
 
+pub mod acl;
 mod clock;
 pub mod core;
 mod counters;
@@ -15,6 +17,7 @@ mod link_limits;
 pub mod orders;
 mod sequence;
 pub mod tun;
+mod uplinks;
 
 pub use counters::CoreCounters;
 pub use daemon::{Daemon, NodeConfig, NodeError};

@@ -19,11 +19,12 @@ use net_vdev::endpoint::{PathView, PeerView};
 use rustix::event::{EventfdFlags, eventfd};
 use serde::{Deserialize, Serialize};
 
+use crate::acl::AclEntry;
 use crate::core::Core;
 use crate::daemon::{NodeError, SocketCounters};
 
 /// The most bytes of an order.
-const ORDER_BYTES_MAX: u64 = 4096;
+const ORDER_BYTES_MAX: u64 = 1 << 20;
 /// How long a connection may take to say what it wants, and the node to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -37,6 +38,11 @@ pub enum Order {
     Ping {
         /// Its address.
         to: Ipv6Addr,
+    },
+    /// Go by these rules from now on.
+    Rules {
+        /// Who may open flows to the host.
+        rules: Vec<AclEntry>,
     },
     /// Find the routers on the way to a member.
     Trace {
@@ -65,6 +71,8 @@ pub enum Answer {
         /// Each hop: `None` for one that did not answer.
         hops: Vec<Option<Hop>>,
     },
+    /// It was done.
+    Done,
     /// It could not be done.
     Failed {
         /// Why, and what to do.

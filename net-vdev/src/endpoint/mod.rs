@@ -73,7 +73,7 @@ pub use transmit::Transmit;
 use transmit::Transmits;
 
 use crate::cookie::Secrets;
-use crate::firewall::{Firewall, Packet, Verdict};
+use crate::firewall::{Firewall, Packet, Rule, Verdict};
 use crate::identity::{PrivateKey, PublicKey};
 use crate::random::Generator;
 use crate::reassembly::Reassembly;
@@ -216,6 +216,11 @@ impl Endpoint {
             piece_bytes: self.pieces.bytes(),
             flow_slots: self.firewall.flow_capacity(),
         }
+    }
+
+    /// Goes by these rules from now on; flows that are open go on.
+    pub fn set_rules(&mut self, rules: &[Rule]) {
+        self.firewall.set_rules(rules);
     }
 
     /// Sends an IP packet of this member. What may not or can't be sent is dropped and counted.

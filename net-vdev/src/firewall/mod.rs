@@ -51,12 +51,19 @@ impl Firewall {
     /// A firewall that lets in what `rules` say. `keys` are random and secret.
     #[must_use]
     pub fn new(rules: &[Rule], keys: [u64; 2]) -> Self {
+        let mut firewall =
+            Self { rules: BTreeSet::new(), flows: FlowTable::new(keys), evictions: 0 };
+        firewall.set_rules(rules);
+        firewall
+    }
+
+    /// Lets in what `rules` say from now on, and no new flow else.
+    pub fn set_rules(&mut self, rules: &[Rule]) {
         let normal = |rule: &Rule| match rule.protocol {
             Protocol::Icmp => Rule { port: None, ..*rule },
             Protocol::Tcp | Protocol::Udp => *rule,
         };
-        let rules = rules.iter().map(normal).collect();
-        Self { rules, flows: FlowTable::new(keys), evictions: 0 }
+        self.rules = rules.iter().map(normal).collect();
     }
 
     /// Judges a packet that this member sends to the peer `to`, and expects its answers.

@@ -20,7 +20,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("mesh-router", &["net-vdev"]),
     ("mesh-sim", &["mesh-router", "net-vdev"]),
     ("mesh-egress", &["net-vdev"]),
-    ("mesh-node", &["mesh-egress", "mesh-router", "net-vdev"]),
+    ("mesh-node", &["mesh-egress", "mesh-router", "net-vdev", "spec"]),
     ("guest-kernel", &["abi"]),
     ("vmm", &["abi", "net-vdev", "spec", "storage-vdev", "vdev"]),
     ("orchestrator", &["mesh-node", "net-vdev", "spec", "storage-node", "storage-vdev"]),

@@ -17,17 +17,24 @@
 //! Frames that come in one batch for one neighbour leave as one batch, from the buffer that they
 //! came in.
 
-use std::collections::BTreeMap;
+mod attached;
+mod diagnosis;
+mod links;
+mod waiting;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv6Addr, SocketAddr};
 
-use mesh_router::{Event as RouterEvent, LinkId, NextHop, OriginateError, Router};
+pub use attached::{ATTACHED_MAX, AttachError};
+use mesh_router::{LinkId, NextHop, OriginateError, Router};
 use net_vdev::announcement::SignedAnnouncement;
-use net_vdev::endpoint::{Endpoint, Event, Path, PeerView, Transmit};
+use net_vdev::endpoint::{Endpoint, Path, Transmit};
 use net_vdev::offload::{Accepts, Coalescer, VirtioNetHeader};
-use net_vdev::wire::{self, Kind, RELAY_HEADER_BYTES, RelayHeader, TAG_BYTES};
-use net_vdev::{Peer, PublicKey};
+use net_vdev::wire::{self, Kind, RELAY_HEADER_BYTES, RelayHeader};
+use net_vdev::{PublicKey, Rule};
 
 use crate::counters::CoreCounters;
+use waiting::WaitingFrames;
 
 /// What a [`Core`] needs of the world: sockets, or a simulated network.
 pub trait Outside {
@@ -39,6 +46,8 @@ pub trait Outside {
     fn deliver(&mut self, header: &VirtioNetHeader, packet: &[u8]);
     /// Hands frames to a member that is attached to this node.
     fn attached(&mut self, member: &PublicKey, frames: &[u8], stride: usize);
+    /// Tells an attached member whose address this is, or that it is nobody's.
+    fn resolved(&mut self, member: &PublicKey, address: &Ipv6Addr, key: Option<&PublicKey>);
 }
 
 /// The most answers to pings and traces, and wishes for numbers, that are kept in one turn.
@@ -54,9 +63,14 @@ pub struct Core {
     links: BTreeMap<PublicKey, LinkId>,
     /// The neighbours that this node keeps a session with.
     configured: BTreeMap<PublicKey, Redial>,
+    /// The members that are attached, by address.
     attached: BTreeMap<Ipv6Addr, PublicKey>,
+    /// Which of them wait to be told whose address one is.
+    asked: BTreeMap<Ipv6Addr, BTreeSet<PublicKey>>,
     coalescer: Coalescer,
     counters: CoreCounters,
+    /// Frames for members that the router is looking for.
+    waiting: WaitingFrames,
     /// The second of the last expiry notices, and how many there were in it.
     notices: (u64, u64),
     /// What routers said about frames that went too far, for `trace`.
@@ -98,8 +112,10 @@ impl Core {
             links: BTreeMap::new(),
             configured: BTreeMap::new(),
             attached: BTreeMap::new(),
+            asked: BTreeMap::new(),
             coalescer: Coalescer::new(accepts),
             counters: CoreCounters::default(),
+            waiting: WaitingFrames::default(),
             notices: (0, 0),
             traces: Vec::new(),
             pongs: Vec::new(),
@@ -135,6 +151,11 @@ impl Core {
         self.endpoint.set_candidates(candidates);
     }
 
+    /// Goes by these rules from now on; flows that are open go on.
+    pub fn set_rules(&mut self, rules: &[Rule]) {
+        self.endpoint.set_rules(rules);
+    }
+
     /// Announces the node's own key, or that of an attached member.
     ///
     /// # Errors
@@ -145,109 +166,6 @@ impl Core {
         signed: &SignedAnnouncement,
     ) -> Result<(), OriginateError> {
         self.router.originate(now_ns, *signed)
-    }
-
-    /// The number that this node's key is to announce itself under next, if it is to: at least
-    /// that.
-    pub fn sequence_wanted(&mut self, own: &PublicKey) -> Option<u64> {
-        let wanted = std::mem::take(&mut self.wanted);
-        wanted.into_iter().filter(|(key, _)| key == own).map(|(_, number)| number).max()
-    }
-
-    /// The network refuses datagrams to a neighbour's place: it is not there any more, or the way
-    /// to it is gone.
-    pub fn place_refused(&mut self, now_ns: u64, place: SocketAddr) {
-        let path = Path::Direct(place);
-        let at = |peer: &PeerView| peer.paths.iter().any(|view| view.path == path);
-        let peers: Vec<_> = self.endpoint.peers().filter(at).collect();
-        for peer in peers {
-            self.endpoint.path_failed(&peer.key, &path);
-            let only = peer.paths.iter().filter(|view| view.path.is_direct()).count() == 1;
-            if only && let Some(link) = self.links.remove(&peer.key) {
-                tracing::debug!(peer = %peer.key, %place, "the network refuses datagrams");
-                self.router.link_down(now_ns, link);
-            }
-        }
-    }
-
-    /// The network refuses full-sized datagrams to this place.
-    pub fn place_is_narrow(&mut self, place: SocketAddr) {
-        self.endpoint.path_is_narrow(&Path::Direct(place));
-    }
-
-    /// Asks a member whether it is there; `None` until there is a session with it.
-    ///
-    /// # Errors
-    /// Why there will be none.
-    pub(crate) fn ping(&mut self, now_ns: u64, to: &Ipv6Addr) -> Result<Option<u64>, String> {
-        if *to == self.endpoint.key().address() {
-            return Err(format!("{to} is this node itself"));
-        }
-        let known = self.endpoint.peers().map(|peer| peer.key).find(|key| key.address() == *to);
-        let Some(key) = known.or_else(|| self.router.resolve(to)) else {
-            // Looks for it.
-            self.router.next_hop(now_ns, to, false);
-            return Ok(None);
-        };
-        if key.address() != *to {
-            return Err(format!("{to} is no member's address, though node {key} has its prefix"));
-        }
-        if known.is_none() && !self.endpoint.learn(now_ns, &key, &[]) {
-            return Err("there are as many sessions as are allowed".to_owned());
-        }
-        self.endpoint.connect(now_ns, &key);
-        Ok(self.endpoint.ping(now_ns, &key))
-    }
-
-    /// Sends a frame that ends after `hop_limit` routers, or is answered by `to` itself: `token`
-    /// comes back.
-    pub(crate) fn send_trace(
-        &mut self,
-        now_ns: u64,
-        to: &Ipv6Addr,
-        hop_limit: u8,
-        token: u32,
-        outside: &mut impl Outside,
-    ) {
-        let header = RelayHeader {
-            hop_limit,
-            is_alternate: false,
-            receiver: 0,
-            counter: 0,
-            destination: *to,
-            source: self.endpoint.key().address(),
-        };
-        let mut frame = header.to_bytes().to_vec();
-        // Data of a session that nobody has: a member that gets it says so.
-        frame.extend_from_slice(&wire::data_header(token, 0));
-        frame.extend_from_slice(&[0; TAG_BYTES]);
-        if let Some(way) = self.forward(now_ns, to, false, hop_limit, &mut frame) {
-            let run = Run { start: 0, end: frame.len(), way };
-            self.pass_on(now_ns, &frame, &run, frame.len(), outside);
-        }
-    }
-
-    /// The answers to pings that came since this was last called.
-    pub(crate) fn take_pongs(&mut self) -> Vec<(u64, PublicKey, Path)> {
-        std::mem::take(&mut self.pongs)
-    }
-
-    /// The answers to traces that came since this was last called.
-    pub(crate) fn take_traces(&mut self) -> Vec<(u32, Ipv6Addr)> {
-        std::mem::take(&mut self.traces)
-    }
-
-    /// Keeps a session with a neighbour from now on. Says whether it was not one before.
-    pub fn add_neighbour(&mut self, now_ns: u64, key: PublicKey, at: Option<SocketAddr>) -> bool {
-        if self.configured.contains_key(&key) || key == self.endpoint.key() {
-            return false;
-        }
-        let peer = Peer { key, endpoint: at, addresses: Vec::new() };
-        if self.endpoint.list(peer).is_err() {
-            self.endpoint.learn(now_ns, &key, at.as_slice());
-        }
-        self.configured.insert(key, Redial { at_ns: now_ns, pause_ns: *REDIAL_NS.start() });
-        true
     }
 
     /// Datagrams of `stride` bytes each came in on a path from outside.
@@ -370,9 +288,16 @@ impl Core {
         hop_limit: u8,
         frame: &mut [u8],
     ) -> Option<Way> {
-        let NextHop::Link(link) = self.router.next_hop(now_ns, destination, is_alternate) else {
-            self.counters.frames_unroutable += 1;
-            return None;
+        let link = match self.router.next_hop(now_ns, destination, is_alternate) {
+            NextHop::Link(link) => link,
+            NextHop::Pending => {
+                self.waiting.keep(destination, hop_limit, frame);
+                return None;
+            }
+            NextHop::Local(_) | NextHop::Unreachable => {
+                self.counters.frames_unroutable += 1;
+                return None;
+            }
         };
         let key = self.links.iter().find(|(_, id)| **id == link).map(|(key, _)| *key)?;
         if let Some([_, _, limit, flags]) = frame.first_chunk_mut() {
@@ -402,37 +327,6 @@ impl Core {
         self.counters.frames_forwarded += frames.len().div_ceil(stride.max(1)) as u64;
     }
 
-    /// Tells the sender of a frame that it went through too many routers: for `trace`.
-    fn notify_expired(
-        &mut self,
-        now_ns: u64,
-        header: &RelayHeader,
-        frame: &[u8],
-        outside: &mut impl Outside,
-    ) {
-        let second = now_ns / 1_000_000_000;
-        let (at, count) = self.notices;
-        self.notices = if at == second { (at, count + 1) } else { (second, 1) };
-        let inside = frame.get(RELAY_HEADER_BYTES..).and_then(<[u8]>::first_chunk);
-        let Some(inside) = inside.filter(|_| self.notices.1 <= NOTICES_PER_S) else { return };
-        let own = self.endpoint.key().address();
-        let back = RelayHeader {
-            hop_limit: wire::HOP_LIMIT,
-            is_alternate: false,
-            receiver: 0,
-            counter: 0,
-            destination: header.source,
-            source: own,
-        };
-        let mut notice = back.to_bytes().to_vec();
-        wire::write_expired(&mut notice, inside, &own);
-        let way = self.forward(now_ns, &header.source, false, wire::HOP_LIMIT, &mut notice);
-        if let Some(way) = way {
-            let run = Run { start: 0, end: notice.len(), way };
-            self.pass_on(now_ns, &notice, &run, notice.len(), outside);
-        }
-    }
-
     /// The host sends a packet or super-frame.
     pub fn send(&mut self, now_ns: u64, header: &VirtioNetHeader, packet: &[u8]) {
         self.endpoint.send_frame(now_ns, header, packet);
@@ -448,7 +342,7 @@ impl Core {
             self.router.handle_deadline(now_ns);
         }
         self.redial(now_ns);
-        self.handle_events(now_ns);
+        self.handle_events(now_ns, outside);
         self.transmit(now_ns, outside);
         self.coalescer.flush(&mut |header, packet| outside.deliver(header, packet));
     }
@@ -460,153 +354,6 @@ impl Core {
         let redial = redial.map(|(_, redial)| redial.at_ns).min();
         let all = [self.endpoint.next_deadline(), Some(self.router.next_deadline()), redial];
         all.into_iter().flatten().min()
-    }
-
-    /// Calls configured neighbours that there is no session with.
-    fn redial(&mut self, now_ns: u64) {
-        let mut connected = Vec::new();
-        for (key, redial) in &mut self.configured {
-            if self.links.contains_key(key) {
-                redial.pause_ns = *REDIAL_NS.start();
-                redial.at_ns = now_ns.saturating_add(redial.pause_ns);
-            } else if redial.at_ns <= now_ns {
-                redial.at_ns = now_ns.saturating_add(redial.pause_ns);
-                redial.pause_ns = (2 * redial.pause_ns).min(*REDIAL_NS.end());
-                self.endpoint.connect(now_ns, key);
-                if self.endpoint.is_connected(key) {
-                    connected.push(*key);
-                }
-            }
-        }
-        // The session outlived the link: the router finds out whether it works again.
-        for key in connected {
-            self.take_up(now_ns, key);
-        }
-    }
-
-    fn handle_events(&mut self, now_ns: u64) {
-        while let Some(event) = self.endpoint.poll_event() {
-            self.handle_member_event(now_ns, event);
-        }
-        while let Some(event) = self.router.poll_event() {
-            self.handle_router_event(now_ns, event);
-        }
-    }
-
-    fn handle_member_event(&mut self, now_ns: u64, event: Event) {
-        match event {
-            Event::Up(key) => {
-                if self.configured.contains_key(&key) {
-                    self.take_up(now_ns, key);
-                }
-            }
-            Event::Down(key) => {
-                if let Some(link) = self.links.remove(&key) {
-                    self.router.link_down(now_ns, link);
-                }
-            }
-            Event::Resolve(address) => self.resolve(now_ns, &address),
-            Event::Router { from, path, message } => {
-                // A router's word counts on the very link that it is about.
-                if path.is_direct()
-                    && let Some(link) = self.take_up(now_ns, from)
-                {
-                    self.router.receive(now_ns, link, &message);
-                }
-            }
-            Event::PathDied { peer, path } => self.avoid(now_ns, &peer, path),
-            Event::Expired { index, router } => self.keep_trace(index, router),
-            Event::UnknownSession { index, path: Path::Relayed { member, .. } } => {
-                self.keep_trace(index, member);
-            }
-            Event::UnknownSession { .. } => {}
-            Event::Pong { from, path, number } => {
-                if self.pongs.len() < ANSWERS_MAX {
-                    self.pongs.push((number, from, path));
-                }
-            }
-        }
-    }
-
-    /// Packets wait for whoever has this address. If the router has to look for it, the answer
-    /// comes as an event.
-    fn resolve(&mut self, now_ns: u64, address: &Ipv6Addr) {
-        if let Some(key) = self.router.resolve(address) {
-            self.learn(now_ns, address, &key);
-        } else if self.router.next_hop(now_ns, address, false) == NextHop::Unreachable {
-            self.endpoint.give_up(address);
-        }
-    }
-
-    fn keep_trace(&mut self, token: u32, router: Ipv6Addr) {
-        if self.traces.len() < ANSWERS_MAX {
-            self.traces.push((token, router));
-        }
-    }
-
-    fn handle_router_event(&mut self, now_ns: u64, event: RouterEvent) {
-        match event {
-            RouterEvent::Resolved(address) => match self.router.resolve(&address) {
-                Some(key) => self.learn(now_ns, &address, &key),
-                None => self.endpoint.give_up(&address),
-            },
-            RouterEvent::Unreachable(address) => self.endpoint.give_up(&address),
-            RouterEvent::LinkUp(_) => {}
-            RouterEvent::LinkDead(link) => {
-                let key = self.links.iter().find(|(_, id)| **id == link).map(|(key, _)| *key);
-                if let Some(key) = key {
-                    self.endpoint.direct_paths_failed(&key);
-                }
-            }
-            // Anybody can ask for any number: it gets the next one.
-            RouterEvent::SequenceWanted { key, .. } => self.want(key, 0),
-            // This one was signed with the key itself.
-            RouterEvent::Superseded { key, sequence } => self.want(key, sequence + 1),
-        }
-    }
-
-    fn want(&mut self, key: PublicKey, number: u64) {
-        if self.wanted.len() < ANSWERS_MAX {
-            self.wanted.push((key, number));
-        }
-    }
-
-    /// The member with an address is known: what waits for it is sent. The key has to be the one
-    /// that the address follows from; a node's prefix alone names nobody.
-    fn learn(&mut self, now_ns: u64, address: &Ipv6Addr, key: &PublicKey) {
-        if key.address() == *address {
-            self.endpoint.learn(now_ns, key, &[]);
-        } else {
-            self.endpoint.give_up(address);
-        }
-    }
-
-    /// The router's link to a neighbour, made if there is room for one.
-    fn take_up(&mut self, now_ns: u64, key: PublicKey) -> Option<LinkId> {
-        if let Some(link) = self.links.get(&key) {
-            return Some(*link);
-        }
-        match self.router.link_up(now_ns, key, 0) {
-            Ok(link) => {
-                self.links.insert(key, link);
-                Some(link)
-            }
-            Err(error) => {
-                tracing::debug!(%key, %error, "no link");
-                self.counters.links_refused += 1;
-                None
-            }
-        }
-    }
-
-    /// The way to a member that a router nearby chose does not work: another is taken for a while.
-    fn avoid(&mut self, now_ns: u64, peer: &PublicKey, path: Path) {
-        if let Path::Relayed { member, is_alternate: false } = path
-            && let NextHop::Link(link) = self.router.route_to(&member, false)
-        {
-            tracing::debug!(%peer, "a router on the way drops what it is given");
-            self.router.avoid(now_ns, &member, link);
-        }
     }
 
     /// Passes on what the router and the member have to send.

@@ -1,0 +1,93 @@
+//! Members that are attached to this node: the VMs of its host. They hold their own keys and
+//! sessions; the node announces them, gives them frames, and finds out keys for them.
+
+use std::net::Ipv6Addr;
+
+use mesh_router::{NextHop, OriginateError};
+use net_vdev::PublicKey;
+use net_vdev::announcement::SignedAnnouncement;
+
+use super::{Core, Outside};
+
+/// How many members may be attached.
+pub const ATTACHED_MAX: usize = 4096;
+
+/// Why a member is not attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AttachError {
+    /// The router refuses its announcement.
+    #[error(transparent)]
+    Announcement(#[from] OriginateError),
+    /// There are too many.
+    #[error("{ATTACHED_MAX} members are attached already")]
+    TooMany,
+    /// It is attached.
+    #[error("{0} is attached already")]
+    Twice(PublicKey),
+}
+
+impl Core {
+    /// Takes a member on, or takes its newer announcement.
+    ///
+    /// # Errors
+    /// An [`AttachError`].
+    pub fn attach(
+        &mut self,
+        now_ns: u64,
+        signed: &SignedAnnouncement,
+    ) -> Result<PublicKey, AttachError> {
+        let key = signed.announcement.key;
+        if self.attached.contains_key(&key.address()) {
+            return Err(AttachError::Twice(key));
+        }
+        if self.attached.len() >= ATTACHED_MAX {
+            return Err(AttachError::TooMany);
+        }
+        self.router.originate(now_ns, *signed)?;
+        self.attached.insert(key.address(), key);
+        Ok(key)
+    }
+
+    /// Lets a member go.
+    pub fn detach(&mut self, now_ns: u64, key: &PublicKey) {
+        if self.attached.remove(&key.address()).is_some() {
+            self.router.withdraw(now_ns, key);
+        }
+        self.asked.retain(|_, members| {
+            members.remove(key);
+            !members.is_empty()
+        });
+    }
+
+    /// A member asks whose address this is. It is told now, or when the router knows.
+    pub fn resolve_for(
+        &mut self,
+        now_ns: u64,
+        member: &PublicKey,
+        address: &Ipv6Addr,
+        outside: &mut impl Outside,
+    ) {
+        if let Some(key) = self.key_of(address) {
+            return outside.resolved(member, address, Some(&key));
+        }
+        let is_crowded = self.asked.len() >= ATTACHED_MAX;
+        if is_crowded || self.router.next_hop(now_ns, address, false) != NextHop::Pending {
+            return outside.resolved(member, address, None);
+        }
+        self.asked.entry(*address).or_default().insert(*member);
+    }
+
+    /// The router knows whose address this is, or that it is nobody's.
+    pub(super) fn tell_attached(&mut self, address: &Ipv6Addr, outside: &mut impl Outside) {
+        let key = self.key_of(address);
+        for member in self.asked.remove(address).unwrap_or_default() {
+            outside.resolved(&member, address, key.as_ref());
+        }
+    }
+
+    /// The key of the member with this address, as far as is known here. A node's prefix alone
+    /// names nobody.
+    fn key_of(&self, address: &Ipv6Addr) -> Option<PublicKey> {
+        self.router.resolve(address).filter(|key| key.address() == *address)
+    }
+}

@@ -1,0 +1,202 @@
+//! Which neighbours a node has links to, and what its member and its router tell each other.
+
+use std::net::{Ipv6Addr, SocketAddr};
+
+use mesh_router::{Event as RouterEvent, LinkId, NextHop};
+use net_vdev::endpoint::{Event, Path, PeerView};
+use net_vdev::{Peer, PublicKey};
+
+use super::{ANSWERS_MAX, Core, Outside, REDIAL_NS, Redial};
+
+impl Core {
+    /// The number that this node's key is to announce itself under next, if it is to: at least
+    /// that.
+    pub fn sequence_wanted(&mut self, own: &PublicKey) -> Option<u64> {
+        let wanted = std::mem::take(&mut self.wanted);
+        wanted.into_iter().filter(|(key, _)| key == own).map(|(_, number)| number).max()
+    }
+
+    /// The network refuses datagrams to a neighbour's place: it is not there any more, or the way
+    /// to it is gone.
+    pub fn place_refused(&mut self, now_ns: u64, place: SocketAddr) {
+        let path = Path::Direct(place);
+        let at = |peer: &PeerView| peer.paths.iter().any(|view| view.path == path);
+        let peers: Vec<_> = self.endpoint.peers().filter(at).collect();
+        for peer in peers {
+            self.endpoint.path_failed(&peer.key, &path);
+            let only = peer.paths.iter().filter(|view| view.path.is_direct()).count() == 1;
+            if only && let Some(link) = self.links.remove(&peer.key) {
+                tracing::debug!(peer = %peer.key, %place, "the network refuses datagrams");
+                self.router.link_down(now_ns, link);
+            }
+        }
+    }
+
+    /// The network refuses full-sized datagrams to this place.
+    pub fn place_is_narrow(&mut self, place: SocketAddr) {
+        self.endpoint.path_is_narrow(&Path::Direct(place));
+    }
+
+    /// Keeps a session with a neighbour from now on. Says whether it was not one before.
+    pub fn add_neighbour(&mut self, now_ns: u64, key: PublicKey, at: Option<SocketAddr>) -> bool {
+        if self.configured.contains_key(&key) || key == self.endpoint.key() {
+            return false;
+        }
+        let peer = Peer { key, endpoint: at, addresses: Vec::new() };
+        if self.endpoint.list(peer).is_err() {
+            self.endpoint.learn(now_ns, &key, at.as_slice());
+        }
+        self.configured.insert(key, Redial { at_ns: now_ns, pause_ns: *REDIAL_NS.start() });
+        true
+    }
+
+    /// Calls configured neighbours that there is no session with.
+    pub(super) fn redial(&mut self, now_ns: u64) {
+        let mut connected = Vec::new();
+        for (key, redial) in &mut self.configured {
+            if self.links.contains_key(key) {
+                redial.pause_ns = *REDIAL_NS.start();
+                redial.at_ns = now_ns.saturating_add(redial.pause_ns);
+            } else if redial.at_ns <= now_ns {
+                redial.at_ns = now_ns.saturating_add(redial.pause_ns);
+                redial.pause_ns = (2 * redial.pause_ns).min(*REDIAL_NS.end());
+                self.endpoint.connect(now_ns, key);
+                if self.endpoint.is_connected(key) {
+                    connected.push(*key);
+                }
+            }
+        }
+        // The session outlived the link: the router finds out whether it works again.
+        for key in connected {
+            self.take_up(now_ns, key);
+        }
+    }
+
+    pub(super) fn handle_events(&mut self, now_ns: u64, outside: &mut impl Outside) {
+        while let Some(event) = self.endpoint.poll_event() {
+            self.handle_member_event(now_ns, event);
+        }
+        while let Some(event) = self.router.poll_event() {
+            self.handle_router_event(now_ns, event, outside);
+        }
+    }
+
+    pub(super) fn handle_member_event(&mut self, now_ns: u64, event: Event) {
+        match event {
+            Event::Up(key) => {
+                if self.configured.contains_key(&key) {
+                    self.take_up(now_ns, key);
+                }
+            }
+            Event::Down(key) => {
+                if let Some(link) = self.links.remove(&key) {
+                    self.router.link_down(now_ns, link);
+                }
+            }
+            Event::Resolve(address) => self.resolve(now_ns, &address),
+            Event::Router { from, path, message } => {
+                // A router's word counts on the very link that it is about.
+                if path.is_direct()
+                    && let Some(link) = self.take_up(now_ns, from)
+                {
+                    self.router.receive(now_ns, link, &message);
+                }
+            }
+            Event::PathDied { peer, path } => self.avoid(now_ns, &peer, path),
+            Event::Expired { index, router } => self.keep_trace(index, router),
+            Event::UnknownSession { index, path: Path::Relayed { member, .. } } => {
+                self.keep_trace(index, member);
+            }
+            Event::UnknownSession { .. } => {}
+            Event::Pong { from, path, number } => {
+                if self.pongs.len() < ANSWERS_MAX {
+                    self.pongs.push((number, from, path));
+                }
+            }
+        }
+    }
+
+    /// Packets wait for whoever has this address. If the router has to look for it, the answer
+    /// comes as an event.
+    pub(super) fn resolve(&mut self, now_ns: u64, address: &Ipv6Addr) {
+        if let Some(key) = self.router.resolve(address) {
+            self.learn(now_ns, address, &key);
+        } else if self.router.next_hop(now_ns, address, false) == NextHop::Unreachable {
+            self.endpoint.give_up(address);
+        }
+    }
+
+    pub(super) fn handle_router_event(
+        &mut self,
+        now_ns: u64,
+        event: RouterEvent,
+        outside: &mut impl Outside,
+    ) {
+        if let RouterEvent::Resolved(address) | RouterEvent::Unreachable(address) = &event {
+            self.tell_attached(address, outside);
+            self.release(now_ns, address, outside);
+        }
+        match event {
+            RouterEvent::Resolved(address) => match self.router.resolve(&address) {
+                Some(key) => self.learn(now_ns, &address, &key),
+                None => self.endpoint.give_up(&address),
+            },
+            RouterEvent::Unreachable(address) => self.endpoint.give_up(&address),
+            RouterEvent::LinkUp(_) => {}
+            RouterEvent::LinkDead(link) => {
+                let key = self.links.iter().find(|(_, id)| **id == link).map(|(key, _)| *key);
+                if let Some(key) = key {
+                    self.endpoint.direct_paths_failed(&key);
+                }
+            }
+            // Anybody can ask for any number: it gets the next one.
+            RouterEvent::SequenceWanted { key, .. } => self.want(key, 0),
+            // This one was signed with the key itself.
+            RouterEvent::Superseded { key, sequence } => self.want(key, sequence + 1),
+        }
+    }
+
+    pub(super) fn want(&mut self, key: PublicKey, number: u64) {
+        if self.wanted.len() < ANSWERS_MAX {
+            self.wanted.push((key, number));
+        }
+    }
+
+    /// The member with an address is known: what waits for it is sent. The key has to be the one
+    /// that the address follows from; a node's prefix alone names nobody.
+    pub(super) fn learn(&mut self, now_ns: u64, address: &Ipv6Addr, key: &PublicKey) {
+        if key.address() == *address {
+            self.endpoint.learn(now_ns, key, &[]);
+        } else {
+            self.endpoint.give_up(address);
+        }
+    }
+
+    /// The router's link to a neighbour, made if there is room for one.
+    pub(super) fn take_up(&mut self, now_ns: u64, key: PublicKey) -> Option<LinkId> {
+        if let Some(link) = self.links.get(&key) {
+            return Some(*link);
+        }
+        match self.router.link_up(now_ns, key, 0) {
+            Ok(link) => {
+                self.links.insert(key, link);
+                Some(link)
+            }
+            Err(error) => {
+                tracing::debug!(%key, %error, "no link");
+                self.counters.links_refused += 1;
+                None
+            }
+        }
+    }
+
+    /// The way to a member that a router nearby chose does not work: another is taken for a while.
+    pub(super) fn avoid(&mut self, now_ns: u64, peer: &PublicKey, path: Path) {
+        if let Path::Relayed { member, is_alternate: false } = path
+            && let NextHop::Link(link) = self.router.route_to(&member, false)
+        {
+            tracing::debug!(%peer, "a router on the way drops what it is given");
+            self.router.avoid(now_ns, &member, link);
+        }
+    }
+}

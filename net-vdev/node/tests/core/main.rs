@@ -1,0 +1,8 @@
+//! Nodes with their real sessions and routers on a simulated network.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod attached;
+mod forwarding;
+mod hostile;
+mod repair;
+mod world;

@@ -1,0 +1,250 @@
+//! The verbs of `hypha mesh` and their options.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+use mesh_node::acl::{AclEntry, Transport};
+use net_vdev::PublicKey;
+use spec::secret::Public32;
+
+/// The UDP port of a node if nothing else is said.
+pub const PORT: u16 = 7400;
+
+/// What can be done with this host's node of the mesh.
+#[derive(Debug, Subcommand)]
+pub enum MeshVerb {
+    /// Runs this host's node until SIGINT or SIGTERM.
+    ///
+    /// With a network interface (the default, which takes CAP_NET_ADMIN) this host and its users
+    /// reach the mesh at 400::/7. Nobody reaches this host until `hypha mesh acl add` lets them.
+    #[command(after_help = "Examples:\n  \
+        hypha mesh up --peer 4c9f…e1@203.0.113.7:7400\n  \
+        hypha mesh up --no-tun --listen 0.0.0.0:7400    # a router only\n  \
+        hypha mesh up --tun mesh1 --state /tmp/second --listen 127.0.0.1:7401")]
+    Up(Box<Up>),
+    /// Prints this node's key and address; makes the key if there is none.
+    #[command(
+        after_help = "Example:\n  hypha mesh up --peer $(ssh other hypha mesh key -q)@other:7400"
+    )]
+    Key {
+        /// Print the key alone.
+        #[arg(short, long)]
+        quiet: bool,
+        /// What all verbs take.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Says how the node is: its addresses, sessions and counters.
+    Status(Common),
+    /// Lists the members that it has sessions with, and the ways to them.
+    Peers(Common),
+    /// Lists neighbours and routes.
+    Routes(Common),
+    /// Asks a member whether it is there, and how long that takes.
+    #[command(
+        after_help = "Example:\n  hypha mesh ping 5f5:db79:2573:eebf:15e3:4ae0:bb2f:88e1 -c 3"
+    )]
+    Ping {
+        /// The member's address or key.
+        to: Member,
+        /// How often.
+        #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        count: u32,
+        /// What all verbs take.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Lists the routers on the way to a member.
+    Trace {
+        /// The member's address or key.
+        to: Member,
+        /// What all verbs take.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Says who may open flows to this host, and changes it.
+    #[command(subcommand)]
+    Acl(AclVerb),
+}
+
+/// What all verbs take.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Where the state is [default: $HYPHA_STATE or ~/.local/share/hypha].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
+/// `hypha mesh up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Where to listen for datagrams [default: [::]:7400, or 0.0.0.0:7400 without IPv6].
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Vec<SocketAddr>,
+    /// A neighbour: KEY@ADDRESS:PORT, or KEY alone if it calls us.
+    #[arg(long = "peer", value_name = "KEY@ADDRESS")]
+    pub peers: Vec<Neighbour>,
+    /// The network interface for this host.
+    #[arg(long, value_name = "NAME", default_value = "hypha0")]
+    pub tun: String,
+    /// Have no network interface: route for others only.
+    #[arg(long, conflicts_with = "tun")]
+    pub no_tun: bool,
+    /// The zone: all nodes of one zone know each other, others are looked up.
+    #[arg(long, default_value_t = 0)]
+    pub zone: u16,
+    /// How many members that are no neighbours may have sessions at a time.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1024)]
+    pub sessions: u16,
+    /// Serve Prometheus metrics over HTTP here.
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<SocketAddr>,
+    /// What all verbs take.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `hypha mesh acl`.
+#[derive(Debug, Subcommand)]
+pub enum AclVerb {
+    /// Lists who may.
+    List(Common),
+    /// Lets a member open flows to this host.
+    #[command(after_help = "Examples:\n  \
+        hypha mesh acl add 4c9f…e1 tcp 22\n  \
+        hypha mesh acl add 4c9f…e1 icmp")]
+    Add {
+        /// The rule.
+        #[command(flatten)]
+        rule: RuleArguments,
+        /// What all verbs take.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Takes a rule away. Flows that it let in go on.
+    Remove {
+        /// The rule.
+        #[command(flatten)]
+        rule: RuleArguments,
+        /// What all verbs take.
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// A rule, word by word.
+#[derive(Debug, Args)]
+pub struct RuleArguments {
+    /// Whose flows: a member's whole key.
+    #[arg(value_parser = parse_key)]
+    pub from: Public32,
+    /// tcp, udp or icmp.
+    #[arg(value_parser = parse_protocol)]
+    pub protocol: Transport,
+    /// The port; all if it is left out.
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+}
+
+impl RuleArguments {
+    pub(super) fn entry(&self) -> AclEntry {
+        AclEntry { from: self.from, protocol: self.protocol, port: self.port }
+    }
+}
+
+fn parse_key(text: &str) -> Result<Public32, String> {
+    Public32::from_hex(text)
+        .ok_or_else(|| format!("{text:?} is no key: expected 64 hexadecimal digits"))
+}
+
+fn parse_protocol(text: &str) -> Result<Transport, String> {
+    match text {
+        "tcp" => Ok(Transport::Tcp),
+        "udp" => Ok(Transport::Udp),
+        "icmp" => Ok(Transport::Icmp),
+        _ => Err("expected tcp, udp or icmp".to_owned()),
+    }
+}
+
+/// A neighbour as people write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its key.
+    pub key: PublicKey,
+    /// Where it is.
+    pub at: Option<SocketAddr>,
+}
+
+impl FromStr for Neighbour {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, at) = match text.split_once('@') {
+            Some((key, at)) => {
+                let at = at.parse().map_err(|_| {
+                    format!("{at:?} is no address: expected ADDRESS:PORT, like 203.0.113.7:{PORT}")
+                })?;
+                (key, Some(at))
+            }
+            None => (text, None),
+        };
+        Ok(Self { key: PublicKey(parse_key(key)?.0), at })
+    }
+}
+
+/// A member by its address, or by its key, from which the address follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member(pub Ipv6Addr);
+
+impl FromStr for Member {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(key) = Public32::from_hex(text) {
+            return Ok(Self(PublicKey(key.0).address()));
+        }
+        let address: Ipv6Addr =
+            text.parse().map_err(|_| "expected an address in 400::/7 or a key".to_owned())?;
+        let [first, ..] = address.octets();
+        if first & 0xfe != 0x04 {
+            return Err("is not in the mesh: its addresses lie in 400::/7".to_owned());
+        }
+        Ok(Self(address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "fd3384e132ad02a56c78f45547ee40038dc79002b90d29ed90e08eee762ae715";
+
+    #[test]
+    fn a_neighbour_is_a_key_and_perhaps_a_place() {
+        let both: Neighbour = format!("{KEY}@[2001:db8::1]:7400").parse().unwrap();
+        assert_eq!(both.at, Some("[2001:db8::1]:7400".parse().unwrap()));
+        assert_eq!(both.key.to_string(), KEY);
+        assert_eq!(KEY.parse::<Neighbour>().unwrap().at, None);
+        for (text, wrong) in [
+            (format!("{KEY}@example.org"), "\"example.org\" is no address"),
+            (format!("{}@10.0.0.1:7", &KEY[1..]), &KEY[1..]),
+        ] {
+            let error = text.parse::<Neighbour>().unwrap_err();
+            assert!(error.contains(wrong), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_member_is_an_address_of_the_mesh_or_a_key() {
+        let address: Ipv6Addr = "5f5:db79:2573:eebf:15e3:4ae0:bb2f:88e1".parse().unwrap();
+        assert_eq!(KEY.parse(), Ok(Member(address)));
+        assert_eq!(address.to_string().parse(), Ok(Member(address)));
+        assert!("2001:db8::1".parse::<Member>().unwrap_err().contains("400::/7"));
+        assert!("host".parse::<Member>().unwrap_err().contains("expected"));
+    }
+}

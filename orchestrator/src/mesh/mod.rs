@@ -1,0 +1,208 @@
+//! `hypha mesh`: this host's node of the mesh.
+//!
+//! ```text
+//! $HYPHA_STATE/mesh/key        the node's X25519 key, 32 bytes, 0600
+//!                  /sequence   the number of its last announcement
+//!                  /acl.json   who may open flows to this host
+//!                  /socket     where a running node is asked
+//! ```
+
+mod acl;
+pub mod arguments;
+mod show;
+mod up;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mesh_node::orders::{self, Answer, Order, Status};
+use net_vdev::PrivateKey;
+use serde_json::json;
+
+use crate::exit_code;
+use crate::state::{self, StateError};
+use arguments::{AclVerb, Common, MeshVerb};
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum MeshError {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The node.
+    #[error(transparent)]
+    Node(#[from] mesh_node::NodeError),
+    /// No node answers.
+    #[error("no node runs with this state ({0} does not answer): start one with `hypha mesh up`")]
+    NotRunning(PathBuf),
+    /// The node could not do it.
+    #[error("{0}")]
+    Failed(String),
+    /// The file of rules.
+    #[error("{path}: {reason}")]
+    Acl {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A rule that is not there.
+    #[error("there is no rule {0}; `hypha mesh acl list` lists them")]
+    NoRule(String),
+    /// The system.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl MeshError {
+    /// The command's exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        use mesh_node::NodeError;
+        match self {
+            Self::Acl { .. } | Self::Node(NodeError::Config(_)) => exit_code::BAD_SPEC,
+            Self::NoRule(_) => exit_code::NOT_FOUND,
+            Self::Node(NodeError::Busy(_) | NodeError::Listen { .. }) => exit_code::CONFLICT,
+            Self::NotRunning(_) | Self::Failed(_) => exit_code::UNAVAILABLE,
+            Self::Node(NodeError::Tun(_)) => exit_code::HOST_CANNOT,
+            Self::State(_) | Self::Node(_) | Self::Io(_) => exit_code::FAILURE,
+        }
+    }
+}
+
+/// Carries out a verb.
+///
+/// # Errors
+/// A [`MeshError`].
+pub fn run(verb: MeshVerb) -> Result<i32, MeshError> {
+    match verb {
+        MeshVerb::Up(arguments) => up::up(&arguments),
+        MeshVerb::Key { quiet, common } => tell_key(quiet, &common),
+        MeshVerb::Status(common) => show_status(&common, show::status),
+        MeshVerb::Peers(common) => show_status(&common, show::peers),
+        MeshVerb::Routes(common) => show_status(&common, show::routes),
+        MeshVerb::Ping { to, count, common } => ping(&Order::Ping { to: to.0 }, count, &common),
+        MeshVerb::Trace { to, common } => {
+            let answer = ask(&common, &Order::Trace { to: to.0 })?;
+            print(&show::answer(&answer, common.json)?)
+        }
+        MeshVerb::Acl(verb) => change_acl(&verb),
+    }
+}
+
+/// The node's folder, made if need be.
+fn folder(common: &Common) -> Result<PathBuf, MeshError> {
+    let directory = state::directory(common.state.as_deref())?;
+    state::prepare(&directory)?;
+    let folder = directory.join("mesh");
+    state::create_directory(&folder)?;
+    Ok(folder)
+}
+
+fn key(folder: &Path) -> Result<PrivateKey, MeshError> {
+    Ok(PrivateKey::new(*state::key(folder)?.expose()))
+}
+
+fn print(text: &str) -> Result<i32, MeshError> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(0)
+}
+
+fn tell_key(quiet: bool, common: &Common) -> Result<i32, MeshError> {
+    let public = key(&folder(common)?)?.public();
+    if quiet {
+        return print(&format!("{public}\n"));
+    }
+    if common.json {
+        let object = json!({"key": public.to_string(), "address": public.address()});
+        return print(&format!("{object}\n"));
+    }
+    print(&format!("key      {public}\naddress  {}\n", public.address()))
+}
+
+/// Asks the running node.
+fn ask(common: &Common, order: &Order) -> Result<Answer, MeshError> {
+    let socket = folder(common)?.join("socket");
+    match orders::ask(&socket, order) {
+        Ok(Answer::Failed { reason }) => Err(MeshError::Failed(reason)),
+        Ok(answer) => Ok(answer),
+        Err(error) if is_absent(&error) => Err(MeshError::NotRunning(socket)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+fn show_status(common: &Common, text: fn(&Status) -> String) -> Result<i32, MeshError> {
+    match ask(common, &Order::Status)? {
+        answer if common.json => print(&show::answer(&answer, true)?),
+        Answer::Status(status) => print(&text(&status)),
+        answer => print(&show::answer(&answer, false)?),
+    }
+}
+
+fn ping(order: &Order, count: u32, common: &Common) -> Result<i32, MeshError> {
+    let mut lost = 0;
+    for number in 0..count {
+        if number > 0 {
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        match ask(common, order) {
+            Ok(answer) => print(&show::answer(&answer, common.json)?)?,
+            Err(MeshError::Failed(reason)) if number + 1 < count => {
+                tracing::warn!("{reason}");
+                lost += 1;
+                0
+            }
+            Err(error) if lost == 0 && count > 1 => {
+                tracing::warn!("{error}");
+                lost += 1;
+                0
+            }
+            Err(error) => return Err(error),
+        };
+    }
+    Ok(if lost == count { exit_code::UNAVAILABLE } else { 0 })
+}
+
+fn change_acl(verb: &AclVerb) -> Result<i32, MeshError> {
+    let (AclVerb::List(common) | AclVerb::Add { common, .. } | AclVerb::Remove { common, .. }) =
+        verb;
+    let folder = folder(common)?;
+    let mut entries = acl::load(&folder)?;
+    match verb {
+        AclVerb::List(_) if common.json => {
+            return print(&(serde_json::to_string(&entries).map_err(io::Error::from)? + "\n"));
+        }
+        AclVerb::List(_) if entries.is_empty() => {
+            return print("nobody may open flows to this host\n");
+        }
+        AclVerb::List(_) => {
+            return print(&entries.iter().map(|entry| format!("{entry}\n")).collect::<String>());
+        }
+        AclVerb::Add { rule, .. } => {
+            let entry = rule.entry();
+            if !entries.contains(&entry) {
+                entries.push(entry);
+            }
+        }
+        AclVerb::Remove { rule, .. } => {
+            let (entry, before) = (rule.entry(), entries.len());
+            entries.retain(|it| *it != entry);
+            if entries.len() == before {
+                return Err(MeshError::NoRule(entry.to_string()));
+            }
+        }
+    }
+    acl::save(&folder, &entries)?;
+    // A node that runs goes by the new rules at once.
+    match ask(common, &Order::Rules { rules: entries }) {
+        Ok(_) | Err(MeshError::NotRunning(_)) => Ok(0),
+        Err(error) => Err(error),
+    }
+}

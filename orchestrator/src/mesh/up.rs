@@ -1,0 +1,111 @@
+//! `hypha mesh up`.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use mesh_node::acl::AclEntry;
+use mesh_node::orders::{self, Answer, Order};
+use mesh_node::{Daemon, NodeConfig};
+use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use super::acl;
+use super::arguments::{PORT, Up};
+use super::{MeshError, folder, key, print, show};
+use crate::scrape;
+
+/// How often the metrics' socket looks whether the node stops.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Runs the node until SIGINT or SIGTERM.
+pub(super) fn up(arguments: &Up) -> Result<i32, MeshError> {
+    let folder = folder(&arguments.common)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register(signal, Arc::clone(&stop))?;
+    }
+    let config = NodeConfig {
+        key: key(&folder)?,
+        state: folder.clone(),
+        listen: if arguments.listen.is_empty() {
+            vec![anywhere()]
+        } else {
+            arguments.listen.clone()
+        },
+        neighbours: arguments.peers.iter().map(|peer| (peer.key, peer.at)).collect(),
+        zone: arguments.zone,
+        tun: (!arguments.no_tun).then(|| arguments.tun.clone()),
+        rules: acl::load(&folder)?.iter().map(AclEntry::rule).collect(),
+        strangers_max: usize::from(arguments.sessions),
+    };
+    let mut daemon = Daemon::start(config, Arc::clone(&stop))?;
+    tell(arguments, &daemon)?;
+    let metrics = arguments.metrics.map(|address| serve_metrics(address, &folder, &stop));
+    let metrics = metrics.transpose()?;
+    let outcome = daemon.run();
+    stop.store(true, Ordering::Relaxed);
+    if metrics.is_some_and(|thread| thread.join().is_err()) {
+        tracing::error!("the metrics' thread panicked");
+    }
+    outcome?;
+    Ok(0)
+}
+
+/// All addresses of both families, or of IPv4 where there is no IPv6.
+fn anywhere() -> SocketAddr {
+    let has_ipv6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
+    if has_ipv6 {
+        (Ipv6Addr::UNSPECIFIED, PORT).into()
+    } else {
+        (Ipv4Addr::UNSPECIFIED, PORT).into()
+    }
+}
+
+fn tell(arguments: &Up, daemon: &Daemon) -> Result<(), MeshError> {
+    let (key, listening) = (daemon.key(), daemon.listening());
+    let tun = (!arguments.no_tun).then_some(arguments.tun.as_str());
+    let text = if arguments.common.json {
+        let event = json!({"event": "up", "key": key.to_string(), "address": key.address(),
+            "listening": listening, "tun": tun});
+        format!("{event}\n")
+    } else {
+        let places: Vec<_> = listening.iter().map(SocketAddr::to_string).collect();
+        let card = tun.map_or_else(String::new, |tun| format!(", interface {tun}"));
+        format!("node {key}\naddress {}{card}, listening at {}\n", key.address(), places.join(", "))
+    };
+    print(&text)?;
+    Ok(())
+}
+
+/// Answers scrapes, one after the other, with what the node's control socket says.
+fn serve_metrics(
+    address: SocketAddr,
+    folder: &Path,
+    stop: &Arc<AtomicBool>,
+) -> Result<JoinHandle<()>, MeshError> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let (socket, stop) = (folder.join("socket"), Arc::clone(stop));
+    let answer = move || {
+        while !stop.load(Ordering::Relaxed) {
+            let Ok((stream, _)) = listener.accept() else {
+                std::thread::sleep(TICK);
+                continue;
+            };
+            let answered = scrape::answer(stream, || match orders::ask(&socket, &Order::Status) {
+                Ok(Answer::Status(status)) => Ok(show::metrics(&status)),
+                Ok(answer) => Err(std::io::Error::other(format!("{answer:?}"))),
+                Err(error) => Err(error),
+            });
+            if let Err(error) = answered {
+                tracing::debug!(%error, "a scraper went away");
+            }
+        }
+    };
+    Ok(std::thread::Builder::new().name("metrics".to_owned()).spawn(answer)?)
+}
