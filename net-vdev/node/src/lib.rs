@@ -13,7 +13,6 @@ pub mod core;
 mod counters;
 pub mod daemon;
 mod errands;
-mod link_limits;
 pub mod orders;
 mod sequence;
 pub mod tun;

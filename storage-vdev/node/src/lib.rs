@@ -2,6 +2,7 @@
 //! volumes that nobody has open, and the faces for programs that are no guest of ours.
 //!
 //! The volume itself, the codec, the formats and the shard protocol are in `storage-vdev`.
+#![deny(unsafe_code)]
 
 pub mod etcd;
 pub mod heal;

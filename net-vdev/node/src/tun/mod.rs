@@ -7,18 +7,20 @@
 //! The card needs CAP_NET_ADMIN in the network namespace that it is made in. It goes away with the
 //! process.
 
-use std::io::{self, IoSlice, IoSliceMut};
+mod device;
+mod rtnetlink;
+
+use std::io::{IoSlice, IoSliceMut};
 use std::net::Ipv6Addr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use net_vdev::offload::{
     Accepts, HeaderError, PACKET_BYTES_MAX, TUN_HEADER_BYTES, VirtioNetHeader,
 };
 use rustix::io::Errno;
-use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
-use crate::link_limits::{LinkLimits, set_link_limits};
+use self::rtnetlink::{Interface, LinkSettings};
 
 const DEVICE: &str = "/dev/net/tun";
 /// The longest name of an interface, without the final zero.
@@ -76,7 +78,7 @@ pub enum TunError {
         name: String,
         /// What the kernel said.
         #[source]
-        source: io::Error,
+        source: Errno,
     },
 }
 
@@ -95,8 +97,9 @@ pub enum ReadError {
 }
 
 /// An open card.
+#[derive(Debug)]
 pub struct Tun {
-    device: SyncDevice,
+    device: OwnedFd,
     name: String,
     accepts: Accepts,
 }
@@ -118,25 +121,20 @@ impl Tun {
         if !Path::new(DEVICE).exists() {
             return Err(TunError::NoDriver);
         }
-        let device = DeviceBuilder::new()
-            .name(&name)
-            .layer(Layer::L3)
-            .offload(true)
-            .packet_information(false)
-            .mtu(config.mtu)
-            .tx_queue_len(QUEUE_FRAMES)
-            .enable(false)
-            .build_sync();
-        let refused = |source| refusal(name.clone(), source);
-        let device = device.map_err(refused)?;
-        device.set_nonblocking(true).map_err(refused)?;
+        let refused = |errno| refusal(name.clone(), errno);
+        let device = device::open(DEVICE, &name).map_err(refused)?;
+        let takes_udp = device::set_offloads(&device).map_err(refused)?;
+        let interface = Interface::find(&name).map_err(refused)?;
+        let settings = LinkSettings {
+            mtu: u32::from(config.mtu),
+            queue_frames: QUEUE_FRAMES,
+            segments_max: u32::from(config.segments_max),
+        };
+        interface.take_up(settings).map_err(refused)?;
         for (address, prefix) in &config.addresses {
-            device.add_address_v6(*address, *prefix).map_err(refused)?;
+            interface.add_address(*address, *prefix).map_err(refused)?;
         }
-        let limits = LinkLimits { segments: u32::from(config.segments_max) };
-        set_link_limits(&name, limits).map_err(|errno| refused(errno.into()))?;
-        device.enabled(true).map_err(refused)?;
-        let accepts = Accepts { tcp_v4: true, tcp_v6: true, udp: device.udp_gso() };
+        let accepts = Accepts { tcp_v4: true, tcp_v6: true, udp: takes_udp };
         Ok(Self { device, name, accepts })
     }
 
@@ -190,17 +188,11 @@ impl AsFd for Tun {
     }
 }
 
-impl std::fmt::Debug for Tun {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Tun").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-fn refusal(name: String, source: io::Error) -> TunError {
-    match source.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NOENT | Errno::NODEV | Errno::NXIO) => TunError::NoDriver,
-        Some(Errno::PERM | Errno::ACCESS) => TunError::Permission { name },
-        Some(Errno::BUSY | Errno::EXIST) => TunError::Busy { name },
-        _ => TunError::Refused { name, source },
+fn refusal(name: String, errno: Errno) -> TunError {
+    match errno {
+        Errno::NOENT | Errno::NODEV | Errno::NXIO => TunError::NoDriver,
+        Errno::PERM | Errno::ACCESS => TunError::Permission { name },
+        Errno::BUSY | Errno::EXIST => TunError::Busy { name },
+        _ => TunError::Refused { name, source: errno },
     }
 }
