@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod boot_elf;
+pub mod certificate;
 pub mod disk;
 pub mod journal;
 pub mod map_pages;
@@ -40,6 +41,7 @@ pub struct Target {
 /// All targets.
 pub const TARGETS: &[Target] = &[
     Target { name: "boot_elf", check: boot_elf::check, runs: 20000 },
+    Target { name: "certificate", check: certificate::check, runs: 3000 },
     Target { name: "disk", check: disk::check, runs: 500 },
     Target { name: "journal", check: journal::check, runs: 1000 },
     Target { name: "map_pages", check: map_pages::check, runs: 2000 },

@@ -149,3 +149,8 @@ fn a_shard_handshake_withstands_any_change() {
 fn a_mesh_handshake_withstands_any_network_and_any_peer() {
     smoke("mesh_handshake");
 }
+
+#[test]
+fn a_reader_of_certificates_withstands_any_bytes() {
+    smoke("certificate");
+}

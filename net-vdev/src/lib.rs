@@ -3,6 +3,7 @@
 //! * [`identity`]: an X25519 key is a member's name; its IPv6 address follows from it.
 //! * [`signature`]: what a member signs under that same key.
 //! * [`announcement`]: what a member says about itself to all, under its signature.
+//! * [`certificate`]: what one key says about another: addresses, labels, names.
 //! * [`wire`]: the bytes of a datagram (`docs/mesh-wire.md` draws them).
 //! * [`reassembly`]: handshake datagrams that a path carried in two pieces.
 //! * [`cookie`]: proof that an initiation's source address is no lie, asked for in a flood.
@@ -21,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 pub mod announcement;
+pub mod certificate;
 pub mod codel;
 pub mod cookie;
 pub mod endpoint;

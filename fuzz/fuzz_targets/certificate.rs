@@ -1,0 +1,5 @@
+//! See `fuzz::certificate`.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    fuzz::certificate::check(data);
+});
