@@ -61,7 +61,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let rule = Rule {
-            from: PrivateKey::new([PEER; 32]).public(),
+            who: PrivateKey::new([PEER; 32]).public().into(),
             protocol: Protocol::Udp,
             port: Some(OPEN_PORT),
         };

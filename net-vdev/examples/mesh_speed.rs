@@ -46,7 +46,7 @@ fn member(number: u8, other: u8, aes_256_gcm: bool) -> Result<Endpoint, ConfigEr
     let key = PrivateKey::new([other; 32]).public();
     let config = Config {
         peers: vec![Peer { key, endpoint: Some(place(other)), addresses: Vec::new() }],
-        rules: vec![Rule { from: key, protocol: Protocol::Udp, port: None }],
+        rules: vec![Rule { who: key.into(), protocol: Protocol::Udp, port: None }],
         ciphers: CipherSupport { aes_256_gcm },
         ..Config::new(PrivateKey::new([number; 32]), 1_700_000_000_000_000_000)
     };

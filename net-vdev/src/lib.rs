@@ -42,7 +42,7 @@ pub use endpoint::{
     Config, ConfigError, Counters, DropReason, Endpoint, Event, Occupancy, Path, Peer, Strangers,
     Transmit,
 };
-pub use firewall::{Protocol, Rule};
+pub use firewall::{Caps, Protocol, Rule, Who};
 pub use identity::{PrivateKey, PublicKey};
 pub use nic::NetDevice;
 pub use session::{CipherSupport, PostQuantum};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use net_vdev::{PrivateKey, PublicKey};
 use spec::deployment::{Deployment, From, Image, Interface, Machine, Network};
 use spec::secret::{Public32, Secret32};
-use spec::vm::{AllowRule, NetConfig, PeerConfig, Protocol, VERSION, VmConfig};
+use spec::vm::{AllowFrom, AllowRule, NetConfig, PeerConfig, Protocol, VERSION, VmConfig};
 
 use crate::disk::Disk;
 use crate::state::{DeploymentState, StateError};
@@ -374,7 +374,7 @@ impl Neighbours<'_> {
             let endpoint = Some(gateway.endpoint);
             peers.push(PeerConfig { public_key: from, endpoint, addresses: Vec::new() });
             allow.extend(machine.ports.iter().map(|port| AllowRule {
-                from,
+                from: AllowFrom::Key(from),
                 protocol: Protocol::Tcp,
                 port: Some(port.target),
             }));
@@ -389,15 +389,18 @@ impl Neighbours<'_> {
     }
 
     fn rules(&self, rule: &spec::deployment::Allow) -> Vec<AllowRule> {
-        let keys = match &rule.from {
-            From::Key(key) => vec![*key],
+        let from = match &rule.from {
+            From::Key(key) => vec![AllowFrom::Key(*key)],
+            From::Label { group, name } => {
+                vec![AllowFrom::Label { group: *group, name: name.clone() }]
+            }
             From::Machines(names) => {
                 let cards = names.iter().filter_map(|name| self.cards.get(name.as_str()));
-                cards.map(|card| Public32(card.public.0)).collect()
+                cards.map(|card| AllowFrom::Key(Public32(card.public.0))).collect()
             }
         };
         let rule = |from| AllowRule { from, protocol: rule.protocol, port: rule.port };
-        keys.into_iter().map(rule).collect()
+        from.into_iter().map(rule).collect()
     }
 }
 

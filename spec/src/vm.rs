@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::secret::{Public32, Secret32};
 
 /// The version of this format; `vmm` refuses any other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// One virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,12 +188,27 @@ pub struct PeerConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AllowRule {
-    /// The key of the peer who may open the flow.
-    pub from: Public32,
+    /// Who may open the flow.
+    pub from: AllowFrom,
     /// The protocol.
     pub protocol: Protocol,
     /// The destination port; absent for all ports (and for ICMP).
     pub port: Option<u16>,
+}
+
+/// Whom a firewall rule is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum AllowFrom {
+    /// The holder of a key.
+    Key(Public32),
+    /// Whoever shows a certificate of a label.
+    Label {
+        /// The key of the label's group.
+        group: Public32,
+        /// The label.
+        name: String,
+    },
 }
 
 /// A protocol that the firewall knows.

@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use spec::deployment::{From, Image, RestartPolicy, parse, parse_bytes, schema};
+use spec::secret::Public32;
 use spec::vm::Protocol;
 
 const KV: &str = include_str!("../../examples/kv.json");
@@ -37,7 +38,9 @@ fn everything() -> Value {
                 "network": {"interfaces": [{"network": "net", "ip": "10.1.0.2", "mesh_port": 5000,
                     "allow": [{"from": "ab".repeat(32), "protocol": "udp", "port": 53},
                               {"from": "role=web", "protocol": "tcp", "port": "80"},
-                              {"from": "b", "protocol": "icmp"}]}]},
+                              {"from": "b", "protocol": "icmp"},
+                              {"from": format!("{}/role=web", "cd".repeat(32)),
+                               "protocol": "tcp", "port": 443}]}]},
                 "ports": [{"listen": "443", "target": 8443, "protocol": "tcp", "public": true}],
                 "args": ["-v", ""], "env": {"B": "2", "A": "1"},
                 "restart": {"policy": "on-failure", "max_retries": 3, "backoff_initial": "500ms",
@@ -78,6 +81,8 @@ fn a_full_spec_becomes_what_it_says() {
     assert_eq!(from[1], &From::Machines(vec!["a".into()]));
     assert_eq!(from[2], &From::Machines(vec!["b".into()]));
     assert_eq!(interface.allow[2].protocol, Protocol::Icmp);
+    let group = Public32([0xcd; 32]);
+    assert_eq!(from[3], &From::Label { group, name: "role=web".into() });
     assert_eq!((a.ports[0].listen, a.ports[0].target, a.ports[0].public), (443, 8443, true));
     let restart = a.restart.expect("a rule");
     assert_eq!((restart.policy, restart.max_retries), (RestartPolicy::OnFailure, Some(3)));
@@ -117,6 +122,15 @@ fn shape_mistakes() -> Vec<(&'static str, Value)> {
         machine("image", json!({"unikernel": "https://x/y"})),
         machine("compute_capacity/cpu", json!(2)),
         machine("compute_capacity/memory", json!(4096)),
+        machine("network/interfaces/0/allow/0/from", json!("cd/web")),
+        machine("network/interfaces/0/allow/0/from", json!(format!("{}/", "cd".repeat(32)))),
+        machine("network/interfaces/0/allow/0/from", json!(format!("{}/Web", "cd".repeat(32)))),
+        machine("network/interfaces/0/allow/0/from", json!(format!("{}/-web", "cd".repeat(32)))),
+        machine("network/interfaces/0/allow/0/from", json!(format!("{}/a/b", "cd".repeat(32)))),
+        machine(
+            "network/interfaces/0/allow/0/from",
+            json!(format!("{}/{}", "cd".repeat(32), "x".repeat(65))),
+        ),
         machine("mounts/0/mountpoint", json!("data")),
         machine("mounts/0/mountpoint", json!("/a/../b")),
         machine("mounts/0/read_only", json!("yes")),

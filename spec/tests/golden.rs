@@ -266,6 +266,17 @@ fn a_rule_for_a_machine_elsewhere_or_a_label_of_nobody_is_refused() {
 }
 
 #[test]
+fn a_groups_label_that_is_none_is_refused_with_what_it_looks_like() {
+    let group = "cd".repeat(32);
+    let rule = |from: &str| format!(r#","allow":[{{"from":"{from}","protocol":"tcp"}}]"#);
+    let from = format!("{group}/Web");
+    let text = around(&[NET, &on_net("a", &rule(&from))]);
+    let problems = refused(&text).to_string();
+    assert!(problems.contains("allow/0/from"), "{problems}");
+    assert!(problems.contains("\"<key of 64 hexadecimal digits>/<label>\""), "{problems}");
+}
+
+#[test]
 fn several_problems_are_reported_at_once_in_order() {
     let text = around(&[
         r#"{"type":"volume","name":"a b","data":{"size":"1XB"}}"#,

@@ -2,8 +2,10 @@
 
 use std::net::UdpSocket;
 
-use net_vdev::{NetDevice, Peer, PrivateKey, PublicKey, Rule};
-use spec::vm::{BlockConfig, NetConfig, Protocol};
+use net_vdev::certificate::{Label, TextError};
+use net_vdev::endpoint::Strangers;
+use net_vdev::{NetDevice, Peer, PrivateKey, PublicKey, Rule, Who};
+use spec::vm::{AllowFrom, AllowRule, BlockConfig, NetConfig, Protocol};
 
 use crate::devices::NamedDevice;
 use crate::launch::LaunchError;
@@ -13,6 +15,9 @@ use crate::volumes::{DiskSockets, open_disk};
 const ADDRESSES_VARIABLE: &str = "HYPHA_ADDRESSES";
 /// Every address of the mesh is on the link: 400::/7.
 const MESH_PREFIX_LEN: u8 = 7;
+
+/// How many peers that show a label, and that nobody listed, have a session at once.
+const LABELLED_PEERS_MAX: usize = 256;
 
 /// What a network card needs besides its configuration.
 #[derive(Debug, Clone, Copy)]
@@ -38,26 +43,44 @@ pub fn open_net(
         endpoint: peer.endpoint,
         addresses: peer.addresses.clone(),
     });
-    let rules = card.allow.iter().map(|rule| Rule {
-        from: PublicKey(rule.from.0),
-        protocol: match rule.protocol {
-            Protocol::Tcp => net_vdev::Protocol::Tcp,
-            Protocol::Udp => net_vdev::Protocol::Udp,
-            Protocol::Icmp => net_vdev::Protocol::Icmp,
-        },
-        port: rule.port,
-    });
+    let rules: Vec<Rule> =
+        card.allow.iter().map(rule).collect::<Result<_, _>>().map_err(|error| {
+            LaunchError::Config { field: format!("net[{number}].allow"), reason: error.to_string() }
+        })?;
+    // Who has a label need not be listed.
+    let has_labels = rules.iter().any(|rule| matches!(rule.who, Who::Label(_)));
+    let strangers = if has_labels {
+        Strangers::Welcome { at_most: LABELLED_PEERS_MAX }
+    } else {
+        Strangers::Refused
+    };
     let key = PrivateKey::new(*card.private_key.expose());
     let config = net_vdev::Config {
         addresses: card.ipv4.iter().map(|(address, _)| (*address).into()).collect(),
         peers: peers.collect(),
-        rules: rules.collect(),
+        rules,
+        strangers,
         ..net_vdev::Config::new(key, facts.unix_time_at_zero_ns)
     };
     let device = NetDevice::new(config, socket, facts.seed).map_err(|error| {
         LaunchError::Config { field: format!("net[{number}]"), reason: error.to_string() }
     })?;
     Ok(NamedDevice { name: format!("network card {number}"), device: Box::new(device) })
+}
+
+fn rule(rule: &AllowRule) -> Result<Rule, TextError> {
+    let who = match &rule.from {
+        AllowFrom::Key(key) => Who::Key(PublicKey(key.0)),
+        AllowFrom::Label { group, name } => {
+            Who::Label(Label { group: PublicKey(group.0), name: name.parse()? })
+        }
+    };
+    let protocol = match rule.protocol {
+        Protocol::Tcp => net_vdev::Protocol::Tcp,
+        Protocol::Udp => net_vdev::Protocol::Udp,
+        Protocol::Icmp => net_vdev::Protocol::Icmp,
+    };
+    Ok(Rule { who, protocol, port: rule.port })
 }
 
 /// Opens the volume of block device `number`, makes it if it may, and puts the device in front.

@@ -38,7 +38,7 @@ impl AclEntry {
             Transport::Udp => Protocol::Udp,
             Transport::Icmp => Protocol::Icmp,
         };
-        Rule { from: PublicKey(self.from.0), protocol, port: self.port }
+        Rule { who: PublicKey(self.from.0).into(), protocol, port: self.port }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::firewall::Rule;
+use crate::firewall::{Caps, Rule};
 use crate::identity::{PrivateKey, PublicKey};
 use crate::session::{CipherSupport, PostQuantum};
 
@@ -17,6 +17,10 @@ pub struct Config {
     pub peers: Vec<Peer>,
     /// Who may open flows to it. A rule for a key that is no peer's has no effect.
     pub rules: Vec<Rule>,
+    /// To whom it may open flows; to anybody without a list.
+    pub egress: Option<Vec<Rule>>,
+    /// How much of its packets passes, in each direction.
+    pub caps: Caps,
     /// The transport ciphers that it takes.
     pub ciphers: CipherSupport,
     /// Who may have a session besides the listed peers.
@@ -41,6 +45,8 @@ impl Config {
             addresses: Vec::new(),
             peers: Vec::new(),
             rules: Vec::new(),
+            egress: None,
+            caps: Caps::default(),
             ciphers: CipherSupport::detect(),
             post_quantum: PostQuantum::Upgrade,
             strangers: Strangers::Refused,

@@ -14,6 +14,8 @@ pub enum DropReason {
     OutboundNoRoute,
     /// From this member: of a kind that never leaves a link.
     OutboundDenied,
+    /// From this member: more than its caps let pass.
+    OutboundCap,
     /// From this member: nobody knows where the peer is.
     OutboundNoEndpoint,
     /// From this member: too many packets wait for the peer's handshake; the oldest went.
@@ -60,6 +62,8 @@ pub enum DropReason {
     InboundDestination,
     /// From a peer: nothing lets it in.
     InboundDenied,
+    /// From a peer: more than this member's caps let pass.
+    InboundCap,
     /// From a peer: a control message that is none of this version's.
     InboundControl,
     /// A relayed frame that is not from a neighbour, or where none is expected.
@@ -83,12 +87,13 @@ impl DropReason {
     }
 
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::OutboundMalformed,
         Self::OutboundOversize,
         Self::OutboundSource,
         Self::OutboundNoRoute,
         Self::OutboundDenied,
+        Self::OutboundCap,
         Self::OutboundNoEndpoint,
         Self::OutboundWaiting,
         Self::OutboundUnanswered,
@@ -112,10 +117,21 @@ impl DropReason {
         Self::InboundSource,
         Self::InboundDestination,
         Self::InboundDenied,
+        Self::InboundCap,
         Self::InboundControl,
         Self::HopUnexpected,
         Self::HopForged,
     ];
+}
+
+/// A count for each reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Drops([u64; DropReason::ALL.len()]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
 }
 
 /// What an endpoint has done so far.
@@ -147,20 +163,20 @@ pub struct Counters {
     pub events_lost: u64,
     /// Living flows that gave way because the firewall's table was full.
     pub flows_evicted: u64,
-    pub(super) drops: [u64; DropReason::ALL.len()],
+    pub(super) drops: Drops,
 }
 
 impl Counters {
     /// How many packets or datagrams were dropped for `reason`.
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> u64 {
-        self.drops.get(reason as usize).copied().unwrap_or(0)
+        self.drops.0.get(reason as usize).copied().unwrap_or(0)
     }
 
     /// How many were dropped in all.
     #[must_use]
     pub fn dropped_total(&self) -> u64 {
-        self.drops.iter().sum()
+        self.drops.0.iter().sum()
     }
 
     pub(super) fn drop(&mut self, reason: DropReason) {
@@ -168,7 +184,7 @@ impl Counters {
     }
 
     pub(super) fn drop_many(&mut self, reason: DropReason, number: u64) {
-        if let Some(count) = self.drops.get_mut(reason as usize) {
+        if let Some(count) = self.drops.0.get_mut(reason as usize) {
             *count += number;
         }
     }

@@ -220,6 +220,7 @@ impl Endpoint {
         self.tell(Event::Up(key));
         self.counters.handshakes += 1;
         self.rearm(index);
+        self.show_certificates(now_ns, index);
         self.send_waiting(now_ns, index, true);
         self.greet(now_ns, index);
         Ok(())
@@ -237,6 +238,7 @@ impl Endpoint {
         self.tell(Event::Up(key));
         self.counters.handshakes += 1;
         self.rearm(index);
+        self.show_certificates(now_ns, index);
         self.send_waiting(now_ns, index, false);
         self.greet(now_ns, index);
     }

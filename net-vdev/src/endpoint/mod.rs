@@ -39,6 +39,7 @@
 //! # }
 //! ```
 
+mod certificates;
 mod config;
 mod control;
 mod counters;
@@ -58,6 +59,7 @@ mod transmit;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
+pub use certificates::LABELS_MAX;
 pub use config::{Config, ConfigError, Peer, Strangers};
 pub use control::{CANDIDATES_MAX, Control};
 pub use counters::{Counters, DropReason, Occupancy};
@@ -73,7 +75,7 @@ pub use transmit::Transmit;
 use transmit::Transmits;
 
 use crate::cookie::Secrets;
-use crate::firewall::{Firewall, Packet, Rule, Verdict};
+use crate::firewall::{Firewall, Packet, Policy, Rule};
 use crate::identity::{PrivateKey, PublicKey};
 use crate::random::Generator;
 use crate::reassembly::Reassembly;
@@ -113,6 +115,8 @@ pub struct Endpoint {
     /// Packets for members whose key is not known yet.
     unresolved: Unresolved,
     firewall: Firewall,
+    /// This member's certificates, as it shows them.
+    certificates: Vec<u8>,
     random: Generator,
     /// Where this member may be reached: as its owner says, and as peers saw it.
     candidates: Vec<SocketAddr>,
@@ -144,6 +148,7 @@ impl Endpoint {
     pub fn new(config: Config, seed: [u8; 32]) -> Result<Self, ConfigError> {
         let mut random = Generator::new(seed);
         let key = config.private_key.public();
+        let policy = Policy { ingress: config.rules, egress: config.egress, caps: config.caps };
         let mut endpoint = Self {
             mac_key: MacKey::of(&key),
             key,
@@ -161,7 +166,8 @@ impl Endpoint {
             indices: BTreeMap::new(),
             timers: BTreeSet::new(),
             unresolved: Unresolved::default(),
-            firewall: Firewall::new(&config.rules, [random.u64(), random.u64()]),
+            firewall: Firewall::new(&policy, [random.u64(), random.u64()]),
+            certificates: Vec::new(),
             candidates: Vec::new(),
             observed: VecDeque::new(),
             pings: 0,
@@ -242,10 +248,7 @@ impl Endpoint {
         let Some(index) = self.routes.get(&packet.destination).copied() else {
             return self.ask_for(now_ns, packet.destination, bytes);
         };
-        let peer = self.peers.get(index).ok_or(DropReason::OutboundNoRoute)?;
-        if self.firewall.outbound(now_ns, &peer.key, &packet) == Verdict::Deny {
-            return Err(DropReason::OutboundDenied);
-        }
+        self.ask_to_send(now_ns, index, &packet, 1)?;
         self.send_or_wait(now_ns, index, bytes)
     }
 
@@ -279,8 +282,10 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Something was sent to the peer: starts a handshake if its session is old, or it is silent.
+    /// Something was sent to the peer: shows it certificates if that is due, and starts a handshake if
+    /// its session is old or it is silent.
     fn after_sending(&mut self, now_ns: u64, index: usize) {
+        self.show_again(now_ns, index);
         let Some(peer) = self.peers.get_mut(index) else { return };
         let Some(session) = peer.current.as_ref() else { return };
         let since_ns = *peer.unanswered_since_ns.get_or_insert(now_ns);
@@ -384,10 +389,8 @@ impl Endpoint {
         if !self.addresses.contains(&packet.destination) {
             return Err(DropReason::InboundDestination);
         }
+        self.ask_to_admit(now_ns, index, &packet)?;
         let peer = self.peers.get_mut(index).ok_or(DropReason::InboundSource)?;
-        if self.firewall.inbound(now_ns, &peer.key, &packet) == Verdict::Deny {
-            return Err(DropReason::InboundDenied);
-        }
         peer.bytes_received += packet.len as u64;
         self.counters.packets_received += 1;
         self.counters.bytes_received += packet.len as u64;

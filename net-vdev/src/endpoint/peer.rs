@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 
+use super::certificates::Labels;
 use super::fragments::Reassembly;
 use super::limit::Bucket;
 use super::paths::{ACTIVE_NS, Path, Paths};
@@ -50,6 +51,7 @@ pub(super) struct PeerState {
     pub(super) heard_ns: u64,
     /// When this member's own addresses were last told to it.
     pub(super) told_ns: Option<u64>,
+    pub(super) labels: Labels,
     pub(super) bytes_sent: u64,
     pub(super) bytes_received: u64,
     pub(super) newest_initiation: Option<Timestamp>,
@@ -122,6 +124,7 @@ impl PeerState {
             sent_ns: 0,
             heard_ns: 0,
             told_ns: None,
+            labels: Labels::default(),
             bytes_sent: 0,
             bytes_received: 0,
             newest_initiation: None,

@@ -148,7 +148,7 @@ impl Endpoint {
                 self.tell(Event::Router { from: peer.key, path, message });
                 Ok(())
             }
-            Control::Certificates(_) => Ok(()),
+            Control::Certificates(message) => self.receive_certificates(now_ns, index, message),
         }
     }
 

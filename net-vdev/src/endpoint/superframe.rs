@@ -3,7 +3,7 @@
 
 use super::transmit::headroom;
 use super::{DropReason, Endpoint, Path, Transmit};
-use crate::firewall::{Packet, Verdict};
+use crate::firewall::Packet;
 use crate::offload::{Batch, Layout, PACKET_BYTES_MAX, Segmenter, VirtioNetHeader, clamp_mss};
 use crate::wire::{DATA_HEADER_BYTES, TAG_BYTES};
 
@@ -31,10 +31,10 @@ impl Endpoint {
             self.drop_dead_sessions(now_ns, index);
             let peer = self.peers.get(index)?;
             let path = peer.paths.current().filter(|_| peer.current.is_some())?;
-            Some((index, peer.key, path))
+            Some((index, path))
         });
         let is_large = header.segmentation.is_some();
-        let Some((index, key, path)) = session.filter(|_| is_large) else {
+        let Some((index, path)) = session.filter(|_| is_large) else {
             return self.send_each(now_ns, header, bytes);
         };
         if !self.addresses.contains(&packet.source) {
@@ -51,9 +51,9 @@ impl Endpoint {
             // Datagrams that the path can't carry whole: each goes in two halves.
             return self.send_each(now_ns, header, bytes);
         }
-        if self.firewall.outbound(now_ns, &key, &packet) == Verdict::Deny {
-            return Err(DropReason::OutboundDenied);
-        }
+        // The headers that each packet repeats make a few more of them than this.
+        let packets = packet.len.div_ceil(segmenter.packet_bytes().max(1));
+        self.ask_to_send(now_ns, index, &packet, packets)?;
         self.wake(now_ns, index);
         loop {
             if self.transmits.is_full() {

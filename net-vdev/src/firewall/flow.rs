@@ -47,10 +47,22 @@ pub(super) enum Side {
     Peer,
 }
 
+/// How a flow stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Its packets pass; who opened it.
+    Open(Side),
+    /// What allowed it ended; who opened it.
+    Revoked(Side),
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Flow {
     key: FlowKey,
     opened_by: Side,
+    /// Whether the rule that let it be opened no longer does. It is kept until it expires, so that
+    /// packets of the other direction don't open it again.
+    is_revoked: bool,
     /// Who was heard, and who has finished: bits of [`seen`] and [`finished`].
     progress: u8,
     expires_ns: u64,
@@ -68,7 +80,7 @@ fn finished(side: Side) -> u8 {
 
 impl Flow {
     fn new(key: FlowKey, opened_by: Side) -> Self {
-        Self { key, opened_by, progress: 0, expires_ns: 0 }
+        Self { key, opened_by, is_revoked: false, progress: 0, expires_ns: 0 }
     }
 
     /// Takes note of a packet. The times are RFC 5382 §5 for TCP, RFC 4787 §4.3 for UDP and
@@ -90,6 +102,14 @@ impl Flow {
             Protocol::Icmp => 60,
         };
         self.expires_ns = now_ns.saturating_add(seconds * SECOND_NS);
+    }
+
+    fn standing(&self) -> Standing {
+        if self.is_revoked {
+            Standing::Revoked(self.opened_by)
+        } else {
+            Standing::Open(self.opened_by)
+        }
     }
 
     fn is_established(&self) -> bool {
@@ -119,23 +139,31 @@ impl FlowTable {
         Self { keys, slots: vec![None; SETS_MIN * SET_SIZE] }
     }
 
-    /// Takes note of a packet of a living flow; returns who opened it, or `None` if there is no
-    /// such flow.
+    /// Takes note of a packet of a flow that is open; returns how the flow stands, if it lives.
     pub(super) fn touch(
         &mut self,
         now_ns: u64,
         key: &FlowKey,
         from: Side,
         flags: Option<TcpFlags>,
-    ) -> Option<Side> {
+    ) -> Option<Standing> {
         let flow = self.find(now_ns, key)?;
-        flow.touch(now_ns, from, flags);
-        Some(flow.opened_by)
+        if !flow.is_revoked {
+            flow.touch(now_ns, from, flags);
+        }
+        Some(flow.standing())
     }
 
-    /// Who opened this flow, if it lives.
-    pub(super) fn opener(&mut self, now_ns: u64, key: &FlowKey) -> Option<Side> {
-        self.find(now_ns, key).map(|flow| flow.opened_by)
+    /// How this flow stands, if it lives.
+    pub(super) fn standing(&mut self, now_ns: u64, key: &FlowKey) -> Option<Standing> {
+        self.find(now_ns, key).map(|flow| flow.standing())
+    }
+
+    /// Stops the flows with `peer` that are not allowed any more, by who opened them.
+    pub(super) fn revoke(&mut self, peer: &PublicKey, is_allowed: impl Fn(Side, &FlowKey) -> bool) {
+        for flow in self.slots.iter_mut().flatten().filter(|flow| flow.key.peer == *peer) {
+            flow.is_revoked = !is_allowed(flow.opened_by, &flow.key);
+        }
     }
 
     /// Starts (or starts over) a flow with a packet of `opened_by`; true if a living flow had to

@@ -1,111 +1,121 @@
 //! Who may talk to a member: inbound is denied unless a rule opens it or it answers.
 //!
-//! * What this member sends opens a flow; what comes back on it is let in, and so are ICMP errors
-//!   about it from the same peer.
+//! * What this member sends opens a flow, if the outbound rules let it (without any, it may reach
+//!   everybody); what comes back on it is let in, and so are ICMP errors about it from the same peer.
 //! * What a peer sends otherwise needs a [`Rule`] that names the whole 32-byte key of the session
-//!   that the packet came through, the protocol, and the port if the rule has one.
+//!   that the packet came through, or a label of which the peer has shown a certificate; the
+//!   protocol; and the port if the rule has one.
+//! * When a peer loses a label, the flows that only this label allowed stop in both directions.
 //! * Fragments, IPv4 options, IPv6 extension headers and other protocols pass neither way.
+//! * What would pass is counted against the member's [`Caps`], so that what is denied costs it none.
+//!
+//! Both ends enforce their rules: the sender's outbound rules before a packet is sealed, the
+//! receiver's inbound rules before it reaches the member.
 //!
 //! A flow table that is full never locks an allowed peer out: rules are asked again for each packet
 //! without a flow.
 
 mod flow;
+mod meter;
 mod packet;
-
-use std::collections::BTreeSet;
+mod rules;
 
 pub use flow::FLOWS_MAX;
-use flow::{FlowKey, FlowTable, Side};
+use flow::{FlowKey, FlowTable, Side, Standing};
+use meter::Meter;
 pub use packet::{Original, Packet, PacketError, Ports, Protocol, TcpFlags, Transport};
+use rules::RuleSet;
+pub use rules::{Caps, Party, Policy, Rule, Who};
 
 use crate::identity::PublicKey;
-
-/// Lets the flows in that `from` opens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rule {
-    /// The whole key of the peer.
-    pub from: PublicKey,
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The destination port, or `None` for all of them; of no meaning for ICMP.
-    pub port: Option<u16>,
-}
 
 /// What the firewall decided about a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It passes.
     Pass,
-    /// No rule lets it in and no flow expects it; or it is of a kind that never leaves a link.
+    /// No rule lets it through and no flow expects it; or it is of a kind that never leaves a link.
     Deny,
+    /// It might pass, but the member has used up what it may send or receive.
+    Cap,
 }
 
 /// The firewall of one member.
 pub struct Firewall {
-    rules: BTreeSet<Rule>,
+    ingress: RuleSet,
+    egress: Option<RuleSet>,
     flows: FlowTable,
     evictions: u64,
+    inbound: Meter,
+    outbound: Meter,
 }
 
 impl Firewall {
-    /// A firewall that lets in what `rules` say. `keys` are random and secret.
+    /// A firewall that lets through what `policy` says. `keys` are random and secret.
     #[must_use]
-    pub fn new(rules: &[Rule], keys: [u64; 2]) -> Self {
-        let mut firewall =
-            Self { rules: BTreeSet::new(), flows: FlowTable::new(keys), evictions: 0 };
-        firewall.set_rules(rules);
-        firewall
+    pub fn new(policy: &Policy, keys: [u64; 2]) -> Self {
+        Self {
+            ingress: RuleSet::new(&policy.ingress),
+            egress: policy.egress.as_deref().map(RuleSet::new),
+            flows: FlowTable::new(keys),
+            evictions: 0,
+            inbound: Meter::new(policy.caps),
+            outbound: Meter::new(policy.caps),
+        }
     }
 
-    /// Lets in what `rules` say from now on, and no new flow else.
+    /// Lets flows in that `rules` say from now on, and no new ones else.
     pub fn set_rules(&mut self, rules: &[Rule]) {
-        let normal = |rule: &Rule| match rule.protocol {
-            Protocol::Icmp => Rule { port: None, ..*rule },
-            Protocol::Tcp | Protocol::Udp => *rule,
-        };
-        self.rules = rules.iter().map(normal).collect();
+        self.ingress = RuleSet::new(rules);
     }
 
     /// Judges a packet that this member sends to the peer `to`, and expects its answers.
-    pub fn outbound(&mut self, now_ns: u64, to: &PublicKey, packet: &Packet) -> Verdict {
-        let Some((key, flags)) = flow_of(packet, Side::Local, to) else {
-            return match packet.transport {
-                Transport::OtherIcmp => Verdict::Deny,
-                _ => Verdict::Pass,
-            };
-        };
-        let opens = flags.is_some_and(TcpFlags::opens);
-        let opener = self.flows.touch(now_ns, &key, Side::Local, flags);
-        // A new connection on the ports of an old one that the peer had opened is this side's now.
-        if opener.is_none() || (opens && opener == Some(Side::Peer)) {
-            self.evictions += u64::from(self.flows.insert(now_ns, &key, Side::Local, flags));
+    pub fn outbound(&mut self, now_ns: u64, to: Party<'_>, packet: &Packet) -> Verdict {
+        self.outbound_frame(now_ns, to, packet, 1)
+    }
+
+    /// Judges a super-frame that will be cut into so many packets of one flow.
+    pub fn outbound_frame(
+        &mut self,
+        now_ns: u64,
+        to: Party<'_>,
+        frame: &Packet,
+        packets: usize,
+    ) -> Verdict {
+        match self.judge_outbound(now_ns, to, frame) {
+            Verdict::Pass if !self.outbound.take(now_ns, packets, frame.len) => Verdict::Cap,
+            verdict => verdict,
         }
-        Verdict::Pass
     }
 
     /// Judges a packet that came through the session of the peer `from`.
-    pub fn inbound(&mut self, now_ns: u64, from: &PublicKey, packet: &Packet) -> Verdict {
-        match packet.transport {
-            Transport::Tcp { ports, flags } => {
-                self.inbound_flow(now_ns, from, packet, ports.destination, Some(flags))
-            }
-            Transport::Udp(ports) => {
-                self.inbound_flow(now_ns, from, packet, ports.destination, None)
-            }
-            Transport::EchoRequest(_) => self.ruled(from, Protocol::Icmp, None),
-            Transport::EchoReply(_) => {
-                let flow = flow_of(packet, Side::Peer, from);
-                pass_if(flow.is_some_and(|(key, flags)| {
-                    self.flows.touch(now_ns, &key, Side::Peer, flags).is_some()
-                }))
-            }
-            Transport::Error(Some(original)) => {
-                let key = quoted_flow(&original, from);
-                let expected = original.source == packet.destination;
-                pass_if(expected && self.flows.opener(now_ns, &key).is_some())
-            }
-            Transport::Error(None) | Transport::OtherIcmp => Verdict::Deny,
+    pub fn inbound(&mut self, now_ns: u64, from: Party<'_>, packet: &Packet) -> Verdict {
+        match self.judge_inbound(now_ns, from, packet) {
+            Verdict::Pass if !self.inbound.take(now_ns, 1, packet.len) => Verdict::Cap,
+            verdict => verdict,
         }
+    }
+
+    /// Takes note that `peer` has no labels any more but those: the flows that they don't allow stop.
+    /// It looks at the whole table, and labels change seldom.
+    pub fn relabel(&mut self, peer: Party<'_>) {
+        let Self { ingress, egress, flows, .. } = self;
+        flows.revoke(peer.key, |opened_by, key| {
+            let port = |port| if key.protocol == Protocol::Icmp { None } else { Some(port) };
+            match opened_by {
+                Side::Peer => ingress.allow(peer, key.protocol, port(key.local_port)),
+                Side::Local => {
+                    let port = port(key.remote_port);
+                    egress.as_ref().is_none_or(|rules| rules.allow(peer, key.protocol, port))
+                }
+            }
+        });
+    }
+
+    /// Whether outbound rules name labels, so that a peer's have to be known before it is sent to.
+    #[must_use]
+    pub fn needs_labels_to_send(&self) -> bool {
+        self.egress.as_ref().is_some_and(RuleSet::has_labels)
     }
 
     /// How many slots for flows are in memory; never more than [`FLOWS_MAX`].
@@ -120,32 +130,82 @@ impl Firewall {
         self.evictions
     }
 
+    fn judge_outbound(&mut self, now_ns: u64, to: Party<'_>, packet: &Packet) -> Verdict {
+        let Some((key, flags)) = flow_of(packet, Side::Local, to.key) else {
+            return match packet.transport {
+                Transport::OtherIcmp => Verdict::Deny,
+                _ => Verdict::Pass,
+            };
+        };
+        let opens = flags.is_some_and(TcpFlags::opens);
+        match self.flows.touch(now_ns, &key, Side::Local, flags) {
+            Some(Standing::Open(Side::Local)) => return Verdict::Pass,
+            // A new connection on the ports of an old one that the peer had opened is this side's.
+            Some(Standing::Open(Side::Peer)) if !opens => return Verdict::Pass,
+            Some(Standing::Revoked(Side::Peer)) if !opens => return Verdict::Deny,
+            Some(_) | None => {}
+        }
+        // Answers pass without a rule: the packet that they answer has opened the flow, or opened it
+        // again if it had to give way to others.
+        let port = (key.protocol != Protocol::Icmp).then_some(key.remote_port);
+        if self.egress.as_ref().is_some_and(|rules| !rules.allow(to, key.protocol, port)) {
+            return Verdict::Deny;
+        }
+        self.evictions += u64::from(self.flows.insert(now_ns, &key, Side::Local, flags));
+        Verdict::Pass
+    }
+
+    fn judge_inbound(&mut self, now_ns: u64, from: Party<'_>, packet: &Packet) -> Verdict {
+        match packet.transport {
+            Transport::Tcp { ports, flags } => {
+                self.inbound_flow(now_ns, from, packet, (ports.destination, Some(flags)))
+            }
+            Transport::Udp(ports) => {
+                self.inbound_flow(now_ns, from, packet, (ports.destination, None))
+            }
+            Transport::EchoRequest(_) => pass_if(self.ingress.allow(from, Protocol::Icmp, None)),
+            Transport::EchoReply(_) => {
+                let flow = flow_of(packet, Side::Peer, from.key);
+                pass_if(flow.is_some_and(|(key, flags)| {
+                    let standing = self.flows.touch(now_ns, &key, Side::Peer, flags);
+                    matches!(standing, Some(Standing::Open(_)))
+                }))
+            }
+            Transport::Error(Some(original)) => {
+                let key = quoted_flow(&original, from.key);
+                let expected = original.source == packet.destination;
+                let standing = self.flows.standing(now_ns, &key);
+                pass_if(expected && matches!(standing, Some(Standing::Open(_))))
+            }
+            Transport::Error(None) | Transport::OtherIcmp => Verdict::Deny,
+        }
+    }
+
     fn inbound_flow(
         &mut self,
         now_ns: u64,
-        from: &PublicKey,
+        from: Party<'_>,
         packet: &Packet,
-        port: u16,
-        flags: Option<TcpFlags>,
+        (port, flags): (u16, Option<TcpFlags>),
     ) -> Verdict {
-        let Some((key, _)) = flow_of(packet, Side::Peer, from) else { return Verdict::Deny };
+        let Some((key, _)) = flow_of(packet, Side::Peer, from.key) else { return Verdict::Deny };
         // A peer may not open a connection on the ports of a flow that this side opened.
         let opens = flags.is_some_and(TcpFlags::opens);
-        let opener = self.flows.opener(now_ns, &key);
-        if opener.is_some() && !(opens && opener == Some(Side::Local)) {
+        let standing = self.flows.standing(now_ns, &key);
+        if let Some(Standing::Open(opener)) = standing
+            && !(opens && opener == Side::Local)
+        {
             self.flows.touch(now_ns, &key, Side::Peer, flags);
             return Verdict::Pass;
         }
-        let verdict = self.ruled(from, key.protocol, Some(port));
-        if verdict == Verdict::Pass && opener.is_none() {
+        if !self.ingress.allow(from, key.protocol, Some(port)) {
+            return Verdict::Deny;
+        }
+        // With a flow of this side's on the same ports, the rule lets the packet in and no more.
+        if !matches!(standing, Some(Standing::Open(_) | Standing::Revoked(Side::Local))) {
             self.evictions += u64::from(self.flows.insert(now_ns, &key, Side::Peer, flags));
         }
-        verdict
-    }
-
-    fn ruled(&self, from: &PublicKey, protocol: Protocol, port: Option<u16>) -> Verdict {
-        let rule = |port| Rule { from: *from, protocol, port };
-        pass_if(self.rules.contains(&rule(None)) || self.rules.contains(&rule(port)))
+        Verdict::Pass
     }
 }
 

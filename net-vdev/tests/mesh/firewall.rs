@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use net_vdev::PublicKey;
-use net_vdev::firewall::{FLOWS_MAX, Firewall, Packet, PacketError, Protocol, Rule, Verdict};
+use net_vdev::firewall::{
+    FLOWS_MAX, Firewall, Packet, PacketError, Party, Policy, Protocol, Rule, Verdict,
+};
 use proptest::prelude::*;
 
 use crate::packets::{ACK, FIN, RST, SYN, echo_reply, echo_request, icmp, ip, tcp, too_big, udp};
@@ -21,15 +23,17 @@ fn families() -> [(IpAddr, IpAddr); 2] {
 }
 
 fn firewall(rules: &[Rule]) -> Firewall {
-    Firewall::new(rules, [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7345])
+    let policy = Policy { ingress: rules.to_vec(), ..Policy::default() };
+    Firewall::new(&policy, [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7345])
 }
 
 fn rule(protocol: Protocol, port: Option<u16>) -> Rule {
-    Rule { from: PEER, protocol, port }
+    Rule { who: PEER.into(), protocol, port }
 }
 
 fn comes_in(wall: &mut Firewall, now_ns: u64, from: &PublicKey, packet: &[u8]) -> bool {
-    wall.inbound(now_ns, from, &Packet::parse(packet).unwrap()) == Verdict::Pass
+    wall.inbound(now_ns, Party { key: from, labels: &[] }, &Packet::parse(packet).unwrap())
+        == Verdict::Pass
 }
 
 fn goes_out(wall: &mut Firewall, now_ns: u64, packet: &[u8]) -> bool {
@@ -37,7 +41,8 @@ fn goes_out(wall: &mut Firewall, now_ns: u64, packet: &[u8]) -> bool {
 }
 
 fn goes_out_to(wall: &mut Firewall, now_ns: u64, to: &PublicKey, packet: &[u8]) -> bool {
-    wall.outbound(now_ns, to, &Packet::parse(packet).unwrap()) == Verdict::Pass
+    wall.outbound(now_ns, Party { key: to, labels: &[] }, &Packet::parse(packet).unwrap())
+        == Verdict::Pass
 }
 
 #[test]
@@ -285,8 +290,8 @@ proptest! {
             }
             if let Ok(packet) = Packet::parse(&bytes) {
                 prop_assert!(packet.len <= bytes.len());
-                wall.outbound(0, &PEER, &packet);
-                wall.inbound(0, &PEER, &packet);
+                wall.outbound(0, Party { key: &PEER, labels: &[] }, &packet);
+                wall.inbound(0, Party { key: &PEER, labels: &[] }, &packet);
             }
         }
     }

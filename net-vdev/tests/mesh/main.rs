@@ -5,6 +5,7 @@
 mod cookies;
 mod firewall;
 mod hostile;
+mod labels;
 mod nic;
 mod packets;
 mod paths;

@@ -101,7 +101,7 @@ const IPV4: [[u8; 4]; 2] = [[10, 9, 0, 1], [10, 9, 0, 2]];
 
 fn config(member: usize, endpoint: Option<SocketAddr>) -> Config {
     let key = PrivateKey::new(PRIVATE[1 - member]).public();
-    let open = |protocol| Rule { from: key, protocol, port: None };
+    let open = |protocol| Rule { who: key.into(), protocol, port: None };
     Config {
         addresses: vec![IPV4[member].into()],
         peers: vec![Peer { key, endpoint, addresses: vec![IPV4[1 - member].into()] }],

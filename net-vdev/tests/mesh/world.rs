@@ -19,7 +19,7 @@ pub(crate) const ONE_WAY_NS: u64 = 10 * MS;
 /// The UDP port that everybody's rules open.
 pub(crate) const PORT: u16 = 7;
 
-const UNIX_NS: u64 = 1_700_000_000 * SECOND;
+pub(crate) const UNIX_NS: u64 = 1_700_000_000 * SECOND;
 
 /// A small generator for tests (SplitMix64).
 pub(crate) struct Dice(pub(crate) u64);
@@ -129,7 +129,7 @@ impl World {
             let open =
                 |(from, _): &(PublicKey, _)| {
                     [(Protocol::Udp, Some(PORT)), (Protocol::Icmp, None)]
-                        .map(|(protocol, port)| Rule { from: *from, protocol, port })
+                        .map(|(protocol, port)| Rule { who: (*from).into(), protocol, port })
                 };
             let peer = |(key, endpoint)| Peer { key, endpoint, addresses: Vec::new() };
             let config = Config {
@@ -304,7 +304,7 @@ impl World {
     }
 
     /// Takes what a member has to send and to say.
-    fn settle(&mut self, index: usize) {
+    pub(crate) fn settle(&mut self, index: usize) {
         let place = self.members[index].place;
         while let Some(Transmit { to, bytes, stride }) =
             self.members[index].endpoint.poll_transmit()

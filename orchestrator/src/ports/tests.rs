@@ -50,7 +50,7 @@ impl Guest {
         let host = PrivateKey::new(HOST_KEY).public();
         let config = Config {
             peers: vec![Peer { key: host, endpoint: None, addresses: Vec::new() }],
-            rules: vec![Rule { from: host, protocol: Protocol::Tcp, port: Some(GUEST_PORT) }],
+            rules: vec![Rule { who: host.into(), protocol: Protocol::Tcp, port: Some(GUEST_PORT) }],
             ..Config::new(PrivateKey::new(key), unix_time_ns())
         };
         let mut seed = [0; 32];

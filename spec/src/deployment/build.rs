@@ -8,6 +8,7 @@ use jsonc_parser::ast::Value;
 use jsonc_parser::common::Ranged;
 
 use super::check::Node;
+use super::form;
 use super::problem::{Reason, Report, nearest};
 use super::tables::WORKLOAD_TYPES;
 use super::{
@@ -301,12 +302,14 @@ impl Builder<'_, '_, '_, '_> {
         }
         let from_node = rule.field("from")?;
         let from = from_node.text()?;
-        let from = match (Public32::from_hex(from), from.split_once('=')) {
-            (Some(key), _) => From::Key(key),
-            (None, Some((name, value))) => {
-                From::Machines(self.labelled(&from_node, network, (name, value))?)
-            }
-            (None, None) => From::Machines(vec![self.member(&from_node, network)?]),
+        let from = if let Some(key) = Public32::from_hex(from) {
+            From::Key(key)
+        } else if let Some((group, name)) = form::group_label(from) {
+            From::Label { group, name: name.to_owned() }
+        } else if let Some((name, value)) = from.split_once('=') {
+            From::Machines(self.labelled(&from_node, network, (name, value))?)
+        } else {
+            From::Machines(vec![self.member(&from_node, network)?])
         };
         Some(Allow { from, protocol, port: port_node.as_ref().and_then(port) })
     }

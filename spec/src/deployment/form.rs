@@ -148,12 +148,29 @@ pub(crate) static DURATION: Form = Form {
 
 /// Whom a firewall rule is about.
 pub(crate) static FROM: Form = Form {
-    expected: "a workload's name, a label \"name=value\", or a key of 64 hexadecimal digits",
-    pattern: "^([A-Za-z0-9_-]{1,36}|[A-Za-z0-9._/-]{1,63}=[A-Za-z0-9._/-]{1,63}|[0-9a-fA-F]{64})$",
+    expected: "a workload's name, a label \"name=value\", a key of 64 hexadecimal digits, or a \
+               group's label \"<key of 64 hexadecimal digits>/<label>\" with a label of 1 to 64 \
+               characters a-z 0-9 - . _ = that begins and ends with a letter or a digit",
+    pattern: "^([A-Za-z0-9_-]{1,36}|[A-Za-z0-9._/-]{1,63}=[A-Za-z0-9._/-]{1,63}|[0-9a-fA-F]{64}\
+              |[0-9a-fA-F]{64}/[a-z0-9]([a-z0-9._=-]{0,62}[a-z0-9])?)$",
     accepts: |text| {
         let is_pair = |(name, value)| is_label(name) && is_label(value);
         (KEY.accepts)(text)
             || (WORKLOAD_NAME.accepts)(text)
+            || group_label(text).is_some()
             || text.split_once('=').is_some_and(is_pair)
     },
 };
+
+/// The group's key and the label of `<key>/<label>`. A label `name=value` of the same file is never
+/// one: its name is shorter than a key.
+pub(crate) fn group_label(text: &str) -> Option<(Public32, &str)> {
+    let (group, label) = text.split_once('/')?;
+    let is_end = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = label.as_bytes();
+    let is_label = bytes.len() <= 64
+        && bytes.iter().all(|byte| is_end(byte) || b"-._=".contains(byte))
+        && bytes.first().is_some_and(is_end)
+        && bytes.last().is_some_and(is_end);
+    Public32::from_hex(group).filter(|_| is_label).map(|group| (group, label))
+}

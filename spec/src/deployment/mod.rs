@@ -238,6 +238,13 @@ pub enum From {
     Key(Public32),
     /// Machines of the same network, by name: one, or all with a label. Never empty.
     Machines(Vec<String>),
+    /// Whoever shows a certificate of a label, from anywhere.
+    Label {
+        /// The key of the label's group.
+        group: Public32,
+        /// The label: 1 to 64 characters `a-z 0-9 - . _ =`, at both ends a letter or a digit.
+        name: String,
+    },
 }
 
 /// A TCP port of the guest that the host listens for.

@@ -8,7 +8,7 @@ use net_vdev::PrivateKey;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
 use spec::secret::{Public32, Secret32};
-use spec::vm::{AllowRule, NetConfig, PeerConfig, Protocol, VmConfig};
+use spec::vm::{AllowFrom, AllowRule, NetConfig, PeerConfig, Protocol, VmConfig};
 
 use crate::support::{Folder, config, have_kvm, run_with, vmm_with, volume};
 
@@ -60,7 +60,7 @@ pub(crate) fn pair(
     kv.memory_bytes = 32 << 20;
     kv.block = vec![volume(folder)];
     let from = Public32(load_member.public().0);
-    let rule = AllowRule { from, protocol: Protocol::Tcp, port: Some(port) };
+    let rule = AllowRule { from: AllowFrom::Key(from), protocol: Protocol::Tcp, port: Some(port) };
     kv.net = vec![kv_member.card(load_member, vec![rule])];
     let args = [&["--target", "kv:8080"], load_args].concat();
     let mut load = config("load", &args);

@@ -33,7 +33,8 @@ fn announcement(key: &PrivateKey, sequence: u64) -> SignedAnnouncement {
 
 fn vm(world: &mut World, node: usize, number: u8, peers: &[PublicKey]) -> Vm {
     let key = PrivateKey::new([number; 32]);
-    let rules = peers.iter().map(|from| Rule { from: *from, protocol: Protocol::Udp, port: None });
+    let rules =
+        peers.iter().map(|from| Rule { who: (*from).into(), protocol: Protocol::Udp, port: None });
     let config = Config {
         rules: rules.collect(),
         strangers: Strangers::Welcome { at_most: 8 },

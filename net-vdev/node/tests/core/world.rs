@@ -111,7 +111,7 @@ impl World {
         let nodes = keys.iter().map(|key| {
             let rule = |from: &PublicKey| {
                 [Protocol::Udp, Protocol::Tcp].map(|protocol| Rule {
-                    from: *from,
+                    who: (*from).into(),
                     protocol,
                     port: None,
                 })
