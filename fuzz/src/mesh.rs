@@ -107,11 +107,11 @@ impl World {
         }
         let surplus = self.wire.len().saturating_sub(REMEMBERED);
         self.wire.drain(..surplus);
-        while let Some((headers, packet)) = self.member.front() {
+        while let Some((headers, packet)) = self.member.take(self.now_ns) {
             assert!(headers.len() + packet.len() <= 1426, "longer than the card's MTU");
             // The link itself answers the guest's questions about neighbours.
-            if Packet::parse(packet).is_ok_and(|packet| self.is_from_peer(&packet)) {
-                let owed = self.owed.get_mut(packet).filter(|count| **count > 0);
+            if Packet::parse(&packet).is_ok_and(|packet| self.is_from_peer(&packet)) {
+                let owed = self.owed.get_mut(&packet).filter(|count| **count > 0);
                 match owed {
                     Some(count) => {
                         *count -= 1;
@@ -120,7 +120,6 @@ impl World {
                     None => panic!("the peer did not send (so often) {packet:02x?}"),
                 }
             }
-            self.member.pop();
         }
     }
 

@@ -21,14 +21,14 @@ pub const TARGET_NS: u64 = 1_000_000;
 /// How long a queue may stand before the first drop: the round trip of a slow path (RFC 8289 §4.2).
 pub const INTERVAL_NS: u64 = 100_000_000;
 
-/// A queue that holds at most so many bytes.
+/// A queue that holds so much at most: bytes, or items if each counts 1.
 #[derive(Debug)]
 pub struct Queue<T> {
     items: VecDeque<Item<T>>,
-    bytes: usize,
-    bytes_max: usize,
-    /// Up to so many bytes a queue is not taken for a standing one: one packet (RFC 8289 §5.3).
-    bytes_small: usize,
+    size: usize,
+    size_max: usize,
+    /// Up to this a queue is not taken for a standing one: one packet (RFC 8289 §5.3).
+    size_small: usize,
     /// When the queue will have stood above the target for an interval; `None` while it doesn't.
     above_until_ns: Option<u64>,
     is_dropping: bool,
@@ -42,7 +42,7 @@ pub struct Queue<T> {
 #[derive(Debug)]
 struct Item<T> {
     entered_ns: u64,
-    bytes: usize,
+    size: usize,
     value: T,
 }
 
@@ -56,14 +56,14 @@ pub enum Popped<T> {
 }
 
 impl<T> Queue<T> {
-    /// An empty queue for at most `bytes_max` bytes, whose largest items have `bytes_small`.
+    /// An empty queue for at most `size_max`, whose largest items have `size_small`.
     #[must_use]
-    pub fn new(bytes_max: usize, bytes_small: usize) -> Self {
+    pub fn new(size_max: usize, size_small: usize) -> Self {
         Self {
             items: VecDeque::new(),
-            bytes: 0,
-            bytes_max,
-            bytes_small,
+            size: 0,
+            size_max,
+            size_small,
             above_until_ns: None,
             is_dropping: false,
             drop_next_ns: 0,
@@ -72,10 +72,10 @@ impl<T> Queue<T> {
         }
     }
 
-    /// The bytes in the queue.
+    /// The size of all that is in the queue.
     #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     /// Whether there is nothing in the queue.
@@ -84,16 +84,16 @@ impl<T> Queue<T> {
         self.items.is_empty()
     }
 
-    /// Puts an item of `bytes` behind the others.
+    /// Puts an item of `size` behind the others.
     ///
     /// # Errors
     /// Gives the item back if the queue is full.
-    pub fn push(&mut self, now_ns: u64, bytes: usize, value: T) -> Result<(), T> {
-        if self.bytes.saturating_add(bytes) > self.bytes_max {
+    pub fn push(&mut self, now_ns: u64, size: usize, value: T) -> Result<(), T> {
+        if self.size.saturating_add(size) > self.size_max {
             return Err(value);
         }
-        self.bytes += bytes;
-        self.items.push_back(Item { entered_ns: now_ns, bytes, value });
+        self.size += size;
+        self.items.push_back(Item { entered_ns: now_ns, size, value });
         Ok(())
     }
 
@@ -113,7 +113,7 @@ impl<T> Queue<T> {
             self.is_dropping = false;
             return None;
         };
-        self.bytes -= item.bytes;
+        self.size -= item.size;
         let stands = self.has_stood(now_ns, now_ns.saturating_sub(item.entered_ns));
         if !stands {
             self.is_dropping = false;
@@ -130,7 +130,7 @@ impl<T> Queue<T> {
 
     /// Takes all items, for a queue that is given up.
     pub fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
-        self.bytes = 0;
+        self.size = 0;
         self.above_until_ns = None;
         self.is_dropping = false;
         self.items.drain(..).map(|item| item.value)
@@ -139,7 +139,7 @@ impl<T> Queue<T> {
     /// Whether the queue has stood above the target for an interval, now that an item leaves that
     /// was in it for `sojourn_ns`.
     fn has_stood(&mut self, now_ns: u64, sojourn_ns: u64) -> bool {
-        if sojourn_ns < TARGET_NS || self.bytes <= self.bytes_small {
+        if sojourn_ns < TARGET_NS || self.size <= self.size_small {
             self.above_until_ns = None;
             return false;
         }
@@ -238,7 +238,7 @@ mod tests {
         let mut drops = 0;
         for step in 0..10_000 {
             let now_ns = start_ns + step * 100_000;
-            while queue.bytes() < 500 * PACKET {
+            while queue.size() < 500 * PACKET {
                 queue.push(now_ns, PACKET, now_ns).unwrap();
             }
             while let Some(Popped::Dropped(_)) = queue.pop(now_ns) {
@@ -253,7 +253,7 @@ mod tests {
         let mut queue = Queue::new(usize::MAX, PACKET);
         assert!(run_from(&mut queue, 0) > 0);
         let mut now_ns = 1000 * MS;
-        while queue.bytes() > PACKET {
+        while queue.size() > PACKET {
             queue.pop(now_ns);
             now_ns += 10_000;
         }
@@ -309,7 +309,7 @@ mod tests {
                         None => prop_assert_eq!(next, expected),
                     }
                 }
-                prop_assert_eq!(queue.bytes(), bytes);
+                prop_assert_eq!(queue.size(), bytes);
             }
         }
     }

@@ -123,8 +123,12 @@ pub fn allowed_calls(needs: Needs) -> Vec<(&'static str, i64)> {
             calls.push(("fcntl", libc::SYS_fcntl));
         }
     }
-    if needs.servers || needs.net {
+    if needs.servers {
         calls.extend([("sendto", libc::SYS_sendto), ("recvfrom", libc::SYS_recvfrom)]);
+    }
+    if needs.net {
+        // A batch of datagrams at a time.
+        calls.extend([("sendmsg", libc::SYS_sendmsg), ("recvmmsg", libc::SYS_recvmmsg)]);
     }
     calls
 }

@@ -1,20 +1,21 @@
 //! The Ethernet link between the guest and the router that it sees: frames on one side, packets of
 //! the mesh on the other. No queue, no socket.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use super::neighbour::{Discovery, answer_arp, discover};
-use super::{HEADERS_BYTES, NicCounters, VIRTIO_HEADER_BYTES};
+use super::{ETHERNET_BYTES, HEADERS_BYTES, NicCounters, VIRTIO_HEADER_BYTES};
+use crate::codel::{Popped, Queue};
 use crate::endpoint::{Endpoint, Path};
 use crate::identity::PublicKey;
+use crate::offload::{PACKET_BYTES_MAX, VirtioNetHeader};
 use crate::wire::MTU;
 
 /// The MAC address of the router that the guest sees: `02` and "Hypha".
 pub const ROUTER_MAC: [u8; 6] = [0x02, 0x48, 0x79, 0x70, 0x68, 0x61];
 
-/// How many frames wait for receive buffers of the guest at most.
-pub const BACKLOG_MAX: usize = 64;
+/// How many frames wait for receive buffers of the guest at most: some batches of the socket.
+pub const BACKLOG_MAX: usize = 256;
 
 /// No flags, no segmentation, num_buffers = 1 (virtio 1.2 §5.1.6.4).
 const VIRTIO_HEADER: [u8; VIRTIO_HEADER_BYTES] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
@@ -28,7 +29,8 @@ pub struct Link {
     /// The card's member of the mesh.
     pub endpoint: Endpoint,
     mac: [u8; 6],
-    backlog: VecDeque<Inbound>,
+    /// Counted in frames.
+    backlog: Queue<Inbound>,
     /// What was dropped on the link and, by its owner, at queues and socket.
     pub(super) counters: NicCounters,
 }
@@ -46,7 +48,7 @@ impl Link {
         Self {
             mac: mac_of(&endpoint.key()),
             endpoint,
-            backlog: VecDeque::new(),
+            backlog: Queue::new(BACKLOG_MAX, 1),
             counters: NicCounters::default(),
         }
     }
@@ -60,20 +62,26 @@ impl Link {
     /// Takes a frame of the guest, behind its virtio header.
     pub fn send(&mut self, now_ns: u64, bytes: &[u8]) {
         match classify(bytes) {
-            Some((ETHERTYPE_ARP, request)) => {
+            // What has an offload is TCP or UDP, or refused.
+            Some((header, ETHERTYPE_IPV4 | ETHERTYPE_IPV6, packet))
+                if header != VirtioNetHeader::default() =>
+            {
+                self.endpoint.send_frame(now_ns, &header, packet);
+            }
+            Some((_, ETHERTYPE_ARP, request)) => {
                 let own = self.endpoint.addresses();
                 let reply = answer_arp(request, |it| own.contains(&IpAddr::V4(it)));
-                self.answer(ETHERTYPE_ARP, reply);
+                self.answer(now_ns, ETHERTYPE_ARP, reply);
             }
-            Some((ETHERTYPE_IPV6, packet)) => {
+            Some((_, ETHERTYPE_IPV6, packet)) => {
                 let own = self.endpoint.addresses();
                 match discover(packet, |it| own.contains(&IpAddr::V6(it))) {
                     Discovery::Elsewhere => self.endpoint.send_packet(now_ns, packet),
-                    Discovery::Answer(reply) => self.answer(ETHERTYPE_IPV6, Some(reply)),
-                    Discovery::Silence => self.answer(ETHERTYPE_IPV6, None),
+                    Discovery::Answer(reply) => self.answer(now_ns, ETHERTYPE_IPV6, Some(reply)),
+                    Discovery::Silence => self.answer(now_ns, ETHERTYPE_IPV6, None),
                 }
             }
-            Some((_, packet)) => self.endpoint.send_packet(now_ns, packet),
+            Some((_, _, packet)) => self.endpoint.send_packet(now_ns, packet),
             None => self.counters.frames_odd += 1,
         }
     }
@@ -84,30 +92,32 @@ impl Link {
         self.endpoint.receive(now_ns, from, datagram, &mut |packet| {
             let is_ipv6 = packet.first().is_some_and(|first| first >> 4 == 6);
             let ethertype = if is_ipv6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
-            queue(backlog, counters, Inbound { ethertype, payload: packet.to_vec() });
+            let frame = Inbound { ethertype, payload: packet.to_vec() };
+            queue(now_ns, backlog, counters, frame);
         });
     }
 
-    /// The oldest frame for the guest: its virtio and Ethernet headers, and what is behind them.
-    #[must_use]
-    pub fn front(&self) -> Option<([u8; HEADERS_BYTES], &[u8])> {
-        let frame = self.backlog.front()?;
+    /// Takes the oldest frame for the guest: its virtio and Ethernet headers, and what is behind
+    /// them.
+    pub fn take(&mut self, now_ns: u64) -> Option<([u8; HEADERS_BYTES], Vec<u8>)> {
+        let frame = loop {
+            match self.backlog.pop(now_ns)? {
+                Popped::Due(frame) => break frame,
+                Popped::Dropped(_) => self.counters.backlog_stale += 1,
+            }
+        };
         let mut headers = [0; HEADERS_BYTES];
         let ethernet = self.mac.into_iter().chain(ROUTER_MAC).chain(frame.ethertype);
         let fields = VIRTIO_HEADER.into_iter().chain(ethernet);
         headers.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
-        Some((headers, &frame.payload))
+        Some((headers, frame.payload))
     }
 
-    /// Forgets the oldest frame for the guest.
-    pub fn pop(&mut self) {
-        self.backlog.pop_front();
-    }
-
-    fn answer(&mut self, ethertype: [u8; 2], reply: Option<Vec<u8>>) {
+    fn answer(&mut self, now_ns: u64, ethertype: [u8; 2], reply: Option<Vec<u8>>) {
         match reply {
             Some(payload) => {
-                queue(&mut self.backlog, &mut self.counters, Inbound { ethertype, payload });
+                let frame = Inbound { ethertype, payload };
+                queue(now_ns, &mut self.backlog, &mut self.counters, frame);
             }
             None => self.counters.discoveries_ignored += 1,
         }
@@ -115,30 +125,29 @@ impl Link {
 }
 
 /// Keeps a frame for the guest if there is room.
-fn queue(backlog: &mut VecDeque<Inbound>, counters: &mut NicCounters, frame: Inbound) {
-    if backlog.len() < BACKLOG_MAX {
-        backlog.push_back(frame);
-    } else {
+fn queue(now_ns: u64, backlog: &mut Queue<Inbound>, counters: &mut NicCounters, frame: Inbound) {
+    if backlog.push(now_ns, 1, frame).is_err() {
         counters.backlog_full += 1;
     }
 }
 
-/// The EtherType and payload of a frame behind its virtio header; `None` for an odd one: an offload
-/// that was not offered, too short, too long, or of another type than it says.
-fn classify(bytes: &[u8]) -> Option<([u8; 2], &[u8])> {
+/// The header of a frame, for its packet alone, EtherType and packet; `None` for an odd one: an
+/// offload that was not offered, too short, too long, or of another type than it says.
+fn classify(bytes: &[u8]) -> Option<(VirtioNetHeader, [u8; 2], &[u8])> {
     let (virtio, frame) = bytes.split_first_chunk::<VIRTIO_HEADER_BYTES>()?;
-    let [flags, segmentation, ..] = *virtio;
-    let (ethernet, payload) = frame.split_first_chunk::<14>()?;
+    let header = VirtioNetHeader::parse(virtio.first_chunk()?).ok()?;
+    let header = header.without_link(u16::try_from(ETHERNET_BYTES).ok()?).ok()?;
+    let (ethernet, payload) = frame.split_first_chunk::<ETHERNET_BYTES>()?;
     let ethertype = *ethernet.last_chunk::<2>()?;
     let version = payload.first()? >> 4;
     let is_known = match ethertype {
         ETHERTYPE_IPV4 => version == 4,
         ETHERTYPE_IPV6 => version == 6,
-        ETHERTYPE_ARP => true,
+        ETHERTYPE_ARP => header == VirtioNetHeader::default(),
         _ => false,
     };
-    let is_plain = flags == 0 && segmentation == 0 && payload.len() <= MTU;
-    (is_known && is_plain).then_some((ethertype, payload))
+    let bytes_max = if header.segmentation.is_some() { PACKET_BYTES_MAX } else { MTU };
+    (is_known && payload.len() <= bytes_max).then_some((header, ethertype, payload))
 }
 
 /// A locally administered address (IEEE 802 §8.4) that follows from the member's key.

@@ -5,15 +5,20 @@
 //! and go to the [`Endpoint`]; other frames are dropped and counted. A frame that is merely odd
 //! never ends the VM; a broken ring does.
 //!
-//! After construction the card makes two system calls, `sendto` and `recvfrom`, on one socket that
-//! never blocks (and `close` when it is dropped). An error of either is a counted drop: it says
-//! something about the network, not about this VM.
+//! The driver may hand over super-frames and leave checksums to the card (CSUM, HOST_TSO4, HOST_TSO6,
+//! HOST_USO): nothing is demanded of one that doesn't. Frames for the guest are plain packets, since
+//! which features a driver takes is not known to the card.
+//!
+//! After construction the card makes two system calls, `sendmsg` and `recvmmsg`, each for a batch of
+//! datagrams, on one socket that never blocks (and `close` when it is dropped). An error of either is
+//! a counted drop: it says something about the network, not about this VM.
 
 mod link;
 mod neighbour;
+mod outbox;
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd};
 
 pub use link::{BACKLOG_MAX, Link, ROUTER_MAC};
@@ -22,24 +27,30 @@ use vdev::{Device, DeviceError, DeviceQueue, GuestRam, Progress, RingError};
 use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_S_LINK_UP,
 };
 
-use crate::endpoint::{Config, ConfigError, Counters, Endpoint, Path, Transmit};
-use crate::wire::{DATAGRAM_BYTES_MAX, MTU};
+use self::outbox::Outbox;
+use crate::endpoint::{Config, ConfigError, Counters, Endpoint, Path};
+use crate::offload::PACKET_BYTES_MAX;
+use crate::socket::{RECEIVE_BYTES, Socket};
+use crate::wire::MTU;
 
-/// The bytes of `virtio_net_hdr` (virtio 1.2 §5.1.6, with VIRTIO_F_VERSION_1).
-pub const VIRTIO_HEADER_BYTES: usize = 12;
+pub use crate::offload::VIRTIO_HEADER_BYTES;
+/// The bytes of an Ethernet header.
+const ETHERNET_BYTES: usize = 14;
 /// The bytes in front of a packet in a buffer of either queue: virtio and Ethernet headers.
-pub const HEADERS_BYTES: usize = VIRTIO_HEADER_BYTES + 14;
+pub const HEADERS_BYTES: usize = VIRTIO_HEADER_BYTES + ETHERNET_BYTES;
 
 const QUEUE_SIZES: [u16; 2] = [256, 256];
-/// How many chains and datagrams one call takes at most, so that it ends.
+/// How many chains and batches of datagrams one call takes at most, so that it ends.
 const BUDGET: usize = 256;
-/// One byte more than any datagram may have: a longer one is cut to this, and refused.
-const RECEIVE_BYTES: usize = DATAGRAM_BYTES_MAX + 1;
-/// One byte more than any frame may have, for the same reason.
-const FRAME_BYTES: usize = HEADERS_BYTES + MTU + 1;
+/// How many frames of the guest are sealed before they are sent: small ones share a system call.
+const SENT_TOGETHER: usize = 32;
+/// One byte more than any frame may have: a longer one is cut to this, and refused.
+const FRAME_BYTES: usize = HEADERS_BYTES + PACKET_BYTES_MAX + 1;
 
 /// Why a card can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +78,11 @@ pub struct NicCounters {
     pub discoveries_ignored: u64,
     /// Frames for which the guest had no receive buffer in time.
     pub backlog_full: u64,
+    /// Frames dropped because the guest has been slow to take them for too long (CoDel).
+    pub backlog_stale: u64,
     /// Frames larger than the receive buffer that the guest had posted.
     pub buffer_small: u64,
-    /// Datagrams that the socket did not take.
+    /// Batches of datagrams that the socket did not take.
     pub send_failed: u64,
     /// Errors of the socket when receiving.
     pub receive_failed: u64,
@@ -78,12 +91,12 @@ pub struct NicCounters {
 /// A virtio network card on the mesh. Queue 0 receives, queue 1 transmits.
 pub struct NetDevice {
     link: Link,
-    socket: UdpSocket,
-    socket_is_ipv6: bool,
+    socket: Socket,
+    outbox: Outbox,
     /// Room for a frame of the guest.
-    frame: Box<[u8; FRAME_BYTES]>,
-    /// Room for a datagram of the network.
-    datagram: Box<[u8; RECEIVE_BYTES]>,
+    frame: Box<[u8]>,
+    /// Room for a batch of datagrams of the network.
+    received: Box<[u8]>,
 }
 
 impl NetDevice {
@@ -94,14 +107,13 @@ impl NetDevice {
     /// [`NicError`] if the configuration is contradictory or the socket refuses.
     pub fn new(config: Config, socket: UdpSocket, seed: [u8; 32]) -> Result<Self, NicError> {
         let endpoint = Endpoint::new(config, seed)?;
-        socket.set_nonblocking(true).map_err(NicError::Socket)?;
-        let socket_is_ipv6 = socket.local_addr().map_err(NicError::Socket)?.is_ipv6();
+        let socket = Socket::new(socket).map_err(NicError::Socket)?;
         Ok(Self {
             link: Link::new(endpoint),
             socket,
-            socket_is_ipv6,
-            frame: Box::new([0; FRAME_BYTES]),
-            datagram: Box::new([0; RECEIVE_BYTES]),
+            outbox: Outbox::new(),
+            frame: vec![0; FRAME_BYTES].into_boxed_slice(),
+            received: vec![0; RECEIVE_BYTES].into_boxed_slice(),
         })
     }
 
@@ -131,17 +143,22 @@ impl NetDevice {
         now_ns: u64,
     ) -> Result<usize, RingError> {
         for taken in 0..BUDGET {
-            let Some(chain) = queue.pop(ram)? else { return Ok(taken) };
+            let Some(chain) = queue.pop(ram)? else {
+                self.flush();
+                return Ok(taken);
+            };
             // The guest may change the frame at any time: it is copied once and only then read.
-            let len = chain.read_at(ram, 0, self.frame.as_mut_slice());
+            let len = chain.read_at(ram, 0, &mut self.frame);
             self.link.send(now_ns, self.frame.get(..len).unwrap_or_default());
             queue.push_used(ram, chain.head(), 0)?;
-            self.flush();
+            if taken % SENT_TOGETHER == SENT_TOGETHER - 1 {
+                self.flush();
+            }
         }
         Ok(BUDGET)
     }
 
-    /// Takes what the socket has; returns how many datagrams there were, and whether the guest has
+    /// Takes what the socket has; returns how many batches there were, and whether the guest has
     /// got any frame.
     fn drain_socket(
         &mut self,
@@ -151,16 +168,16 @@ impl NetDevice {
     ) -> Result<(usize, bool), RingError> {
         let mut used = false;
         for taken in 0..BUDGET {
-            match self.socket.recv_from(self.datagram.as_mut_slice()) {
-                Ok((len, from)) => {
-                    let datagram = self.datagram.get_mut(..len).unwrap_or_default();
-                    self.link.receive(now_ns, Path::Direct(canonical(from)), datagram);
-                    used |= self.fill_receive_queue(queue, ram)?;
+            match self.socket.receive_batch(&mut self.received) {
+                Ok(Some(batch)) => {
+                    let datagrams = self.received.get_mut(..batch.len).unwrap_or_default();
+                    for datagram in datagrams.chunks_mut(batch.stride) {
+                        self.link.receive(now_ns, Path::Direct(batch.from), datagram);
+                    }
+                    used |= self.fill_receive_queue(queue, ram, now_ns)?;
                     self.flush();
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok((taken, used));
-                }
+                Ok(None) => return Ok((taken, used)),
                 // An ICMP error about an earlier datagram, or memory pressure: not for this VM.
                 Err(_) => self.link.counters.receive_failed += 1,
             }
@@ -173,18 +190,19 @@ impl NetDevice {
         &mut self,
         queue: &mut DeviceQueue,
         ram: &GuestRam,
+        now_ns: u64,
     ) -> Result<bool, RingError> {
         let mut used = false;
-        while let Some((headers, payload)) = self.link.front() {
+        while queue.available(ram)? > 0 {
+            let Some((headers, payload)) = self.link.take(now_ns) else { break };
             let Some(chain) = queue.pop(ram)? else { break };
             let len = headers.len() + payload.len();
             // A buffer that is too small goes back as empty.
             let written = chain.write_at(ram, 0, &headers) == headers.len()
-                && chain.write_at(ram, headers.len(), payload) == payload.len();
+                && chain.write_at(ram, headers.len(), &payload) == payload.len();
             let len = if written { u32::try_from(len).unwrap_or(0) } else { 0 };
             queue.push_used(ram, chain.head(), len)?;
             self.link.counters.buffer_small += u64::from(!written);
-            self.link.pop();
             used = true;
         }
         Ok(used)
@@ -192,18 +210,7 @@ impl NetDevice {
 
     /// Hands the socket what the endpoint has to send.
     fn flush(&mut self) {
-        while let Some(Transmit { to, bytes, .. }) = self.link.endpoint.poll_transmit() {
-            let sent = match to {
-                Path::Direct(to) => {
-                    let to = if self.socket_is_ipv6 { mapped(to) } else { to };
-                    self.socket.send_to(&bytes, to).is_ok()
-                }
-                // The card has neither streams nor a router.
-                Path::Stream(_) | Path::Relayed { .. } => false,
-            };
-            self.link.counters.send_failed += u64::from(!sent);
-            self.link.endpoint.recycle(bytes);
-        }
+        self.outbox.flush(&mut self.link, &mut self.socket);
     }
 }
 
@@ -216,6 +223,11 @@ impl Device for NetDevice {
         [
             VIRTIO_F_VERSION_1,
             VIRTIO_F_IN_ORDER,
+            VIRTIO_NET_F_CSUM,
+            VIRTIO_NET_F_HOST_ECN,
+            VIRTIO_NET_F_HOST_TSO4,
+            VIRTIO_NET_F_HOST_TSO6,
+            VIRTIO_NET_F_HOST_USO,
             VIRTIO_NET_F_MAC,
             VIRTIO_NET_F_MTU,
             VIRTIO_NET_F_STATUS,
@@ -254,7 +266,7 @@ impl Device for NetDevice {
         self.flush();
         let sent = self.drain_transmit_queue(transmit, ram, now_ns).map_err(ring(1))?;
         // First what waited for buffers and what the card itself answered, then the network.
-        let answered = self.fill_receive_queue(receive, ram).map_err(ring(0))?;
+        let answered = self.fill_receive_queue(receive, ram, now_ns).map_err(ring(0))?;
         let (datagrams, received) = self.drain_socket(receive, ram, now_ns).map_err(ring(0))?;
         // Whatever the budget left over is for the next call, which is due at once.
         let is_cut_short = sent == BUDGET || datagrams == BUDGET;
@@ -272,25 +284,5 @@ impl Device for NetDevice {
     fn close(&mut self) -> Result<(), DeviceError> {
         tracing::debug!(mesh = ?self.mesh_counters(), card = ?self.counters(), "card closed");
         Ok(())
-    }
-}
-
-/// An IPv4 address as an IPv6 socket knows it.
-fn mapped(address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) => SocketAddr::from((ip.to_ipv6_mapped(), address.port())),
-        IpAddr::V6(_) => address,
-    }
-}
-
-/// One name per endpoint, whatever the socket's family: an IPv4-mapped address is IPv4.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    let mapped = |ip: Ipv6Addr| ip.to_ipv4_mapped();
-    match address {
-        SocketAddr::V6(v6) => match mapped(*v6.ip()) {
-            Some(ip) => SocketAddr::from((ip, v6.port())),
-            None => address,
-        },
-        SocketAddr::V4(_) => address,
     }
 }

@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use net_vdev::nic::{BACKLOG_MAX, HEADERS_BYTES, ROUTER_MAC};
-use net_vdev::{Config, NetDevice, Peer, PrivateKey, Protocol, Rule};
+use net_vdev::offload::{ChecksumField, Segmentation, SegmentationKind, VirtioNetHeader};
+use net_vdev::{Config, DropReason, NetDevice, Peer, PrivateKey, Protocol, Rule};
 use proptest::prelude::*;
 use vdev::driver::{Buffer, Driver};
 use vdev::{Device, DeviceError, DeviceQueue, GuestRam, QueueLayout};
@@ -53,7 +54,12 @@ impl Guest {
     /// Puts a frame (without its virtio header) into the transmit queue, header and rest in two
     /// buffers, and lets the card work.
     fn send_frame(&mut self, frame: &[u8]) {
-        let bytes = [&[0; 12][..], frame].concat();
+        self.send_with([0; 12], frame);
+    }
+
+    /// The same behind a virtio header that asks for offloads.
+    fn send_with(&mut self, header: [u8; 12], frame: &[u8]) {
+        let bytes = [&header[..], frame].concat();
         self.ram.write_slice(&bytes, GuestAddress(TRANSMIT_BUFFER)).unwrap();
         let buffers = [(0, 12), (12, frame.len() as u32)].map(|(offset, len)| Buffer {
             address: TRANSMIT_BUFFER + offset,
@@ -155,7 +161,9 @@ fn the_card_describes_itself_as_virtio_says() {
     let [guest, _] = guests();
     let card = &guest.card;
     assert_eq!((card.device_id(), card.queue_sizes()), (1, &[256, 256][..]));
-    assert_eq!(card.features(), 1 << 3 | 1 << 5 | 1 << 16 | 1 << 32 | 1 << 35);
+    // CSUM; MTU, MAC; HOST_TSO4, HOST_TSO6, HOST_ECN; STATUS; VERSION_1, IN_ORDER; HOST_USO.
+    let bits = [0, 3, 5, 11, 12, 13, 16, 32, 35, 56];
+    assert_eq!(card.features(), bits.into_iter().fold(0, |features, bit| features | 1 << bit));
     let space = card.config_space();
     assert_eq!(space[..6], card.mac());
     assert_eq!(space[6..], [1, 0, 1, 0, 0x78, 0x05]);
@@ -217,7 +225,7 @@ fn frames_wait_for_receive_buffers_up_to_a_bound() {
         }
         std::thread::yield_now();
     }
-    for number in 1..100u64 {
+    for number in 1..BACKLOG_MAX as u64 + 36 {
         pair[0].send(&udp((one, 1), (two, PORT), &number.to_be_bytes()));
         pair[1].process().unwrap();
     }
@@ -226,7 +234,7 @@ fn frames_wait_for_receive_buffers_up_to_a_bound() {
     pair[1].process().unwrap();
     let frames = pair[1].take_frames();
     assert_eq!(frames.len(), BACKLOG_MAX);
-    assert_eq!(pair[1].card.counters().backlog_full, 100 - BACKLOG_MAX as u64);
+    assert_eq!(pair[1].card.counters().backlog_full, 36);
     for (number, frame) in frames.iter().enumerate() {
         assert_eq!(frame[frame.len() - 8..], (number as u64).to_be_bytes(), "in order");
     }
@@ -246,6 +254,82 @@ fn a_receive_buffer_that_is_too_small_loses_its_frame_only() {
     assert_eq!(pair[1].card.counters().buffer_small, 1);
     let kept = if frames.is_empty() { exchange(&mut pair)[1].clone() } else { frames };
     assert!(kept[0].ends_with(b"kept"));
+}
+
+/// The header of a super-frame of UDP datagrams of 1,000 bytes, and such a frame.
+fn super_frame(member: usize, payload: &[u8]) -> ([u8; 12], Vec<u8>) {
+    let [from, to] = [member, 1 - member].map(|member| addresses(member)[0]);
+    let packet = udp((from, 1), (to, PORT), payload);
+    let segmentation = Segmentation {
+        kind: SegmentationKind::Udp,
+        ecn: false,
+        payload_bytes: 1000,
+        headers_bytes: 48,
+    };
+    let header = VirtioNetHeader {
+        checksum: Some(ChecksumField { start: 40, offset: 6 }),
+        segmentation: Some(segmentation),
+    };
+    (header.with_link(14).bytes(0), ethernet([0x86, 0xdd], &packet))
+}
+
+#[test]
+fn a_super_frame_of_the_guest_arrives_as_packets() {
+    let mut pair = guests();
+    pair.iter_mut().for_each(|guest| guest.post_receive_buffers(128));
+    let [one, two] = [0, 1].map(|member| addresses(member)[0]);
+    let payload: Vec<u8> = (0..20_500).map(|at| (at % 251) as u8).collect();
+    let (header, frame) = super_frame(0, &payload);
+    pair[0].send(&udp((one, 1), (two, PORT), b"first"));
+    exchange(&mut pair);
+    pair[0].send_with(header, &frame);
+    let mut received = Vec::new();
+    while received.len() < 21 {
+        received.extend(exchange(&mut pair)[1].clone());
+    }
+    let payloads: Vec<&[u8]> = received.iter().map(|frame| &frame[14 + 48..]).collect();
+    assert_eq!(payloads.concat(), payload);
+    assert_eq!(pair[0].card.mesh_counters().packets_sent, 1 + 21);
+    // One by one they are the packets that the guest would have sent itself, checksum and all.
+    let alone = udp((one, 1), (two, PORT), &payload[..1000]);
+    assert_eq!(received[0][14..60], alone[..46]);
+    assert_ne!(received[0][60..62], [0, 0]);
+}
+
+#[test]
+fn a_super_frame_without_a_session_waits_for_it_as_packets_do() {
+    let mut pair = guests();
+    pair.iter_mut().for_each(|guest| guest.post_receive_buffers(128));
+    let (header, frame) = super_frame(0, &[7; 3000]);
+    pair[0].send_with(header, &frame);
+    let mut received = Vec::new();
+    while received.len() < 3 {
+        received.extend(exchange(&mut pair)[1].clone());
+    }
+    assert!(received.iter().all(|frame| frame.ends_with(&[7; 1000])));
+}
+
+#[test]
+fn offloads_that_contradict_the_frame_are_dropped() {
+    let [mut guest, _] = guests();
+    let (header, frame) = super_frame(0, &[7; 3000]);
+    // No NEEDS_CSUM, UFO, segments of nothing, a checksum in the Ethernet header.
+    for (at, value) in [(0, 0), (1, 3), (5, 0), (6, 3)] {
+        let mut odd = header;
+        odd[at] = value;
+        odd[4] = if at == 5 { 0 } else { odd[4] };
+        guest.send_with(odd, &frame);
+    }
+    assert_eq!(guest.card.counters().frames_odd, 4);
+    // TCP, and a checksum elsewhere: for the packet to tell.
+    for (at, value) in [(1, 4), (6, 55), (8, 16)] {
+        let mut odd = header;
+        odd[at] = value;
+        guest.send_with(odd, &frame);
+    }
+    let counters = guest.card.mesh_counters();
+    assert_eq!(counters.dropped(DropReason::OutboundMalformed), 3);
+    assert_eq!(counters.packets_sent, 0);
 }
 
 #[test]
@@ -283,7 +367,8 @@ fn odd_frames_are_counted_and_dropped() {
     }
     assert_eq!(guest.card.counters().frames_odd, 7);
     // An offload that was not offered.
-    let bytes = [&[1; 12][..], &ethernet([0x86, 0xdd], &packet)].concat();
+    let ufo = [1, 3, 48, 0, 1, 1, 54, 0, 6, 0, 0, 0];
+    let bytes = [&ufo[..], &ethernet([0x86, 0xdd], &packet)].concat();
     guest.ram.write_slice(&bytes, GuestAddress(TRANSMIT_BUFFER)).unwrap();
     let len = bytes.len() as u32;
     let buffer = Buffer { address: TRANSMIT_BUFFER, len, device_writes: false };
