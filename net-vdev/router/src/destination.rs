@@ -268,13 +268,18 @@ impl Destination {
         adjacent.told == INFINITY || !adjacent.has(HAS_SEQUENCE) || is_off
     }
 
-    /// Notes that somebody is told the route in use.
-    pub(crate) fn note_told(&mut self) {
-        let (sequence, metric) = self.feasible.unwrap_or((0, INFINITY));
-        if self.feasible.is_none() || self.sequence > sequence {
+    /// Notes that somebody is told the route in use. The second choice must be nearer than that, too:
+    /// it is chosen anew.
+    pub(crate) fn note_told(&mut self, costs: &[u32]) {
+        let before = self.feasible;
+        let (sequence, metric) = before.unwrap_or((0, INFINITY));
+        if before.is_none() || self.sequence > sequence {
             self.feasible = Some((self.sequence, self.metric));
         } else if self.sequence == sequence {
             self.feasible = Some((sequence, metric.min(self.metric)));
+        }
+        if self.feasible != before && !self.is_local {
+            self.choose_link(costs, false);
         }
     }
 
@@ -337,7 +342,7 @@ mod tests {
     fn a_neighbour_that_is_not_nearer_than_what_was_told_is_not_used() {
         let mut destination = destination(&[(0, 10, 5000), (1, 10, 8000), (2, 10, 7999)]);
         destination.choose(&COSTS, false);
-        destination.note_told();
+        destination.note_told(&COSTS);
         assert_eq!(destination.feasible, Some((10, 8000)));
         destination.choose(&COSTS, false);
         assert_eq!((destination.primary, destination.alternate), (0, 2));
@@ -350,7 +355,7 @@ mod tests {
     fn a_neighbour_that_gets_slower_stays_usable() {
         let mut destination = destination(&[(0, 10, 5000)]);
         destination.choose(&COSTS, false);
-        destination.note_told();
+        destination.note_told(&COSTS);
         destination.adjacent_or_new(0).hear(10, 50_000);
         assert_eq!(destination.choose(&COSTS, false), Change::Changed);
         assert_eq!((destination.primary, destination.metric), (0, 53_000));
@@ -360,7 +365,7 @@ mod tests {
     fn what_a_neighbour_said_before_its_retraction_counts_no_more() {
         let mut destination = destination(&[(0, 10, 5000)]);
         destination.choose(&COSTS, false);
-        destination.note_told();
+        destination.note_told(&COSTS);
         destination.adjacent_or_new(0).hear(10, INFINITY);
         assert_eq!(destination.choose(&COSTS, false), Change::Lost);
         destination.adjacent_or_new(0).hear(10, 8000);

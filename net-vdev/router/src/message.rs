@@ -99,6 +99,9 @@ pub struct Request {
     pub hops: u8,
     /// Whether the sender lacks the announcement as well.
     pub wants_announcement: bool,
+    /// Whether a router that knows nothing is to ask all its neighbours, even if the destination is
+    /// a node of its zone, of which it should be told.
+    pub is_search: bool,
 }
 
 /// The entries of an update, read one by one.
@@ -230,15 +233,17 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), MessageError> {
         ACK => {
             Body::Ack { highest: reader.u64().ok_or(length)?, before: reader.u64().ok_or(length)? }
         }
-        REQUEST => Body::Request(Request {
-            address: reader.u128().ok_or(length)?,
-            sequence: reader.u64().ok_or(length)?,
-            hops: reader.u8().ok_or(length)?,
-            wants_announcement: reader.u8().ok_or(length)? & 1 == 1,
-        }),
+        REQUEST => Body::Request(read_request(&mut reader).ok_or(length)?),
         other => return Err(MessageError::Kind(other)),
     };
     if reader.0.is_empty() { Ok((header, body)) } else { Err(length) }
+}
+
+fn read_request(reader: &mut Reader<'_>) -> Option<Request> {
+    let (address, sequence) = (reader.u128()?, reader.u64()?);
+    let (hops, flags) = (reader.u8()?, reader.u8()?);
+    let (wants_announcement, is_search) = (flags & 1 != 0, flags & 2 != 0);
+    Some(Request { address, sequence, hops, wants_announcement, is_search })
 }
 
 fn header(kind: u8, header: Header, body_bytes: usize) -> Vec<u8> {
@@ -279,9 +284,10 @@ pub fn ack(head: Header, highest: u64, before: u64) -> Vec<u8> {
 #[must_use]
 pub fn request(head: Header, request: Request) -> Vec<u8> {
     let mut bytes = header(REQUEST, head, 26);
+    let flags = u8::from(request.wants_announcement) | u8::from(request.is_search) << 1;
     bytes.extend_from_slice(&request.address.to_be_bytes());
     bytes.extend_from_slice(&request.sequence.to_be_bytes());
-    bytes.extend_from_slice(&[request.hops, u8::from(request.wants_announcement)]);
+    bytes.extend_from_slice(&[request.hops, flags]);
     bytes
 }
 
@@ -357,15 +363,17 @@ mod tests {
         assert_eq!(bytes[12..], [0x11, 0x12, 0x13, 0x14]);
         assert_eq!(reply(HEAD, 1)[..2], [1, 2]);
         assert_eq!(ack(HEAD, 1, 2)[12..], [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
-        let asked = Request { address: 1, sequence: 2, hops: 3, wants_announcement: true };
+        let asked =
+            Request { address: 1, sequence: 2, hops: 3, wants_announcement: true, is_search: true };
         let bytes = request(HEAD, asked);
         assert_eq!(bytes.len(), 38);
-        assert_eq!(bytes[27..], [1, 0, 0, 0, 0, 0, 0, 0, 2, 3, 1]);
+        assert_eq!(bytes[27..], [1, 0, 0, 0, 0, 0, 0, 0, 2, 3, 3]);
     }
 
     #[test]
     fn what_was_written_is_read() {
-        let asked = Request { address: 1, sequence: 2, hops: 3, wants_announcement: true };
+        let asked =
+            Request { address: 1, sequence: 2, hops: 3, wants_announcement: true, is_search: true };
         let cases = [
             (probe(HEAD, 7), Body::Probe { id: 7 }),
             (reply(HEAD, 7), Body::Reply { id: 7 }),

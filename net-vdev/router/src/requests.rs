@@ -109,6 +109,11 @@ impl Requests {
     }
 }
 
+/// A request of this router's own.
+fn search(address: u128, sequence: u64, is_search: bool) -> Request {
+    Request { address, sequence, hops: HOPS, wants_announcement: false, is_search }
+}
+
 impl Router {
     /// A packet is to go to an address without a route.
     pub(crate) fn ask(&mut self, now_ns: u64, address: u128) -> NextHop {
@@ -149,12 +154,15 @@ impl Router {
         wanted.next_ns = now_ns + REPEATS_NS[0];
         wanted.passed_on_ns = Some(now_ns);
         self.requests.due_at(now_ns + REPEATS_NS[0]);
-        self.pass_on(address, sequence, HOPS, NONE);
+        self.pass_on(search(address, sequence, is_awaited), NONE);
         true
     }
 
-    /// Sends a request to whoever may help, other than `except`.
-    fn pass_on(&mut self, address: u128, sequence: u64, hops: u8, except: u16) {
+    /// Sends a request to whoever may help, other than `except`. If nobody is known to, all
+    /// neighbours get it, but not for a node of this zone that only lost its route: it will be told
+    /// of, unless the zone itself has come apart, which a packet finds out (`is_search`).
+    fn pass_on(&mut self, request: Request, except: u16) {
+        let Request { address, is_search, .. } = request;
         let mut targets = Vec::new();
         let found = self.table.find(address).and_then(|index| self.table.get(index));
         if let Some(destination) = found {
@@ -167,13 +175,12 @@ impl Router {
             }
         }
         let is_in_zone = found.is_some_and(|it| it.is_of_zone(self.config.zone));
-        if targets.is_empty() && !is_in_zone {
+        if targets.is_empty() && (!is_in_zone || is_search) {
             let links = self.links.iter().flatten().filter(|link| link.is_usable());
             targets.extend(links.map(|link| link.id.slot).filter(|slot| *slot != except));
         }
         for slot in targets {
-            let request = Request { address, sequence, hops, wants_announcement: false };
-            self.send_request(slot, request);
+            self.send_request(slot, Request { wants_announcement: false, ..request });
         }
     }
 
@@ -186,7 +193,7 @@ impl Router {
 
     /// A neighbour mentioned an announcement that is not here (any more).
     pub(crate) fn ask_for_announcement(&mut self, slot: u16, address: u128) {
-        let request = Request { address, sequence: 0, hops: 0, wants_announcement: true };
+        let request = Request { hops: 0, wants_announcement: true, ..search(address, 0, false) };
         self.send_request(slot, request);
     }
 
@@ -200,8 +207,7 @@ impl Router {
         let Some(destination) = self.table.get(index) else { return };
         let address = destination.address;
         for slot in [destination.primary, destination.alternate] {
-            let request = Request { address, sequence: 0, hops: 0, wants_announcement: false };
-            self.send_request(slot, request);
+            self.send_request(slot, Request { hops: 0, ..search(address, 0, false) });
         }
     }
 
@@ -282,7 +288,7 @@ impl Router {
             wanted.next_ns = now_ns + REMEMBER_NS;
             self.requests.due_at(now_ns + REMEMBER_NS);
         }
-        self.pass_on(request.address, request.sequence, hops.min(HOPS), slot);
+        self.pass_on(Request { hops: hops.min(HOPS), ..request }, slot);
     }
 
     /// Who asked for a destination before it was known is told of it.
@@ -355,8 +361,8 @@ impl Router {
         if let Some(repeat_ns) = repeat_ns {
             wanted.next_ns = now_ns + repeat_ns;
             wanted.passed_on_ns = Some(now_ns);
-            let sequence = wanted.sequence;
-            return self.pass_on(address, sequence, HOPS, NONE);
+            let (sequence, is_awaited) = (wanted.sequence, wanted.is_awaited);
+            return self.pass_on(search(address, sequence, is_awaited), NONE);
         }
         if wanted.is_awaited && !wanted.is_negative {
             wanted.is_negative = true;

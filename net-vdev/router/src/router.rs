@@ -233,6 +233,10 @@ impl Router {
 
     /// All that the neighbour said and was told is void.
     fn forget_neighbour(&mut self, now_ns: u64, slot: u16) {
+        // Nothing is told to it any more, in particular not what follows from forgetting it.
+        if let Some(link) = self.link_at_mut(slot) {
+            link.is_known = false;
+        }
         if let Some(cost) = self.costs.get_mut(usize::from(slot)) {
             *cost = 0;
         }

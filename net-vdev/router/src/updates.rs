@@ -384,7 +384,7 @@ impl Router {
         let destination = self.table.get_mut(index)?;
         let is_told = wants && destination.is_reachable();
         if is_told {
-            destination.note_told();
+            destination.note_told(&self.costs);
         }
         let (address, newest) = (destination.address, destination.newest);
         let (sequence, metric) = (destination.sequence, destination.metric);

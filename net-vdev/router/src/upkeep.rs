@@ -58,15 +58,23 @@ impl Router {
             }
             return;
         }
-        let is_on_demand = !destination.is_of_zone(self.config.zone) && !destination.is_local;
+        // At different times for different ones; twice, so that a lost request does no harm.
         let phase = u32::try_from(destination.address % 16).unwrap_or_default();
-        let is_time = (now_s + 2 * phase) % REFRESH_S < 3;
-        if is_on_demand && is_time {
-            let Some(destination) = self.table.get(index) else { return };
-            if self.is_wanted(now_s, destination) {
-                self.refresh(index);
-            }
+        if (now_s + 2 * phase) % REFRESH_S < 4 && self.is_to_be_refreshed(now_s, index) {
+            self.refresh(index);
         }
+    }
+
+    /// Whether a destination is wanted here, and its next router only tells those who ask. That is
+    /// so for a node of this zone, too, if the way to it leaves the zone.
+    fn is_to_be_refreshed(&self, now_s: u32, index: Index) -> bool {
+        let Some(destination) = self.table.get(index).filter(|it| !it.is_local) else {
+            return false;
+        };
+        let next_zone = self.link_at(destination.primary).map(|link| link.zone);
+        let is_of_zone = destination.is_of_zone(self.config.zone);
+        let is_told = is_of_zone && next_zone == Some(self.config.zone);
+        !is_told && (is_of_zone || self.is_wanted(now_s, destination))
     }
 
     fn forget(&mut self, index: Index) {

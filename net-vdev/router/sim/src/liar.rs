@@ -28,13 +28,18 @@ pub struct Liar {
     /// Keys that it has heard of.
     known: Vec<PublicKey>,
     invented: u64,
+    /// Messages that it may still add: enough to exceed every rate many times, and to end.
+    budget: u32,
 }
+
+/// Messages that a flood has.
+const FLOOD: u32 = 6000;
 
 impl Liar {
     /// A liar of this kind.
     #[must_use]
     pub fn new(lie: Lie) -> Self {
-        Self { lie, kept: Vec::new(), known: Vec::new(), invented: 0 }
+        Self { lie, kept: Vec::new(), known: Vec::new(), invented: 0, budget: FLOOD }
     }
 
     /// The messages that are sent in place of an honest one.
@@ -106,7 +111,8 @@ impl Liar {
     /// What goes out beside another message.
     fn beside(&mut self, head: message::Header, bytes: Vec<u8>, rng: &mut Rng) -> Vec<Vec<u8>> {
         let mut all = vec![bytes];
-        if self.lie == Lie::Flood {
+        if self.lie == Lie::Flood && self.budget > 41 {
+            self.budget -= 41;
             for _ in 0..20 {
                 self.invented += 1;
                 let address = u128::from(rng.u64()) << 64 | u128::from(self.invented);
@@ -115,6 +121,7 @@ impl Liar {
                     sequence: 0,
                     hops: 255,
                     wants_announcement: rng.chance_ppm(500_000),
+                    is_search: rng.chance_ppm(500_000),
                 };
                 all.push(message::request(head, request));
                 let mut garbage = vec![0; rng.index(1300)];

@@ -7,8 +7,12 @@
 //! * [`wire`]: delay, loss, bandwidth and a queue, cuts of one direction or both.
 //! * [`liar`]: nodes that lie about distances, forge, replay and flood.
 //! * [`topology`]: who is connected to whom.
+//! * [`campaign`]: a seed's faults, and what must hold after every event and in the end.
+//! * [`convergence`]: how long packets are lost after a failure, as a table and a plot.
 #![forbid(unsafe_code)]
 
+pub mod campaign;
+pub mod convergence;
 pub mod identity;
 pub mod liar;
 pub mod rng;

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::Ipv6Addr;
 
+use mesh_router::message;
 use mesh_router::{Config, Event, LinkId, NextHop, Router};
 use net_vdev::PublicKey;
 use net_vdev::announcement::{Announcement, Role};
@@ -304,7 +305,8 @@ impl World {
         }
     }
 
-    /// Runs until `end_ns`. `check` is called after every event.
+    /// Runs until `end_ns`. `check` is called after every event that may change a route: not after
+    /// a probe, which is only answered.
     pub fn run(&mut self, end_ns: u64, mut check: impl FnMut(&mut World)) {
         while let Some(Reverse((at_ns, ..))) = self.queue.peek() {
             if *at_ns > end_ns {
@@ -348,6 +350,7 @@ impl World {
                 router.receive(now_ns, link, &bytes);
                 self.note(node, &bytes);
                 self.after(node);
+                return !matches!(message::parse(&bytes), Ok((_, message::Body::Probe { .. })));
             }
         }
         true
@@ -435,6 +438,20 @@ impl World {
     fn push(&mut self, at_ns: u64, what: What) {
         self.order += 1;
         self.queue.push(Reverse((at_ns, self.order, what)));
+    }
+
+    /// The node at the other end of a link.
+    #[must_use]
+    pub fn across(&self, node: usize, link: LinkId) -> usize {
+        self.neighbour(node, self.nodes[node].port_of_slot[link.index()]).0
+    }
+
+    /// The node that has an address, or that its workload is attached to.
+    #[must_use]
+    pub fn holder(&self, address: &Ipv6Addr) -> usize {
+        let workload = self.workloads.iter().find(|it| it.address == *address);
+        let node = self.nodes.iter().position(|it| it.address == *address);
+        workload.map(|it| it.node).or(node).unwrap_or(0)
     }
 
     /// Follows the routes from `from` to `address`, as a packet would that takes no time.
