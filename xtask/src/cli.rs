@@ -65,12 +65,18 @@ fn soak() -> Command {
         Arg::new(name).long(name).value_name("N").value_parser(value_parser!(u64))
     };
     Command::new("soak")
-        .about("Runs the storage's random tests for as long as one likes")
+        .about("Runs the random tests of storage and mesh for as long as one likes")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(
             Command::new("storage")
                 .about("Simulates whole systems, seed after seed, until one fails")
+                .arg(number("seeds").help("Stop after so many seeds [default: never]"))
+                .arg(number("from").help("The first seed [default: one that is new]")),
+        )
+        .subcommand(
+            Command::new("mesh")
+                .about("Simulates networks of routers, seed after seed, until one fails")
                 .arg(number("seeds").help("Stop after so many seeds [default: never]"))
                 .arg(number("from").help("The first seed [default: one that is new]")),
         )

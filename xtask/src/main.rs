@@ -69,6 +69,9 @@ fn soak_run(repository: &Repository, arguments: &ArgMatches) -> Result<(), Failu
         Some(("storage", arguments)) => {
             soak::storage(repository, number(arguments, "from"), number(arguments, "seeds"))
         }
+        Some(("mesh", arguments)) => {
+            soak::mesh(repository, number(arguments, "from"), number(arguments, "seeds"))
+        }
         Some(("kills", arguments)) => {
             soak::kills(repository, number(arguments, "count").unwrap_or(1000))
         }

@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: the storage's random tests for as long as one likes.
+//! `cargo xtask soak`: the random tests of storage and mesh for as long as one likes.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,13 +17,32 @@ pub(crate) fn storage(
     first: Option<u64>,
     count: Option<u64>,
 ) -> Result<(), Failure> {
+    seeds(repository, ["storage-vdev", "dst", "campaign::"], (first, count))
+}
+
+/// The same for the mesh's routers.
+pub(crate) fn mesh(
+    repository: &Repository,
+    first: Option<u64>,
+    count: Option<u64>,
+) -> Result<(), Failure> {
+    // All tests but the one that compares traces, which would run each seed three times more.
+    seeds(repository, ["mesh-sim", "campaigns", "_no_loop"], (first, count))
+}
+
+/// Runs the tests of a package, a file of tests and a part of their names, batch after batch.
+fn seeds(
+    repository: &Repository,
+    [package, test, names]: [&str; 3],
+    (first, count): (Option<u64>, Option<u64>),
+) -> Result<(), Failure> {
     let first = first.unwrap_or_else(fresh);
     let end = count.map_or(u64::MAX, |count| first.saturating_add(count));
     let mut next = first;
     while next < end {
         let batch_end = end.min(next.saturating_add(BATCH));
-        let arguments = ["test", "--release", "--package", "storage-vdev", "--test", "dst"];
-        let filter = ["campaign::", "--", "--nocapture", "--test-threads", "1"];
+        let arguments = ["test", "--release", "--package", package, "--test", test];
+        let filter = [names, "--", "--nocapture", "--test-threads", "1"];
         let task = Task::cargo(repository, arguments.into_iter().chain(filter));
         task.env("HYPHA_SEEDS", format!("{next}..{batch_end}")).run()?;
         next = batch_end;
