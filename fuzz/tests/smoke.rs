@@ -154,3 +154,8 @@ fn a_mesh_handshake_withstands_any_network_and_any_peer() {
 fn a_reader_of_certificates_withstands_any_bytes() {
     smoke("certificate");
 }
+
+#[test]
+fn a_router_withstands_any_neighbour() {
+    smoke("mesh_router");
+}
