@@ -48,7 +48,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "map_pages", check: map_pages::check, runs: 2000 },
     Target { name: "mesh", check: mesh::check, runs: 800 },
     Target { name: "mesh_handshake", check: mesh_handshake::check, runs: 500 },
-    Target { name: "mesh_router", check: mesh_router::check, runs: 500 },
+    Target { name: "mesh_router", check: mesh_router::check, runs: 5000 },
     Target { name: "nbd", check: nbd::check, runs: 20000 },
     Target { name: "offload", check: offload::check, runs: 3000 },
     Target { name: "register", check: register::check, runs: 2000 },

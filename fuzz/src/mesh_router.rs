@@ -208,6 +208,40 @@ pub fn check(data: &[u8]) -> bool {
 
 fn act(world: &mut World, input: &mut Input<'_>) {
     match input.byte() % 12 {
+        kind @ 0..=6 => speak(world, kind, input),
+        7 => {
+            let time_ms = u64::from(input.u16()) % 5000;
+            world.pass(time_ms * MS);
+        }
+        8 => {
+            world.router.link_down(world.now_ns, world.hostile);
+            world.hostile = up(&mut world.router, world.now_ns, HOSTILE);
+            world.deliver();
+        }
+        9 => {
+            let number = input.byte();
+            world.router.next_hop(world.now_ns, &address(number), number.is_multiple_of(2));
+            world.router.avoid(world.now_ns, &address(number), world.hostile);
+            world.deliver();
+        }
+        10 => {
+            world.hostile_is = u32::from(input.byte());
+            world.number = 0;
+            let bytes = message::probe(world.header(), 1);
+            world.say(&bytes);
+        }
+        _ => {
+            for id in std::mem::take(&mut world.probes) {
+                let bytes = message::reply(world.header(), id);
+                world.say(&bytes);
+            }
+        }
+    }
+}
+
+/// The hostile neighbour sends a message.
+fn speak(world: &mut World, kind: u8, input: &mut Input<'_>) {
+    match kind {
         0 => {
             let len = usize::from(input.u16()) % 1400;
             let bytes = input.bytes(len).to_vec();
@@ -245,7 +279,7 @@ fn act(world: &mut World, input: &mut Input<'_>) {
             let bytes = message::ack(world.header(), highest, before);
             world.say(&bytes);
         }
-        6 => {
+        _ => {
             let (number, sequence, flags) = (input.byte(), input.byte(), input.byte());
             let request = Request {
                 address: u128::from(address(number)),
@@ -256,33 +290,6 @@ fn act(world: &mut World, input: &mut Input<'_>) {
             };
             let bytes = message::request(world.header(), request);
             world.say(&bytes);
-        }
-        7 => {
-            let time_ms = u64::from(input.u16()) % 5000;
-            world.pass(time_ms * MS);
-        }
-        8 => {
-            world.router.link_down(world.now_ns, world.hostile);
-            world.hostile = up(&mut world.router, world.now_ns, HOSTILE);
-            world.deliver();
-        }
-        9 => {
-            let number = input.byte();
-            world.router.next_hop(world.now_ns, &address(number), number % 2 == 0);
-            world.router.avoid(world.now_ns, &address(number), world.hostile);
-            world.deliver();
-        }
-        10 => {
-            world.hostile_is = u32::from(input.byte());
-            world.number = 0;
-            let bytes = message::probe(world.header(), 1);
-            world.say(&bytes);
-        }
-        _ => {
-            for id in std::mem::take(&mut world.probes) {
-                let bytes = message::reply(world.header(), id);
-                world.say(&bytes);
-            }
         }
     }
 }

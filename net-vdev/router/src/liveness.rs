@@ -195,7 +195,7 @@ impl Liveness {
         // A link that has been good for long is trusted again soon; one that flaps is not.
         let lasted_ns = now_ns.saturating_sub(self.up_since_ns);
         let is_flapping = lasted_ns < 30_000 * MS;
-        self.streak_needed = if is_flapping { (self.streak_needed * 2).clamp(3, 24) } else { 3 };
+        self.streak_needed = if is_flapping { (self.streak_needed * 2).clamp(3, 12) } else { 3 };
         self.state = State::Dead;
         self.streak = 0;
         self.due_ns = now_ns;
@@ -220,7 +220,8 @@ impl Liveness {
             self.due_ns = self.probed_ns + random.around(period_ns);
             return Confirmed::Same;
         }
-        self.streak = if ahead == 0 { self.streak + 1 } else { 1 };
+        // A loss sets it back, but not to nothing: a lossy link would never get there.
+        self.streak = if ahead == 0 { self.streak + 1 } else { self.streak / 2 + 1 };
         if self.streak < self.streak_needed {
             self.due_ns = self.next_due_ns(now_ns).min(self.due_ns);
             return Confirmed::Same;

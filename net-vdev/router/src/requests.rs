@@ -104,6 +104,18 @@ impl Requests {
         }))
     }
 
+    /// The addresses looked for that a destination is routed for, in order.
+    fn covered_by(&self, destination: &Destination) -> Vec<u128> {
+        let (prefix, length) = destination.newest.announcement.prefix();
+        let host_bits = 128 - u32::from(length);
+        let same = |address: &u128| {
+            (address ^ u128::from(prefix)).checked_shr(host_bits).unwrap_or_default() == 0
+        };
+        let mut covered: Vec<u128> = self.wanted.keys().copied().filter(same).collect();
+        covered.sort_unstable();
+        covered
+    }
+
     fn due_at(&mut self, at_ns: u64) {
         self.deadline_ns = self.deadline_ns.min(at_ns);
     }
@@ -136,7 +148,7 @@ impl Router {
 
     /// The smallest sequence number under which any route may be used.
     fn sequence_that_helps(&self, address: u128) -> u64 {
-        let found = self.table.find(address).and_then(|index| self.table.get(index));
+        let found = self.table.find_covering(address).and_then(|index| self.table.get(index));
         let feasible = found.and_then(|destination| destination.feasible);
         feasible.map_or(0, |(sequence, _)| sequence.saturating_add(1))
     }
@@ -164,7 +176,7 @@ impl Router {
     fn pass_on(&mut self, request: Request, except: u16) {
         let Request { address, is_search, .. } = request;
         let mut targets = Vec::new();
-        let found = self.table.find(address).and_then(|index| self.table.get(index));
+        let found = self.table.find_covering(address).and_then(|index| self.table.get(index));
         if let Some(destination) = found {
             let chosen = [destination.primary, destination.alternate];
             targets.extend(chosen.into_iter().filter(|slot| *slot != NONE && *slot != except));
@@ -223,7 +235,7 @@ impl Router {
         if is_for_all {
             return self.say_all_again(now_ns, slot);
         }
-        match self.table.find(request.address) {
+        match self.table.find_covering(request.address) {
             Some(index) => self.asked_for_known(now_ns, slot, index, request),
             None => self.asked_for_unknown(now_ns, slot, request),
         }
@@ -271,6 +283,10 @@ impl Router {
         if !wanted.askers.contains(&slot) && wanted.askers.len() < ASKERS_MAX {
             wanted.askers.push(slot);
         }
+        if !wanted.is_own {
+            wanted.next_ns = now_ns + REMEMBER_NS;
+            self.requests.due_at(now_ns + REMEMBER_NS);
+        }
         self.pass_on_once(now_ns, slot, request);
     }
 
@@ -294,23 +310,27 @@ impl Router {
     /// Who asked for a destination before it was known is told of it.
     pub(crate) fn adopt_askers(&mut self, now_ns: u64, index: Index) {
         let Some(destination) = self.table.get_mut(index) else { return };
-        let Some(wanted) = self.requests.wanted.get_mut(&destination.address) else { return };
-        for slot in wanted.askers.drain(..) {
-            let adjacent = destination.adjacent_or_new(slot);
-            adjacent.subscribed_s = seconds(now_ns).saturating_add(LEASE_S);
-            adjacent.set(ASKED, true);
-        }
-        if wanted.is_own {
-            destination.used_s = seconds(now_ns);
+        for address in self.requests.covered_by(destination) {
+            let Some(wanted) = self.requests.wanted.get_mut(&address) else { continue };
+            for slot in wanted.askers.drain(..) {
+                let adjacent = destination.adjacent_or_new(slot);
+                adjacent.subscribed_s = seconds(now_ns).saturating_add(LEASE_S);
+                adjacent.set(ASKED, true);
+            }
+            if wanted.is_own {
+                destination.used_s = seconds(now_ns);
+            }
         }
     }
 
     /// A destination has a route again.
-    pub(crate) fn found(&mut self, _now_ns: u64, index: Index) {
+    pub(crate) fn found(&mut self, index: Index) {
         let Some(destination) = self.table.get(index) else { return };
-        let Some(wanted) = self.requests.wanted.remove(&destination.address) else { return };
-        if wanted.is_awaited {
-            self.event(Event::Resolved(Ipv6Addr::from(destination.address)));
+        for address in self.requests.covered_by(destination) {
+            let removed = self.requests.wanted.remove(&address);
+            if removed.is_some_and(|wanted| wanted.is_awaited) {
+                self.event(Event::Resolved(Ipv6Addr::from(address)));
+            }
         }
     }
 

@@ -254,7 +254,7 @@ impl Router {
             }
         }
         match change {
-            Change::Found => self.found(now_ns, index),
+            Change::Found => self.found(index),
             Change::Lost => self.starved(now_ns, index),
             Change::None | Change::Changed => {}
         }

@@ -4,7 +4,6 @@
 //! wire in one, or a router. The outage ends when packets arrive again, both ways, and is exact: after
 //! every event both paths are walked.
 
-use std::fmt::Write as _;
 use std::net::Ipv6Addr;
 
 use crate::rng::Rng;
@@ -209,13 +208,12 @@ pub fn table(all: &[Outages]) -> String {
     );
     for outages in all {
         let [p50, p90, p99, max] = [50, 90, 99, 100].map(|percent| outages.percentile_ms(percent));
-        let _ = writeln!(
-            text,
-            "| {} | {} | {} | {p50} ms | {p90} ms | {p99} ms | {max} ms |",
+        text.push_str(&format!(
+            "| {} | {} | {} | {p50} ms | {p90} ms | {p99} ms | {max} ms |\n",
             name_of_place(outages.place),
             name_of_failure(outages.failure),
             outages.ns.len(),
-        );
+        ));
     }
     text
 }
@@ -271,45 +269,39 @@ fn panel(svg: &mut String, outages: &Outages, x: u32, y: u32) {
     }
     let highest = bins.iter().copied().max().unwrap_or_default().max(1);
     let bar = width / BINS as u32;
-    let _ = writeln!(
-        svg,
-        "<text x=\"{x}\" y=\"{}\" font-weight=\"bold\">{}: {} fails (p50 {} ms, p99 {} ms, max {} ms)</text>",
+    svg.push_str(&format!("<text x=\"{x}\" y=\"{}\" font-weight=\"bold\">{}: {} fails (p50 {} ms, p99 {} ms, max {} ms)</text>\n",
         y - 6,
         name_of_place(outages.place),
         name_of_failure(outages.failure),
         outages.percentile_ms(50),
         outages.percentile_ms(99),
         outages.percentile_ms(100),
-    );
+    ));
     for (at, count) in bins.iter().enumerate() {
         let tall = count * height / highest;
         let left = x + u32::try_from(at).unwrap_or_default() * bar;
-        let _ = writeln!(
-            svg,
-            "<rect x=\"{left}\" y=\"{}\" width=\"{}\" height=\"{tall}\" fill=\"#2a6f97\"/>",
+        svg.push_str(&format!(
+            "<rect x=\"{left}\" y=\"{}\" width=\"{}\" height=\"{tall}\" fill=\"#2a6f97\"/>\n",
             y + height - tall,
             bar - 1,
-        );
+        ));
     }
-    let _ = writeln!(
-        svg,
-        "<line x1=\"{x}\" y1=\"{0}\" x2=\"{1}\" y2=\"{0}\" stroke=\"black\"/>",
+    svg.push_str(&format!(
+        "<line x1=\"{x}\" y1=\"{0}\" x2=\"{1}\" y2=\"{0}\" stroke=\"black\"/>\n",
         y + height,
         x + bar * BINS as u32,
-    );
+    ));
     for tick in (0..=BINS as u32).step_by(5) {
-        let _ = writeln!(
-            svg,
-            "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+        svg.push_str(&format!(
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
             x + tick * bar,
             y + height + 14,
             u64::from(tick) * BIN_MS,
-        );
+        ));
     }
-    let _ = writeln!(
-        svg,
-        "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">outage in ms</text>",
+    svg.push_str(&format!(
+        "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">outage in ms</text>\n",
         x + bar * BINS as u32,
         y + height + 28,
-    );
+    ));
 }

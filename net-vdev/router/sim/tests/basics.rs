@@ -93,3 +93,42 @@ fn a_workload_is_found_across_zones_and_again_after_it_moved() {
     world.run(end_ns, |_| {});
     assert!(matches!(world.walk(0, &address, false), Walk::Arrived { .. }));
 }
+
+#[test]
+fn an_alias_in_the_prefix_of_another_zones_node_leads_to_that_node() {
+    let mut world = started(|world| topology::zones(world, 3, 5, 3, 2));
+    let end_ns = world.now_ns + 3 * S;
+    world.run(end_ns, |_| {});
+    let node = u128::from(world.nodes[13].address);
+    let alias = std::net::Ipv6Addr::from(node ^ 0xffff);
+    let now_ns = world.now_ns;
+    let hop = world.nodes[1].router.as_mut().map(|it| it.next_hop(now_ns, &alias, false));
+    assert_eq!(hop, Some(mesh_router::NextHop::Pending));
+    world.after(1);
+    world.run(now_ns + S, |_| {});
+    assert!(matches!(world.walk(1, &alias, false), Walk::Arrived { .. }));
+    let key = world.nodes[13].identity.key();
+    assert_eq!(world.nodes[1].router.as_ref().and_then(|it| it.resolve(&alias)), Some(key));
+}
+
+#[test]
+fn an_address_that_nobody_has_is_unreachable_after_a_second_and_forgotten_later() {
+    let mut world = started(|world| topology::line(world, 4, MS));
+    let end_ns = world.now_ns + 2 * S;
+    world.run(end_ns, |_| {});
+    let nobody = std::net::Ipv6Addr::from(0x0400_u128 << 112 | 7);
+    let now_ns = world.now_ns;
+    let ask = |world: &mut World| {
+        let now_ns = world.now_ns;
+        let hop = world.nodes[0].router.as_mut().map(|it| it.next_hop(now_ns, &nobody, false));
+        world.after(0);
+        hop
+    };
+    assert_eq!(ask(&mut world), Some(mesh_router::NextHop::Pending));
+    world.run(now_ns + 1500 * MS, |_| {});
+    assert_eq!(ask(&mut world), Some(mesh_router::NextHop::Unreachable));
+    world.run(now_ns + 10 * S, |_| {});
+    for node in &world.nodes {
+        assert_eq!(node.router.as_ref().map(|it| it.occupancy().requests), Some(0));
+    }
+}
