@@ -48,7 +48,9 @@ impl Router {
         if !destination.is_reachable() {
             let lost_s = now_s.saturating_sub(destination.lost_s);
             if !destination.is_unused_by_others() {
-                return;
+                // A neighbour that does not acknowledge keeps it from being released, perhaps for
+                // long; requests may have been lost. Ask again.
+                return self.starved(now_ns, index);
             }
             if destination.feasible.is_some() && lost_s >= RELEASE_S {
                 destination.feasible = None;

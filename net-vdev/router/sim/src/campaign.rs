@@ -11,6 +11,8 @@ use crate::world::{MS, S, Walk, World};
 /// death takes 1.5 s to be noticed, a link that flapped is trusted again after up to 4 s, and what
 /// was told is forgotten 3 to 5 s after the last route was lost.
 const BOUND_NS: u64 = 10 * S;
+/// Within how many tenths of a second a route comes back that links lost which die without end.
+const STORM_TRIES: u32 = 20;
 /// How often the flows send.
 const TICK_NS: u64 = 20 * MS;
 /// What a node may send per port and second, on average over a quiet second: probes of ten per
@@ -48,6 +50,8 @@ pub struct Summary {
     pub walks: u64,
     /// Pairs that had to be connected in the end, and were.
     pub pairs: u64,
+    /// Tenths of a second that were waited for pairs that were not connected just then.
+    pub late: u64,
     /// The most bytes that a node sent per port in a second, after the first five.
     pub busiest: u64,
     /// Bytes of memory for each known destination, the largest of all nodes.
@@ -284,16 +288,40 @@ impl Run {
             return;
         }
         // A liar on the way may swallow it; then nothing is promised without probes end to end.
-        let walk = self.world.walk(from, address, false);
+        let mut walk = self.world.walk(from, address, false);
+        // Where links die and come back without end, a route may be lost just now, but not for long.
+        for _ in 0..STORM_TRIES {
+            if self.kind == Kind::Weather && !matches!(walk, Walk::Arrived { .. }) {
+                self.summary.late += 1;
+                self.go(100 * MS);
+                walk = self.world.walk(from, address, false);
+            }
+        }
         let is_there = matches!(walk, Walk::Arrived { .. });
         if !is_there && self.kind != Kind::Liars {
-            self.fail(&format!("{from} does not reach {to}: {walk:?}"));
+            let [there, here] = [from, to].map(|node| self.links_of(node));
+            self.fail(&format!("{from} does not reach {to}: {walk:?}\n{there}{here}"));
         }
         self.summary.pairs += u64::from(is_there);
         let key = self.world.nodes[from].router.as_ref().and_then(|it| it.resolve(address));
         if key.is_some_and(|key| key.address() != *address) {
             self.fail(&format!("{from} takes {address} for {key:?}"));
         }
+    }
+
+    /// The links of a node, for the message of a failure.
+    fn links_of(&self, node: usize) -> String {
+        let it = &self.world.nodes[node];
+        let views = it.router.iter().flat_map(|router| router.neighbours());
+        let lines = views.map(|view| {
+            let wire = it.ports.iter().find(|port| port.link == Some(view.link));
+            let directions = wire.map(|port| &self.world.wires[port.wire].directions);
+            format!(
+                "node {node} to {}: {view:?}\n  {directions:?}\n",
+                self.world.across(node, view.link)
+            )
+        });
+        lines.collect()
     }
 
     /// Whether good wires between living honest nodes connect them.
