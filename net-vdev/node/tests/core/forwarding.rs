@@ -59,7 +59,6 @@ fn superframe(world: &World, len: usize) -> (VirtioNetHeader, Vec<u8>) {
             payload_bytes: 1300,
             headers_bytes: 60,
         }),
-        ..VirtioNetHeader::default()
     };
     (header, packet)
 }
