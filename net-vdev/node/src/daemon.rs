@@ -321,7 +321,10 @@ impl Daemon {
         for asked in self.orders.take() {
             self.answer(now_ns, asked);
         }
-        self.errands.proceed(now_ns, &mut self.core, &mut self.outside);
+        if !self.errands.is_empty() {
+            self.errands.proceed(now_ns, &mut self.core, &mut self.outside);
+            self.core.finish_turn(now_ns, &mut self.outside);
+        }
         let wanted = self.core.sequence_wanted(&self.key());
         if wanted.is_some() || now_ns >= self.announce_at_ns {
             self.announce(now_ns, wanted.unwrap_or(0))?;

@@ -147,27 +147,28 @@ fn show_status(common: &Common, text: fn(&Status) -> String) -> Result<i32, Mesh
 }
 
 fn ping(order: &Order, count: u32, common: &Common) -> Result<i32, MeshError> {
-    let mut lost = 0;
+    let mut last = None;
+    let mut answered = 0;
     for number in 0..count {
         if number > 0 {
             std::thread::sleep(Duration::from_millis(500));
         }
         match ask(common, order) {
-            Ok(answer) => print(&show::answer(&answer, common.json)?)?,
-            Err(MeshError::Failed(reason)) if number + 1 < count => {
-                tracing::warn!("{reason}");
-                lost += 1;
-                0
+            Ok(answer) => {
+                answered += 1;
+                print(&show::answer(&answer, common.json)?)?;
             }
-            Err(error) if lost == 0 && count > 1 => {
-                tracing::warn!("{error}");
-                lost += 1;
-                0
+            Err(MeshError::Failed(reason)) => {
+                tracing::warn!("{reason}");
+                last = Some(reason);
             }
             Err(error) => return Err(error),
-        };
+        }
     }
-    Ok(if lost == count { exit_code::UNAVAILABLE } else { 0 })
+    match last {
+        Some(reason) if answered == 0 => Err(MeshError::Failed(reason)),
+        _ => Ok(0),
+    }
 }
 
 fn change_acl(verb: &AclVerb) -> Result<i32, MeshError> {

@@ -9,7 +9,7 @@ use crate::assert_none;
 use crate::files::root;
 
 /// Each crate of ours and the crates of ours that it may use (docs/ARCHITECTURE.md draws this).
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("abi", &[]),
     ("spec", &[]),
     ("vdev", &[]),
@@ -20,10 +20,14 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("mesh-router", &["net-vdev"]),
     ("mesh-sim", &["mesh-router", "net-vdev"]),
     ("mesh-egress", &["net-vdev"]),
+    ("mesh-lab", &[]),
     ("mesh-node", &["mesh-egress", "mesh-router", "net-vdev", "spec"]),
     ("guest-kernel", &["abi"]),
     ("vmm", &["abi", "net-vdev", "spec", "storage-vdev", "vdev"]),
-    ("orchestrator", &["mesh-node", "net-vdev", "spec", "storage-node", "storage-vdev"]),
+    (
+        "orchestrator",
+        &["mesh-lab", "mesh-node", "net-vdev", "spec", "storage-node", "storage-vdev"],
+    ),
     ("fuzz", ANY),
     ("benches", ANY),
     ("xtask", ANY),
@@ -33,6 +37,7 @@ const ANY: &[&str] = &[
     "abi",
     "guest-kernel",
     "mesh-egress",
+    "mesh-lab",
     "mesh-node",
     "mesh-router",
     "mesh-sim",
