@@ -17,6 +17,11 @@ pub(crate) fn run(repository: &Repository, name: Option<&str>) -> Result<(), Fai
         packages::install(repository, &packages::ISAL)?;
         arguments.extend(["--features", "isal"]);
     }
+    if name.is_none_or(|name| name == "mesh") {
+        packages::install(repository, &packages::NETWORK)?;
+        packages::install(repository, &packages::MESH_PEERS)?;
+        packages::cargo_program(repository, "boringtun-cli")?;
+    }
     match name {
         Some("storage") => arguments.extend(STORAGE.iter().flat_map(|name| ["--bench", *name])),
         Some(name) => arguments.extend(["--bench", name]),

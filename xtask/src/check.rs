@@ -103,6 +103,7 @@ pub(crate) fn run(repository: &Repository, quick: bool) -> Result<(), Failure> {
     packages::install(repository, &needed)?;
     packages::install(repository, &packages::STORES)?;
     packages::install(repository, &packages::FACES)?;
+    packages::install(repository, &packages::NETWORK)?;
     packages::install(repository, &[packages::QEMU])?;
     // For the guest that puts a file system on a volume.
     svm::fetch_kernel(repository)?;

@@ -47,6 +47,21 @@ pub(crate) const FACES: [Package; 5] = [
     Package { name: "e2fsprogs", present: |_| in_path("mke2fs") && in_path("e2fsck") },
     Package { name: "openssl", present: |_| in_path("openssl") },
 ];
+/// What the tests of the mesh run in namespaces of their own: `ip` and `tc`, a firewall, a load, a
+/// ping, `sysctl`.
+pub(crate) const NETWORK: [Package; 5] = [
+    Package { name: "iproute2", present: |_| in_path("ip") && in_path("tc") },
+    Package { name: "nftables", present: |_| in_path("nft") },
+    Package { name: "iperf3", present: |_| in_path("iperf3") },
+    Package { name: "iputils-ping", present: |_| in_path("ping") },
+    Package { name: "procps", present: |_| in_path("sysctl") },
+];
+/// Peers of the mesh that Debian has.
+pub(crate) const MESH_PEERS: [Package; 3] = [
+    Package { name: "wireguard-go", present: |_| in_path("wireguard-go") },
+    Package { name: "wireguard-tools", present: |_| in_path("wg") },
+    Package { name: "yggdrasil", present: |_| in_path("yggdrasil") },
+];
 /// The machine emulator.
 pub(crate) const QEMU: Package =
     Package { name: "qemu-system-x86", present: |_| in_path("qemu-system-x86_64") };
@@ -117,15 +132,19 @@ pub(crate) fn unpack(
 
 /// Installs one of cargo's additions from source, once, if it is missing.
 pub(crate) fn cargo_tool(repository: &Repository, name: &str) -> Result<(), Failure> {
-    let binary = format!("cargo-{name}");
-    if in_path(&binary) {
+    cargo_program(repository, &format!("cargo-{name}"))
+}
+
+/// Installs a program of crates.io from source, once, if it is missing.
+pub(crate) fn cargo_program(repository: &Repository, binary: &str) -> Result<(), Failure> {
+    if in_path(binary) {
         return Ok(());
     }
     println!("installing {binary} (once, some minutes)");
     let target = repository.work_folder("tools")?;
     let target = target.to_string_lossy();
     // Its sources are compiled with the pinned toolchain, whatever a caller's flags are.
-    Task::cargo(repository, ["install", &binary, "--locked", "--target-dir", &target])
+    Task::cargo(repository, ["install", binary, "--locked", "--target-dir", &target])
         .without_env("RUSTFLAGS")
         .run()?;
     std::fs::remove_dir_all(&*target).map_err(Failure::file(&*target))

@@ -229,6 +229,15 @@ impl Paths {
         best.map(|state| state.path)
     }
 
+    /// Where an answer goes to a probe that came this way: back, but among ways through routers on
+    /// the one that works from here.
+    pub(super) fn for_reply(&self, from: Path) -> Path {
+        let relayed = || self.list.iter().filter(|state| !state.path.is_direct());
+        let is_current = |state: &&State| Some(state.path) == self.current;
+        let best = relayed().find(is_current).or_else(|| relayed().find(|state| state.is_alive()));
+        best.filter(|_| !from.is_direct()).map_or(from, |state| state.path)
+    }
+
     /// Whether the peer is probed while there is traffic.
     pub(super) fn is_plural(&self) -> bool {
         self.list.len() > 1
@@ -326,12 +335,12 @@ impl Paths {
         }
     }
 
-    /// A probe was answered on the way that it took; returns whether data takes another way now.
-    pub(super) fn replied(&mut self, now_ns: u64, path: &Path, number: u64) -> bool {
-        let Some(state) = self.find_mut(path) else { return false };
-        let Some(probe) = state.outstanding.filter(|probe| probe.number == number) else {
-            return false;
-        };
+    /// A probe was answered: its number tells which way it took. Returns whether data takes another
+    /// way now.
+    pub(super) fn replied(&mut self, now_ns: u64, number: u64) -> bool {
+        let asked = |state: &&mut State| state.outstanding.is_some_and(|it| it.number == number);
+        let Some(state) = self.list.iter_mut().find(asked) else { return false };
+        let Some(probe) = state.outstanding else { return false };
         if probe.is_wide {
             state.width = Width::Wide;
         }

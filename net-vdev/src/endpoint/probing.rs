@@ -127,7 +127,9 @@ impl Endpoint {
                     Path::Direct(address) => Some(address),
                     Path::Stream(_) | Path::Relayed { .. } => None,
                 };
-                self.seal_control(index, from, &Control::Reply { number, observed })
+                let Some(peer) = self.peers.get(index) else { return Ok(()) };
+                let back = peer.paths.for_reply(from);
+                self.seal_control(index, back, &Control::Reply { number, observed })
             }
             Control::Reply { number, observed } => {
                 self.receive_reply(now_ns, index, from, number, observed);
@@ -165,7 +167,7 @@ impl Endpoint {
             let from_key = peer.key;
             return self.tell(Event::Pong { from: from_key, path: from, number });
         }
-        if peer.paths.replied(now_ns, &from, number) {
+        if peer.paths.replied(now_ns, number) {
             let current = peer.paths.current();
             tracing::debug!(peer = %peer.key, path = ?current, "data takes another way");
         }

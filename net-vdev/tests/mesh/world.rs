@@ -333,7 +333,8 @@ impl World {
             || frame.len() > self.relays.frame_bytes_max
             || self.dice.in_1000(self.faults.lose);
         if !is_lost {
-            let is_alternate = header.is_alternate;
+            // The first router clears the flag.
+            let is_alternate = false;
             let source = Path::Relayed { member: header.source, is_alternate };
             let to = Path::Relayed { member: header.destination, is_alternate };
             let datagram = frame[RELAY_HEADER_BYTES..].to_vec();
