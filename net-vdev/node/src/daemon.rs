@@ -229,7 +229,9 @@ impl Daemon {
             if key == public {
                 return Err(ConfigError::OwnKey(key).into());
             }
-            core.add_neighbour(now_ns, key, at);
+            if !core.add_neighbour(now_ns, key, at) {
+                return Err(ConfigError::DuplicatePeer(key).into());
+            }
         }
         let outside = Sockets {
             udp,

@@ -1,7 +1,7 @@
 //! Super-frames on their way out: one look-up, one judgement of the firewall and one buffer for up
 //! to 64 KiB of packets of a flow, cut and sealed in place.
 
-use super::transmit::headroom;
+use super::transmit::{headroom, whole_blocks};
 use super::{DropReason, Endpoint, Path, Transmit};
 use crate::firewall::Packet;
 use crate::offload::{Batch, Layout, PACKET_BYTES_MAX, Segmenter, VirtioNetHeader, clamp_mss};
@@ -43,7 +43,7 @@ impl Endpoint {
         let layout = Layout {
             headroom: headroom(&path),
             tailroom: TAG_BYTES,
-            packet_bytes_max: self.room(index, &path),
+            packet_bytes_max: whole_blocks(self.room(index, &path)),
         };
         let mut segmenter =
             Segmenter::new(header, bytes, layout).map_err(|_| DropReason::OutboundMalformed)?;

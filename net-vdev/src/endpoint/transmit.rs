@@ -81,6 +81,12 @@ impl Transmits {
     }
 }
 
+/// So much of `room` as whole blocks of AES take: a part of one costs a tenth of a packet's sealing.
+pub(super) fn whole_blocks(room: usize) -> usize {
+    const BLOCK_BYTES: usize = 16;
+    room / BLOCK_BYTES * BLOCK_BYTES
+}
+
 /// The bytes in front of the sealed part of a datagram that takes this path.
 pub(super) fn headroom(path: &Path) -> usize {
     DATA_HEADER_BYTES + if path.is_direct() { 0 } else { RELAY_HEADER_BYTES }
@@ -137,7 +143,7 @@ impl Endpoint {
 
     /// The largest packet that TCP should make: what every path can carry whole.
     pub(super) fn packet_bytes_max(&self) -> usize {
-        if self.is_routed { RELAYED_ROOM } else { DIRECT_ROOM }
+        whole_blocks(if self.is_routed { RELAYED_ROOM } else { DIRECT_ROOM })
     }
 
     /// Seals a packet for peer `index` and queues it; in two halves if the path is too narrow.
