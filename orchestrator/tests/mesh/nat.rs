@@ -4,15 +4,16 @@ use mesh_lab::{Lab, Wire};
 
 use crate::{await_that, lab, nodes, ping_during, start};
 
-/// Makes a namespace with an address translator: what comes from `inside` leaves with the address of
-/// `outside`'s wire.
+/// Makes a namespace an address translator, as homes have them: what leaves by `outside` gets that
+/// wire's address, and what nobody inside asked for is dropped without a word.
 fn masquerade(lab: &Lab, nat: &str, outside: &Wire) {
     lab.run(nat, "sysctl", &["-q", "-w", "net.ipv4.ip_forward=1"]).unwrap();
     let end = outside.ends.iter().position(|end| end == nat).unwrap();
+    let device = &outside.devices[end];
     let rules = format!(
         "table ip nat {{ chain post {{ type nat hook postrouting priority 100; \
-         oifname \"{}\" masquerade; }}; }}",
-        outside.devices[end]
+         oifname \"{device}\" masquerade; }}; chain in {{ type filter hook input priority 0; \
+         iifname \"{device}\" drop; }}; }}"
     );
     lab.run(nat, "nft", &[&rules]).unwrap();
 }
