@@ -34,7 +34,7 @@ impl Ping {
         let parsed = text.lines().filter_map(|line| {
             let (stamp, rest) = line.strip_prefix('[')?.split_once(']')?;
             let time = rest.split_once("time=")?.1.split(' ').next()?;
-            Some((stamp.parse().ok()?, time.parse().ok()?))
+            Some((stamp.parse::<f64>().ok()?, time.parse::<f64>().ok()?))
         });
         let (at, round_trips): (Vec<f64>, Vec<f64>) = parsed.unzip();
         Pinged { at, round_trips: Distribution::new(round_trips) }

@@ -262,7 +262,7 @@ impl Daemon {
     /// The node's key.
     #[must_use]
     pub fn key(&self) -> PublicKey {
-        self.key.public()
+        self.core.endpoint().key()
     }
 
     /// Where it listens.
@@ -327,7 +327,8 @@ impl Daemon {
             self.errands.proceed(now_ns, &mut self.core, &mut self.outside);
             self.core.finish_turn(now_ns, &mut self.outside);
         }
-        let wanted = self.core.sequence_wanted(&self.key());
+        let key = self.key();
+        let wanted = self.core.sequence_wanted(&key);
         if wanted.is_some() || now_ns >= self.announce_at_ns {
             self.announce(now_ns, wanted.unwrap_or(0))?;
         }
@@ -415,7 +416,7 @@ impl Daemon {
     fn announce(&mut self, now_ns: u64, wanted: u64) -> Result<(), NodeError> {
         let sequence = self.sequence.next(wanted)?;
         let announcement = Announcement {
-            key: self.key.public(),
+            key: self.key(),
             sequence,
             expires_unix_s: unix_ns() / 1_000_000_000 + ANNOUNCED_S,
             role: Role::Node { zone: self.zone },
