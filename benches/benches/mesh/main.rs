@@ -4,7 +4,6 @@
 //! `mesh` runs all parts, `mesh PART…` those that are named: `stream`, `repair`, `death`, `cold`,
 //! `queue`.
 #![expect(clippy::unwrap_used, reason = "a benchmark that fails, fails")]
-#![expect(clippy::disallowed_methods, reason = "benchmarks read the clock")]
 
 mod peers;
 mod ping;

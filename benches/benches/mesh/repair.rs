@@ -49,7 +49,7 @@ pub(crate) fn silent() {
         ("one direction", one_way.clone()),
         ("all", [both, one_way].concat()),
     ];
-    let rows: Vec<_> = rows.into_iter().map(|(name, gaps)| {
+    let rows = rows.into_iter().map(|(name, gaps)| {
         let gaps = Distribution::new(gaps);
         vec![
             name.to_owned(),

@@ -89,7 +89,7 @@ pub(crate) fn run() {
         }
     }
     let cell = |values: &[f64]| Distribution::new(values.to_vec()).cell();
-    let rows: Vec<Vec<String>> = paths.iter().zip(&figures).map(|((name, _), it)| {
+    let rows = paths.iter().zip(&figures).map(|((name, _), it)| {
         vec![
             name.clone(),
             cell(&it.gbit_per_s),
