@@ -14,6 +14,7 @@ pub mod journal;
 pub mod map_pages;
 pub mod mesh;
 pub mod mesh_handshake;
+pub mod mesh_node;
 pub mod mesh_router;
 pub mod mutate;
 pub mod nbd;
@@ -48,6 +49,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "map_pages", check: map_pages::check, runs: 2000 },
     Target { name: "mesh", check: mesh::check, runs: 800 },
     Target { name: "mesh_handshake", check: mesh_handshake::check, runs: 500 },
+    Target { name: "mesh_node", check: mesh_node::check, runs: 300 },
     Target { name: "mesh_router", check: mesh_router::check, runs: 5000 },
     Target { name: "nbd", check: nbd::check, runs: 20000 },
     Target { name: "offload", check: offload::check, runs: 3000 },

@@ -156,6 +156,11 @@ fn a_reader_of_certificates_withstands_any_bytes() {
 }
 
 #[test]
+fn a_node_withstands_a_neighbour_that_says_anything() {
+    smoke("mesh_node");
+}
+
+#[test]
 fn a_router_withstands_any_neighbour() {
     smoke("mesh_router");
 }

@@ -327,6 +327,14 @@ impl Paths {
         self.choose();
     }
 
+    /// The peer rests: nothing is due until it is active again.
+    pub(super) fn rest(&mut self) {
+        for state in &mut self.list {
+            state.outstanding = None;
+            state.probe_at_ns = u64::MAX;
+        }
+    }
+
     /// The peer is active again after a rest: what is known of its ways is old.
     pub(super) fn wake(&mut self, now_ns: u64) {
         for state in &mut self.list {

@@ -79,6 +79,8 @@ impl Endpoint {
             let Some(peer) = self.peers.get_mut(index) else { return };
             let is_active = now_ns < peer.sent_ns.saturating_add(ACTIVE_NS);
             if peer.current.is_none() || !peer.paths.is_plural() || !is_active {
+                // What was due while nobody looked (the host slept) is not due any more.
+                peer.paths.rest();
                 return;
             }
             let key = peer.key;

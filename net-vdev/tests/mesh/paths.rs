@@ -193,6 +193,21 @@ fn members_that_rest_are_silent() {
 }
 
 #[test]
+fn a_host_that_slept_while_probes_were_under_way_goes_on() {
+    let mut world = met(12);
+    world.send(0, 1);
+    world.run(50 * MS);
+    // Nobody calls anybody for a minute; then everything is due at once.
+    world.now_ns += 60 * SECOND;
+    for member in &mut world.members {
+        member.endpoint.handle_deadline(world.now_ns);
+        assert!(member.endpoint.next_deadline().is_none_or(|due_ns| due_ns > world.now_ns));
+    }
+    let gap_ns = world.longest_gap_ns((0, 1), 20 * MS, SECOND);
+    assert!(gap_ns <= 200 * MS, "{gap_ns}");
+}
+
+#[test]
 fn strangers_give_way_to_each_other_but_not_while_they_are_active() {
     let mut world = World::routed(6, 10);
     let config =
