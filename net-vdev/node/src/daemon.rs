@@ -37,6 +37,9 @@ const BATCHES_PER_TURN: usize = 8;
 /// How long an announcement holds, and when it is made anew.
 const ANNOUNCED_S: u64 = 3600;
 const RENEW_NS: u64 = 1_200_000_000_000;
+/// The least time between two announcements that others ask for: each is written to disk, signed,
+/// and told to everybody.
+const ANNOUNCE_PAUSE_NS: u64 = 2_000_000_000;
 
 /// What a node is told at its start.
 #[derive(Debug)]
@@ -107,7 +110,9 @@ pub struct Daemon {
     key: PrivateKey,
     zone: u16,
     sequence: Sequence,
-    announce_at_ns: u64,
+    announced_ns: u64,
+    /// The number that the next announcement is to have at least, if one was asked for.
+    wanted: Option<u64>,
     orders: Desk,
     uplinks: Uplinks,
     errands: Errands,
@@ -247,7 +252,8 @@ impl Daemon {
             key: config.key,
             zone: config.zone,
             sequence,
-            announce_at_ns: now_ns,
+            announced_ns: now_ns,
+            wanted: None,
             orders,
             uplinks,
             errands: Errands::default(),
@@ -329,7 +335,10 @@ impl Daemon {
         }
         let key = self.key();
         let wanted = self.core.sequence_wanted(&key);
-        if wanted.is_some() || now_ns >= self.announce_at_ns {
+        self.wanted = self.wanted.max(wanted);
+        let is_asked = self.wanted.is_some() && now_ns >= self.announced_ns + ANNOUNCE_PAUSE_NS;
+        if is_asked || now_ns >= self.announced_ns.saturating_add(RENEW_NS) {
+            let wanted = self.wanted.take();
             self.announce(now_ns, wanted.unwrap_or(0))?;
         }
         Ok(())
@@ -424,7 +433,7 @@ impl Daemon {
         let mut random = [0; 64];
         SystemRandom::new().fill(&mut random).map_err(|_| NodeError::Random)?;
         let signed = SignedAnnouncement::sign(announcement, &self.key, &random);
-        self.announce_at_ns = now_ns.saturating_add(RENEW_NS);
+        self.announced_ns = now_ns;
         let outcome = self.core.originate(now_ns, &signed);
         outcome.map_err(|error| NodeError::Announcement(error.to_string()))
     }
