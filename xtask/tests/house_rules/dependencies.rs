@@ -19,6 +19,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("net-vdev", &["noise-ring", "vdev"]),
     ("mesh-router", &["net-vdev"]),
     ("mesh-sim", &["mesh-router", "net-vdev"]),
+    ("mesh-edge", &["net-vdev"]),
     ("mesh-egress", &["net-vdev"]),
     ("mesh-lab", &[]),
     ("mesh-node", &["mesh-egress", "mesh-router", "net-vdev", "spec"]),
@@ -36,6 +37,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
 const ANY: &[&str] = &[
     "abi",
     "guest-kernel",
+    "mesh-edge",
     "mesh-egress",
     "mesh-lab",
     "mesh-node",

@@ -1,0 +1,5 @@
+//! See `fuzz::mycelium`.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    fuzz::mycelium::check(data);
+});
