@@ -17,6 +17,7 @@ pub mod mesh_handshake;
 pub mod mesh_node;
 pub mod mesh_router;
 pub mod mutate;
+pub mod mycelium;
 pub mod nbd;
 pub mod offload;
 pub mod register;
@@ -51,6 +52,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "mesh_handshake", check: mesh_handshake::check, runs: 500 },
     Target { name: "mesh_node", check: mesh_node::check, runs: 300 },
     Target { name: "mesh_router", check: mesh_router::check, runs: 5000 },
+    Target { name: "mycelium", check: mycelium::check, runs: 1000 },
     Target { name: "nbd", check: nbd::check, runs: 20000 },
     Target { name: "offload", check: offload::check, runs: 3000 },
     Target { name: "register", check: register::check, runs: 2000 },

@@ -110,6 +110,11 @@ fn offloads_withstand_any_guest_and_any_peer() {
 }
 
 #[test]
+fn an_edge_withstands_any_mycelium() {
+    smoke("mycelium");
+}
+
+#[test]
 fn an_nbd_server_withstands_any_client() {
     smoke("nbd");
 }
