@@ -11,6 +11,7 @@
 //! * [`firewall`]: who may open flows to a member; everybody else is dropped.
 //! * [`endpoint`]: one member of the mesh, without sockets, clock or randomness of its own.
 //! * [`nic`]: the endpoint behind a virtio-net card and a UDP socket.
+//! * [`random`]: random bytes from a given seed.
 //! * [`offload`]: super-frames to packets and back.
 //! * [`socket`]: a UDP socket that takes a batch of datagrams for one system call.
 //! * [`codel`]: a bounded queue that doesn't add delay.
@@ -30,7 +31,7 @@ pub mod firewall;
 pub mod identity;
 pub mod nic;
 pub mod offload;
-mod random;
+pub mod random;
 pub mod reassembly;
 pub mod session;
 pub mod signature;

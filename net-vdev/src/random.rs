@@ -1,42 +1,53 @@
-//! Random bytes from the seed that the endpoint was given.
+//! Random bytes from a seed that is given: logic draws none from the kernel by itself.
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// A deterministic generator with fast key erasure: each output also replaces the key, so what is
 /// in memory later does not tell what was drawn before.
 #[derive(Zeroize, ZeroizeOnDrop)]
-pub(crate) struct Generator {
+pub struct Generator {
     key: [u8; 32],
 }
 
 impl Generator {
-    pub(crate) fn new(seed: [u8; 32]) -> Self {
+    /// A generator from fresh random bytes that nothing else is seeded with.
+    #[must_use]
+    pub fn new(seed: [u8; 32]) -> Self {
         Self { key: seed }
     }
 
-    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
+    /// Draws bytes.
+    pub fn fill(&mut self, bytes: &mut [u8]) {
         let mut output = blake3::Hasher::new_keyed(&self.key).finalize_xof();
         output.fill(&mut self.key);
         output.fill(bytes);
     }
 
     /// A fresh seed for another generator.
-    pub(crate) fn seed(&mut self) -> [u8; 32] {
+    pub fn seed(&mut self) -> [u8; 32] {
         let mut seed = [0; 32];
         self.fill(&mut seed);
         seed
     }
 
-    pub(crate) fn u32(&mut self) -> u32 {
+    /// Draws a number.
+    pub fn u32(&mut self) -> u32 {
         let mut bytes = [0; 4];
         self.fill(&mut bytes);
         u32::from_be_bytes(bytes)
     }
 
-    pub(crate) fn u64(&mut self) -> u64 {
+    /// Draws a number.
+    pub fn u64(&mut self) -> u64 {
         let mut bytes = [0; 8];
         self.fill(&mut bytes);
         u64::from_be_bytes(bytes)
+    }
+}
+
+impl std::fmt::Debug for Generator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Generator(..)")
     }
 }
 

@@ -5,12 +5,13 @@
 
 /// An unfinished ones' complement sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Sum(u64);
+pub struct Sum(u64);
 
 impl Sum {
     /// The sum of bytes that start at an even distance from the start of what is summed. An odd
     /// last byte counts as the high one of a word.
-    pub(super) fn of(bytes: &[u8]) -> Self {
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
         // Four chains of additions that don't wait for each other; the carries of 64-bit words end
         // up in the high halves, which 2^64 words could not fill.
         let mut lanes = [0_u128; 4];
@@ -34,28 +35,33 @@ impl Sum {
     }
 
     /// Adds a number that the packet holds as a 16-bit word.
-    pub(super) fn word(self, word: u16) -> Self {
+    #[must_use]
+    pub fn word(self, word: u16) -> Self {
         Self(self.0 + u64::from(u16::from_ne_bytes(word.to_be_bytes())))
     }
 
     /// Adds another sum.
-    pub(super) fn plus(self, other: Self) -> Self {
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
         Self(self.0 + u64::from(other.folded()))
     }
 
     /// The two bytes of the sum itself: what a checksum field holds when the rest is left to an
     /// offload (virtio 1.2 §5.1.6.2).
-    pub(super) fn partial(self) -> [u8; 2] {
+    #[must_use]
+    pub fn partial(self) -> [u8; 2] {
         self.folded().to_ne_bytes()
     }
 
     /// The two bytes of a checksum field.
-    pub(super) fn field(self) -> [u8; 2] {
+    #[must_use]
+    pub fn field(self) -> [u8; 2] {
         (!self.folded()).to_ne_bytes()
     }
 
     /// Whether this is the sum of bytes that carry their right checksum.
-    pub(super) fn is_right(self) -> bool {
+    #[must_use]
+    pub fn is_right(self) -> bool {
         self.folded() == 0xffff
     }
 
@@ -71,7 +77,8 @@ impl Sum {
 /// The sum of a pseudo-header (RFC 9293 §3.1, RFC 8200 §8.1): `addresses` are source and
 /// destination as they follow each other in the IP header, `len` that of the transport's header and
 /// payload, at most 65,535 bytes.
-pub(super) fn pseudo_header(addresses: &[u8], protocol: u8, len: usize) -> Sum {
+#[must_use]
+pub fn pseudo_header(addresses: &[u8], protocol: u8, len: usize) -> Sum {
     Sum::of(addresses).word(u16::from(protocol)).word(u16::try_from(len).unwrap_or(u16::MAX))
 }
 

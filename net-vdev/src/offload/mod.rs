@@ -33,6 +33,7 @@ mod headers;
 mod mss;
 mod segment;
 
+pub use checksum::{Sum, pseudo_header};
 pub use coalesce::{Accepts, Coalescer, FLOWS_MAX};
 pub use header::{
     ChecksumField, HeaderError, Segmentation, SegmentationKind, TUN_HEADER_BYTES,

@@ -1,0 +1,208 @@
+//! All ways out of a node in one: what its daemon holds.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use net_vdev::PublicKey;
+use net_vdev::firewall::{Packet, Transport};
+use net_vdev::offload::VirtioNetHeader;
+use net_vdev::random::Generator;
+use net_vdev::wire::MTU;
+
+use crate::address::extract;
+use crate::counters::Counters;
+use crate::dns::{Asker, Resolver, ResolverCounters};
+use crate::limits::NatConfig;
+use crate::names::Names;
+use crate::nat::{Deliver, Nat};
+use crate::packet::{self, UDP_BYTES};
+use crate::sockets::{Ready, Sockets};
+
+const DNS_PORT: u16 = 53;
+/// The most events that are taken from the sockets in one turn.
+const EVENTS_MAX: usize = 4096;
+
+/// What a node offers.
+#[derive(Debug, Clone, Default)]
+pub struct EgressConfig {
+    /// NAT64, if members may go out at all.
+    pub nat: Option<NatConfig>,
+    /// The addresses at which the resolver answers; none for no resolver.
+    pub resolver_addresses: Vec<Ipv6Addr>,
+    /// Whom the resolver asks.
+    pub upstreams: Vec<SocketAddr>,
+    /// The names of members.
+    pub names: Names,
+}
+
+/// The ways out of a node.
+#[derive(Debug)]
+pub struct Egress<S> {
+    sockets: S,
+    nat: Option<Nat>,
+    resolver: Resolver,
+    resolver_addresses: Vec<Ipv6Addr>,
+    names: Names,
+    events: Vec<Ready>,
+    /// Answers that are larger than a packet of the mesh, or that had no way back.
+    answers_lost: u64,
+}
+
+impl<S: Sockets> Egress<S> {
+    /// Opens nothing yet. `seed` is fresh random bytes.
+    #[must_use]
+    pub fn new(config: EgressConfig, sockets: S, seed: [u8; 32]) -> Self {
+        let mut random = Generator::new(seed);
+        Self {
+            sockets,
+            nat: config.nat.map(|nat| Nat::new(nat, random.seed())),
+            resolver: Resolver::new(config.upstreams, random.seed()),
+            resolver_addresses: config.resolver_addresses,
+            names: config.names,
+            events: Vec::new(),
+            answers_lost: 0,
+        }
+    }
+
+    /// The sockets, to wait for.
+    #[must_use]
+    pub fn sockets(&self) -> &S {
+        &self.sockets
+    }
+
+    /// The sockets, to change how they are.
+    pub fn sockets_mut(&mut self) -> &mut S {
+        &mut self.sockets
+    }
+
+    /// The names of members, to change.
+    pub fn names_mut(&mut self) -> &mut Names {
+        &mut self.names
+    }
+
+    /// What NAT64 did, if there is one.
+    #[must_use]
+    pub fn counters(&self) -> Option<Counters> {
+        self.nat.as_ref().map(Nat::counters)
+    }
+
+    /// What the resolver did.
+    #[must_use]
+    pub fn resolver_counters(&self) -> ResolverCounters {
+        self.resolver.counters()
+    }
+
+    /// How many flows NAT64 has, and the bytes that their buffers may fill.
+    #[must_use]
+    pub fn occupancy(&self) -> (usize, usize) {
+        self.nat.as_ref().map_or((0, 0), Nat::occupancy)
+    }
+
+    /// Whether a packet is for here, rather than for the node's host: its destination lies in
+    /// NAT64's prefix, or it is a query for the resolver.
+    #[must_use]
+    pub fn takes(&self, bytes: &[u8]) -> bool {
+        let destination = bytes.get(24..).and_then(<[u8]>::first_chunk::<16>);
+        let is_ipv6 = bytes.first().is_some_and(|first| first >> 4 == 6);
+        let Some(destination) = destination.filter(|_| is_ipv6) else { return false };
+        let destination = Ipv6Addr::from(*destination);
+        if extract(&destination).is_some() {
+            return self.nat.is_some();
+        }
+        self.resolver_addresses.contains(&destination) && self.query(bytes).is_some()
+    }
+
+    /// Takes a packet or super-frame of a member, whose IPv4 address is `ipv4` if it has one.
+    /// Whatever answers it comes from [`Egress::flush`].
+    pub fn receive(
+        &mut self,
+        now_ns: u64,
+        (member, ipv4): (&PublicKey, Option<Ipv4Addr>),
+        header: &VirtioNetHeader,
+        bytes: &[u8],
+    ) {
+        if let Some((packet, ports, message)) = self.query(bytes) {
+            if packet.source != IpAddr::V6(member.address()) {
+                return;
+            }
+            let asker = Asker {
+                member: *member,
+                from: SocketAddr::new(packet.source, ports.0),
+                to: SocketAddr::new(packet.destination, ports.1),
+            };
+            self.resolver.query(now_ns, &mut self.sockets, &self.names, asker, message);
+        } else if let Some(nat) = &mut self.nat {
+            nat.receive(now_ns, &mut self.sockets, (member, ipv4), header, bytes);
+        }
+    }
+
+    /// A query for the resolver: its packet, its ports, and its message.
+    fn query<'a>(&self, bytes: &'a [u8]) -> Option<(Packet, (u16, u16), &'a [u8])> {
+        let packet = Packet::parse(bytes).ok()?;
+        let IpAddr::V6(destination) = packet.destination else { return None };
+        let Transport::Udp(ports) = packet.transport else { return None };
+        let is_query =
+            ports.destination == DNS_PORT && self.resolver_addresses.contains(&destination);
+        let message = bytes.get(packet::IPV6_BYTES + UDP_BYTES..packet.len)?;
+        is_query.then_some((packet, (ports.source, ports.destination), message))
+    }
+
+    /// Takes what the host's sockets have, and hands over all that is for members. To be called at
+    /// the end of each turn.
+    pub fn flush(&mut self, now_ns: u64, deliver: &mut Deliver<'_>) {
+        self.poll(now_ns);
+        if let Some(nat) = &mut self.nat {
+            nat.flush(now_ns, &mut self.sockets, deliver);
+        }
+        while let Some((asker, message)) = self.resolver.poll_answer() {
+            let packet = packet::udp(asker.to, asker.from, &message);
+            match packet.filter(|packet| packet.len() <= MTU) {
+                Some(packet) => deliver(&asker.member, &VirtioNetHeader::default(), &packet),
+                None => self.answers_lost += 1,
+            }
+        }
+    }
+
+    fn poll(&mut self, now_ns: u64) {
+        let mut events = std::mem::take(&mut self.events);
+        loop {
+            let before = events.len();
+            self.sockets.ready(&mut events);
+            if events.len() == before || events.len() >= EVENTS_MAX {
+                break;
+            }
+        }
+        for ready in events.drain(..) {
+            if Resolver::owns(ready.token) {
+                self.resolver.ready(now_ns, &mut self.sockets, ready);
+            } else if let Some(nat) = &mut self.nat {
+                nat.ready(&mut self.sockets, ready);
+            }
+        }
+        self.events = events;
+    }
+
+    /// When something is to be done even if nothing happens.
+    #[must_use]
+    pub fn next_deadline(&self, now_ns: u64) -> Option<u64> {
+        let nat_ns = self
+            .nat
+            .as_ref()
+            .and_then(|nat| if nat.is_busy() { Some(now_ns) } else { nat.next_deadline() });
+        [nat_ns, self.resolver.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub fn handle_deadline(&mut self, now_ns: u64) {
+        if let Some(nat) = &mut self.nat {
+            nat.handle_deadline(now_ns, &mut self.sockets);
+        }
+        self.resolver.handle_deadline(now_ns, &mut self.sockets);
+    }
+
+    /// A member is gone: so are its flows.
+    pub fn forget(&mut self, member: &PublicKey) {
+        if let Some(nat) = &mut self.nat {
+            nat.forget(&mut self.sockets, member);
+        }
+    }
+}
