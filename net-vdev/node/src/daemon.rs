@@ -20,6 +20,7 @@ use crate::acl::AclEntry;
 use crate::clock::{boot_ns, unix_ns};
 use crate::core::{Core, Outside};
 use crate::errands::Errands;
+use crate::exit::{Exit, ExitConfig};
 use crate::orders::{self, Answer, Asked, Desk, NodeFacts, Order};
 use crate::sequence::Sequence;
 use crate::tun::{Tun, TunConfig, TunError};
@@ -60,6 +61,8 @@ pub struct NodeConfig {
     pub rules: Vec<Rule>,
     /// How many members that nobody configured may have sessions with it.
     pub strangers_max: usize,
+    /// What it lets members reach outside of the mesh.
+    pub exit: ExitConfig,
 }
 
 /// Why a node did not start, or stopped.
@@ -98,6 +101,9 @@ pub enum NodeError {
     /// Waiting for sockets failed.
     #[error("waiting for sockets: {0}")]
     Poll(#[source] std::io::Error),
+    /// No sockets for the way out.
+    #[error("no way out of the mesh: {0}")]
+    Exit(#[source] std::io::Error),
     /// Its own announcement is refused, which is a defect.
     #[error("the node's own announcement is refused: {0}")]
     Announcement(String),
@@ -124,6 +130,9 @@ pub struct Daemon {
 struct Sockets {
     udp: Vec<Socket>,
     tun: Option<Tun>,
+    exit: Option<Exit>,
+    /// The time of this turn.
+    now_ns: u64,
     counters: SocketCounters,
     /// Messages for the cards of attached members, until the end of the turn.
     for_cards: Vec<(PublicKey, Vec<u8>)>,
@@ -145,6 +154,17 @@ pub struct SocketCounters {
     pub receive_failed: u64,
     /// Frames that the host's card refused, in either direction.
     pub tun_refused: u64,
+}
+
+impl Sockets {
+    fn write_to_host(&mut self, header: &VirtioNetHeader, packet: &[u8]) {
+        if let Some(tun) = &self.tun
+            && let Err(error) = tun.write(header, packet)
+        {
+            tracing::debug!(%error, "the host's card refused a frame");
+            self.counters.tun_refused += 1;
+        }
+    }
 }
 
 impl Outside for Sockets {
@@ -175,11 +195,9 @@ impl Outside for Sockets {
     }
 
     fn deliver(&mut self, header: &VirtioNetHeader, packet: &[u8]) {
-        if let Some(tun) = &self.tun
-            && let Err(error) = tun.write(header, packet)
-        {
-            tracing::debug!(%error, "the host's card refused a frame");
-            self.counters.tun_refused += 1;
+        match &mut self.exit {
+            Some(exit) if exit.takes(packet) => exit.receive(self.now_ns, header, packet),
+            _ => self.write_to_host(header, packet),
         }
     }
 
@@ -213,13 +231,19 @@ impl Daemon {
         let public = config.key.public();
         let tun = config.tun.map(|name| {
             let addresses = vec![(public.address(), MESH_PREFIX_BITS)];
-            Tun::open(&TunConfig { name, mtu: TUN_MTU, addresses, segments_max: SEGMENTS_MAX })
+            let (mtu, routes) = (TUN_MTU, config.exit.routes());
+            Tun::open(&TunConfig { name, mtu, addresses, routes, segments_max: SEGMENTS_MAX })
         });
         let tun = tun.transpose()?;
+        let (exits, is_exit) = (config.exit.exits(), config.exit.is_needed());
+        let exit =
+            is_exit.then(|| Exit::open(config.exit, public, seed()?).map_err(NodeError::Exit));
+        let exit = exit.transpose()?;
         let member = net_vdev::Config {
             rules: config.rules,
             strangers: Strangers::Welcome { at_most: config.strangers_max },
             is_routed: true,
+            exits,
             ..net_vdev::Config::new(config.key.clone(), unix_time_at_zero_ns)
         };
         let (member_seed, router_seed) = (seed()?, seed()?);
@@ -241,6 +265,8 @@ impl Daemon {
         let outside = Sockets {
             udp,
             tun,
+            exit,
+            now_ns,
             counters: SocketCounters::default(),
             for_cards: Vec::new(),
             refused: Vec::new(),
@@ -295,7 +321,9 @@ impl Daemon {
         const ERRAND_NS: u64 = 20_000_000;
         let now_ns = boot_ns();
         let longest_ns = if self.errands.is_empty() { LONGEST_NS } else { ERRAND_NS };
-        let due_ns = self.core.next_deadline().map_or(longest_ns, |it| it.saturating_sub(now_ns));
+        let exit_ns = self.outside.exit.as_ref().and_then(|exit| exit.next_deadline(now_ns));
+        let due_ns = [self.core.next_deadline(), exit_ns].into_iter().flatten().min();
+        let due_ns = due_ns.map_or(longest_ns, |it| it.saturating_sub(now_ns));
         let nanoseconds = i64::try_from(due_ns.min(longest_ns)).unwrap_or(0);
         let timeout = Timespec { tv_sec: 0, tv_nsec: nanoseconds };
         let readable: Vec<BorrowedFd<'_>> = self
@@ -304,6 +332,7 @@ impl Daemon {
             .iter()
             .map(Socket::as_fd)
             .chain(self.outside.tun.iter().map(Tun::as_fd))
+            .chain(self.outside.exit.iter().map(Exit::as_fd))
             .chain([self.orders.as_fd()])
             .chain(self.uplinks.fds())
             .collect();
@@ -317,10 +346,12 @@ impl Daemon {
 
     fn turn(&mut self) -> Result<(), NodeError> {
         let now_ns = boot_ns();
+        self.outside.now_ns = now_ns;
         self.receive(now_ns);
         self.core.finish_turn(now_ns, &mut self.outside);
         self.send(now_ns);
         self.uplinks.turn(now_ns, &mut self.core, &mut self.outside);
+        self.bring_in(now_ns);
         self.core.finish_turn(now_ns, &mut self.outside);
         for (member, message) in self.outside.for_cards.drain(..) {
             self.uplinks.send(&member, &message);
@@ -372,6 +403,12 @@ impl Daemon {
             match tun.read(&mut self.buffer) {
                 Ok(Some((header, len))) => {
                     let packet = self.buffer.get(..len).unwrap_or_default();
+                    if let Some(exit) = &mut self.outside.exit
+                        && exit.takes(packet)
+                    {
+                        exit.receive_own(now_ns, &header, packet);
+                        continue;
+                    }
                     self.core.send(now_ns, &header, packet);
                     self.core.transmit(now_ns, &mut self.outside);
                 }
@@ -383,6 +420,23 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// Passes on what the way out has for members.
+    fn bring_in(&mut self, now_ns: u64) {
+        // It is lent out: what it has goes through the core to the sockets.
+        let Some(mut exit) = self.outside.exit.take() else { return };
+        exit.set_attached(self.core.attached());
+        let (core, outside, own) = (&mut self.core, &mut self.outside, self.key.public());
+        exit.flush(now_ns, &mut |member, header, packet| {
+            if *member == own {
+                outside.write_to_host(header, packet);
+            } else {
+                core.send(now_ns, header, packet);
+                core.transmit(now_ns, outside);
+            }
+        });
+        self.outside.exit = Some(exit);
     }
 
     /// What the network refused tells about its paths.
@@ -416,6 +470,7 @@ impl Daemon {
             tun: self.outside.tun.as_ref().map(|tun| tun.name().to_owned()),
             zone: self.zone,
             sockets: self.outside.counters,
+            exit: self.outside.exit.as_ref().map(Exit::counters).unwrap_or_default(),
         };
         orders::status(&self.core, facts)
     }

@@ -3,6 +3,7 @@
 //! * [`acl`]: a rule about who may reach the host.
 //! * [`core`]: a node without any of these: its member, its router, and frames of others.
 //! * [`daemon`]: the thread that moves batches between sockets, the TUN and the core.
+//! * [`exit`]: the way out of the mesh, for those who may.
 //! * [`orders`]: what the control socket is asked, and answers.
 //! * [`tun`]: the host's network interface.
 #![deny(unsafe_code)]
@@ -13,6 +14,7 @@ pub mod core;
 mod counters;
 pub mod daemon;
 mod errands;
+pub mod exit;
 pub mod orders;
 mod sequence;
 pub mod tun;

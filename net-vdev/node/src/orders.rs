@@ -282,6 +282,7 @@ pub(crate) struct NodeFacts {
     pub(crate) tun: Option<String>,
     pub(crate) zone: u16,
     pub(crate) sockets: SocketCounters,
+    pub(crate) exit: Vec<(String, u64)>,
 }
 
 /// How the node is.
@@ -315,7 +316,7 @@ pub(crate) fn status(core: &Core, facts: NodeFacts) -> Answer {
         peers: endpoint.peers().map(|peer| peer_status(&peer)).collect(),
         neighbours: neighbours.collect(),
         routes: routes.collect(),
-        counters: counters(core, facts.sockets),
+        counters: counters(core, facts.sockets).into_iter().chain(facts.exit).collect(),
     }))
 }
 

@@ -47,6 +47,7 @@ fn config() -> TunConfig {
         name: "hyphatest".to_owned(),
         mtu: 1400,
         addresses: vec![(OURS, 7)],
+        routes: Vec::new(),
         segments_max: 45,
     }
 }

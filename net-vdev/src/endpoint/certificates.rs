@@ -168,6 +168,9 @@ impl Endpoint {
         packet: &Packet,
         packets: usize,
     ) -> Result<(), DropReason> {
+        if self.is_of_exit(packet) {
+            return Ok(());
+        }
         self.drop_ended_labels(now_ns, index);
         let peer = self.peers.get(index).ok_or(DropReason::OutboundNoRoute)?;
         let party = Party { key: &peer.key, labels: peer.labels.current() };
@@ -191,6 +194,9 @@ impl Endpoint {
         index: usize,
         packet: &Packet,
     ) -> Result<(), DropReason> {
+        if self.is_of_exit(packet) {
+            return Ok(());
+        }
         self.drop_ended_labels(now_ns, index);
         let peer = self.peers.get(index).ok_or(DropReason::InboundSource)?;
         let party = Party { key: &peer.key, labels: peer.labels.current() };

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::Exits;
 use crate::firewall::{Caps, Rule};
 use crate::identity::{PrivateKey, PublicKey};
 use crate::session::{CipherSupport, PostQuantum};
@@ -25,6 +26,8 @@ pub struct Config {
     pub ciphers: CipherSupport,
     /// Who may have a session besides the listed peers.
     pub strangers: Strangers,
+    /// How it reaches what is outside of the mesh.
+    pub exits: Exits,
     /// Whether frames that the owner gets for [`super::Path::Relayed`] reach other members: the
     /// owner is a router, or hands them to one.
     pub is_routed: bool,
@@ -50,6 +53,7 @@ impl Config {
             ciphers: CipherSupport::detect(),
             post_quantum: PostQuantum::Upgrade,
             strangers: Strangers::Refused,
+            exits: Exits::default(),
             is_routed: false,
             unix_time_at_zero_ns,
         }

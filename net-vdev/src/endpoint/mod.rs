@@ -44,6 +44,7 @@ mod config;
 mod control;
 mod counters;
 mod events;
+mod exit;
 mod fragments;
 mod handshakes;
 mod limit;
@@ -64,6 +65,7 @@ pub use config::{Config, ConfigError, Peer, Strangers};
 pub use control::{CANDIDATES_MAX, Control};
 pub use counters::{Counters, DropReason, Occupancy};
 pub use events::{EVENTS_MAX, Event};
+pub use exit::Exits;
 use limit::{Bucket, SourceBuckets};
 pub use paths::{PATHS_MAX, Path, PathView};
 use peer::{PeerState, WAITING_MAX};
@@ -101,6 +103,7 @@ pub struct Endpoint {
     ciphers: CipherSupport,
     strangers_welcome: Strangers,
     is_routed: bool,
+    exits: Exits,
     post_quantum: PostQuantum,
     unix_time_at_zero_ns: u64,
     newest_initiation_unix_ns: u64,
@@ -156,6 +159,7 @@ impl Endpoint {
             ciphers: config.ciphers,
             strangers_welcome: config.strangers,
             is_routed: config.is_routed,
+            exits: config.exits,
             post_quantum: config.post_quantum,
             unix_time_at_zero_ns: config.unix_time_at_zero_ns,
             newest_initiation_unix_ns: 0,
@@ -241,12 +245,13 @@ impl Endpoint {
         if packet.len > MTU {
             return Err(DropReason::OutboundOversize);
         }
-        if !self.addresses.contains(&packet.source) {
+        if !self.has(&packet.source) {
             return Err(DropReason::OutboundSource);
         }
         let bytes = bytes.get(..packet.len).unwrap_or_default();
-        let Some(index) = self.routes.get(&packet.destination).copied() else {
-            return self.ask_for(now_ns, packet.destination, bytes);
+        let destination = self.through(packet.destination);
+        let Some(index) = self.routes.get(&destination).copied() else {
+            return self.ask_for(now_ns, destination, bytes);
         };
         self.ask_to_send(now_ns, index, &packet, 1)?;
         self.send_or_wait(now_ns, index, bytes)
@@ -383,10 +388,10 @@ impl Endpoint {
         deliver: &mut dyn FnMut(&[u8]),
     ) -> Result<(), DropReason> {
         let packet = Packet::parse(bytes).map_err(|_| DropReason::InboundMalformed)?;
-        if self.routes.get(&packet.source) != Some(&index) {
+        if self.routes.get(&self.through(packet.source)) != Some(&index) {
             return Err(DropReason::InboundSource);
         }
-        if !self.addresses.contains(&packet.destination) {
+        if !self.has(&packet.destination) {
             return Err(DropReason::InboundDestination);
         }
         self.ask_to_admit(now_ns, index, &packet)?;

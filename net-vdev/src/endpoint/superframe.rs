@@ -26,7 +26,7 @@ impl Endpoint {
         bytes: &[u8],
     ) -> Result<(), DropReason> {
         let packet = Packet::parse(bytes).map_err(|_| DropReason::OutboundMalformed)?;
-        let index = self.routes.get(&packet.destination).copied();
+        let index = self.routes.get(&self.through(packet.destination)).copied();
         let session = index.and_then(|index| {
             self.drop_dead_sessions(now_ns, index);
             let peer = self.peers.get(index)?;
@@ -37,7 +37,7 @@ impl Endpoint {
         let Some((index, path)) = session.filter(|_| is_large) else {
             return self.send_each(now_ns, header, bytes);
         };
-        if !self.addresses.contains(&packet.source) {
+        if !self.has(&packet.source) {
             return Err(DropReason::OutboundSource);
         }
         let layout = Layout {

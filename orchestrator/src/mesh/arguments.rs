@@ -1,10 +1,11 @@
 //! The verbs of `hypha mesh` and their options.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
+use mesh_egress::address::Block;
 use mesh_node::acl::{AclEntry, Transport};
 use net_vdev::PublicKey;
 use spec::secret::Public32;
@@ -104,6 +105,21 @@ pub struct Up {
     /// Serve Prometheus metrics over HTTP here.
     #[arg(long, value_name = "ADDRESS")]
     pub metrics: Option<SocketAddr>,
+    /// Let this host and the members attached to it reach IPv4 outside, at 64:ff9b::a.b.c.d.
+    #[arg(long)]
+    pub nat64: bool,
+    /// Let them reach these addresses too, which are no public ones: like 10.1.0.0/16.
+    #[arg(long = "allow-destination", value_name = "BLOCK", requires = "nat64")]
+    pub allow_destinations: Vec<Block>,
+    /// Let this member out as well, wherever it is: its key.
+    #[arg(long, value_name = "KEY", value_parser = parse_key)]
+    pub exit_for: Vec<Public32>,
+    /// Resolve names for them, at this node's address and at ::53 of its /64.
+    #[arg(long)]
+    pub dns: bool,
+    /// Ask this server for names outside of the mesh [default: those of /etc/resolv.conf].
+    #[arg(long = "resolver", value_name = "ADDRESS", requires = "dns")]
+    pub resolvers: Vec<IpAddr>,
     /// What all verbs take.
     #[command(flatten)]
     pub common: Common,

@@ -7,9 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use mesh_egress::address::Destinations;
+use mesh_egress::dns::upstreams_of;
 use mesh_node::acl::AclEntry;
+use mesh_node::exit::ExitConfig;
 use mesh_node::orders::{self, Answer, Order};
 use mesh_node::{Daemon, NodeConfig};
+use net_vdev::PublicKey;
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -19,6 +23,9 @@ use super::arguments::{PORT, Up};
 use super::{MeshError, folder, key, print, show};
 use crate::scrape;
 
+/// Who resolves names if nobody else is named.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const DNS_PORT: u16 = 53;
 /// How often the metrics' socket looks whether the node stops.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -42,6 +49,7 @@ pub(super) fn up(arguments: &Up) -> Result<i32, MeshError> {
         tun: (!arguments.no_tun).then(|| arguments.tun.clone()),
         rules: acl::load(&folder)?.iter().map(AclEntry::rule).collect(),
         strangers_max: usize::from(arguments.sessions),
+        exit: exit(arguments)?,
     };
     let mut daemon = Daemon::start(config, Arc::clone(&stop))?;
     tell(arguments, &daemon)?;
@@ -54,6 +62,23 @@ pub(super) fn up(arguments: &Up) -> Result<i32, MeshError> {
     }
     outcome?;
     Ok(0)
+}
+
+/// What members reach outside of the mesh, as the arguments say.
+fn exit(arguments: &Up) -> Result<ExitConfig, MeshError> {
+    let resolvers = arguments.dns.then(|| {
+        if !arguments.resolvers.is_empty() {
+            return Ok(arguments.resolvers.iter().map(|ip| (*ip, DNS_PORT).into()).collect());
+        }
+        std::fs::read_to_string(RESOLV_CONF).map(|text| upstreams_of(&text))
+    });
+    let destinations = || Destinations::new(arguments.allow_destinations.clone());
+    Ok(ExitConfig {
+        nat64: arguments.nat64.then(destinations),
+        resolvers: resolvers.transpose()?,
+        members: arguments.exit_for.iter().map(|key| PublicKey(key.0)).collect(),
+        ..ExitConfig::default()
+    })
 }
 
 /// All addresses of both families, or of IPv4 where there is no IPv6.

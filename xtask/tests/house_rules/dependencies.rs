@@ -27,7 +27,15 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("vmm", &["abi", "net-vdev", "spec", "storage-vdev", "vdev"]),
     (
         "orchestrator",
-        &["mesh-lab", "mesh-node", "net-vdev", "spec", "storage-node", "storage-vdev"],
+        &[
+            "mesh-egress",
+            "mesh-lab",
+            "mesh-node",
+            "net-vdev",
+            "spec",
+            "storage-node",
+            "storage-vdev",
+        ],
     ),
     ("fuzz", ANY),
     ("benches", ANY),

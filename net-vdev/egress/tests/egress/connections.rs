@@ -2,6 +2,7 @@
 
 use mesh_egress::counters::DropReason;
 use mesh_egress::limits::Limits;
+use net_vdev::firewall::{Packet, Transport};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
@@ -103,6 +104,22 @@ fn a_member_hears_reset_when_the_server_refuses_or_breaks() {
         assert_eq!(guest.world.egress.occupancy(), (0, 0));
         assert!(guest.world.outside().sockets.is_empty());
     }
+}
+
+#[test]
+fn a_member_hears_that_there_is_no_way() {
+    let (mut guest, handle) = guest(Server::Unreachable, Path::default(), 1);
+    let mut notices = Vec::new();
+    for _ in 0..20 {
+        guest.step();
+        notices.extend(guest.take_icmp());
+    }
+    assert_eq!(notices[0][40..42], [1, 3]);
+    let original = Packet::parse(&notices[0]).unwrap().transport;
+    let Transport::Error(Some(original)) = original else { panic!("{original:?}") };
+    assert_eq!((original.ports.source, original.ports.destination), (5000, 80));
+    assert_eq!(guest.world.egress.occupancy(), (0, 0));
+    guest.socket(handle).abort();
 }
 
 #[test]

@@ -144,6 +144,12 @@ impl Guest {
         }
     }
 
+    /// The ICMP messages among what is on its way to the member.
+    pub(crate) fn take_icmp(&mut self) -> Vec<Vec<u8>> {
+        let packets = self.held.iter().filter(|(_, outward, packet)| !outward && packet[6] == 58);
+        packets.map(|(.., packet)| packet.clone()).collect()
+    }
+
     /// Goes on until `done`; panics with the seed if that takes longer than it may.
     pub(crate) fn until(
         &mut self,

@@ -56,6 +56,7 @@ pub(crate) fn run(side: u8) -> Result<(), Box<dyn Error>> {
         name: format!("hypha{side}"),
         mtu: 1400,
         addresses: vec![(inner(side), 7)],
+        routes: Vec::new(),
         segments_max: u16::try_from(segments_max)?,
     })?;
     let mut node = Node {

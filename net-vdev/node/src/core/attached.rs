@@ -1,6 +1,7 @@
 //! Members that are attached to this node: the VMs of its host. They hold their own keys and
 //! sessions; the node announces them, gives them frames, and finds out keys for them.
 
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
 use mesh_router::{NextHop, OriginateError};
@@ -46,6 +47,12 @@ impl Core {
         self.router.originate(now_ns, *signed)?;
         self.attached.insert(key.address(), key);
         Ok(key)
+    }
+
+    /// The members that are attached, by address.
+    #[must_use]
+    pub fn attached(&self) -> &BTreeMap<Ipv6Addr, PublicKey> {
+        &self.attached
     }
 
     /// Lets a member go.

@@ -38,6 +38,8 @@ pub struct TunConfig {
     pub mtu: u16,
     /// Its addresses. The prefix says what is routed to it: /7 for the whole mesh.
     pub addresses: Vec<(Ipv6Addr, u8)>,
+    /// What else is routed to it; the host speaks from its first address then.
+    pub routes: Vec<(Ipv6Addr, u8)>,
     /// How many packets a super-frame stands for at most: as many as one batch of the socket takes.
     pub segments_max: u16,
 }
@@ -133,6 +135,11 @@ impl Tun {
         interface.take_up(settings).map_err(refused)?;
         for (address, prefix) in &config.addresses {
             interface.add_address(*address, *prefix).map_err(refused)?;
+        }
+        if let Some((source, _)) = config.addresses.first() {
+            for route in &config.routes {
+                interface.add_route(*route, *source).map_err(refused)?;
+            }
         }
         let accepts = Accepts { tcp_v4: true, tcp_v6: true, udp: takes_udp };
         Ok(Self { device, name, accepts })

@@ -4,6 +4,8 @@
 //! nlmsghdr    len u32, type u16, flags u16, sequence u32, port u32
 //! ifinfomsg   family u8, pad u8, type u16, index u32, flags u32, change u32   (RTM_NEWLINK)
 //! ifaddrmsg   family u8, prefix u8, flags u8, scope u8, index u32             (RTM_NEWADDR)
+//! rtmsg       family u8, prefix u8, four of no meaning, table u8, protocol u8, scope u8, kind u8,
+//!             flags u32                                                       (RTM_NEWROUTE)
 //! rtattr …    len u16, type u16, value, to a multiple of 4 bytes
 //! ```
 //! All in the machine's byte order (rtnetlink(7)).
@@ -21,6 +23,7 @@ use rustix::net::{
 const NLMSG_ERROR: u16 = 2;
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
 
 const NLM_F_REQUEST_AND_ACK: u16 = 0x1 | 0x4;
 const NLM_F_CREATE_AND_EXCL: u16 = 0x400 | 0x200;
@@ -33,6 +36,14 @@ const IFLA_GSO_MAX_SEGS: u16 = 40;
 /// Usable at once: nobody else on a TUN could have the address.
 const IFA_F_NODAD: u8 = 0x02;
 const IFA_ADDRESS: u16 = 1;
+
+const RT_TABLE_MAIN: u8 = 254;
+/// Made by hand, as opposed to by the kernel.
+const RTPROT_STATIC: u8 = 4;
+const RTN_UNICAST: u8 = 1;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_PREFSRC: u16 = 7;
 
 /// What an interface is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +81,15 @@ impl Interface {
         self.request(&address_request(self.index, address, prefix))
     }
 
+    /// Routes a prefix to it, for which the host speaks from `source`.
+    pub(super) fn add_route(
+        &self,
+        (first, prefix): (Ipv6Addr, u8),
+        source: Ipv6Addr,
+    ) -> Result<(), Errno> {
+        self.request(&route_request(self.index, first, prefix, source))
+    }
+
     fn request(&self, request: &[u8]) -> Result<(), Errno> {
         let kernel = SocketAddrNetlink::new(0, 0);
         sendto(&self.socket, request, SendFlags::empty(), &kernel)?;
@@ -100,6 +120,16 @@ fn address_request(index: u32, address: Ipv6Addr, prefix: u8) -> Vec<u8> {
     body.extend(index.to_ne_bytes());
     push_attribute(&mut body, IFA_ADDRESS, &address.octets());
     message(RTM_NEWADDR, NLM_F_REQUEST_AND_ACK | NLM_F_CREATE_AND_EXCL, &body)
+}
+
+fn route_request(index: u32, first: Ipv6Addr, prefix: u8, source: Ipv6Addr) -> Vec<u8> {
+    let family = u8::try_from(AddressFamily::INET6.as_raw()).unwrap_or(0);
+    let mut body = vec![family, prefix, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, 0, RTN_UNICAST];
+    body.extend([0; 4]);
+    push_attribute(&mut body, RTA_DST, &first.octets());
+    push_attribute(&mut body, RTA_OIF, &index.to_ne_bytes());
+    push_attribute(&mut body, RTA_PREFSRC, &source.octets());
+    message(RTM_NEWROUTE, NLM_F_REQUEST_AND_ACK | NLM_F_CREATE_AND_EXCL, &body)
 }
 
 /// Appends an attribute whose value is a multiple of 4 bytes, at most 16.

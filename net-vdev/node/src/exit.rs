@@ -1,0 +1,189 @@
+//! The node as a way out of the mesh: NAT64 and the resolver, for its host, for the members that are
+//! attached to it, and for those that its operator lists.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use mesh_egress::address::{Destinations, NAT64_PREFIX};
+use mesh_egress::counters::DropReason;
+use mesh_egress::host::HostSockets;
+use mesh_egress::limits::{Limits, NatConfig};
+use mesh_egress::names::Names;
+use mesh_egress::nat::Deliver;
+use mesh_egress::{Egress, EgressConfig};
+use net_vdev::PublicKey;
+use net_vdev::endpoint::Exits;
+use net_vdev::offload::VirtioNetHeader;
+
+/// What lies outside of the mesh as far as this node lets anybody get there.
+#[derive(Debug, Clone, Default)]
+pub struct ExitConfig {
+    /// Whether packets go out, and where to.
+    pub nat64: Option<Destinations>,
+    /// What each member may take.
+    pub limits: Limits,
+    /// Whether names are resolved, and by whom in the end.
+    pub resolvers: Option<Vec<SocketAddr>>,
+    /// Nicknames of nodes, as in `<nickname>.mesh`.
+    pub nicknames: Vec<(String, PublicKey)>,
+    /// Who may besides the host and the members attached here.
+    pub members: Vec<PublicKey>,
+}
+
+impl ExitConfig {
+    /// Whether there is anything to offer.
+    #[must_use]
+    pub fn is_needed(&self) -> bool {
+        self.nat64.is_some() || self.resolvers.is_some()
+    }
+
+    /// What the node's member is to others.
+    #[must_use]
+    pub fn exits(&self) -> Exits {
+        let (is_exit, is_resolver) = (self.nat64.is_some(), self.resolvers.is_some());
+        Exits { through: None, is_exit, is_resolver }
+    }
+
+    /// What a host routes to its node for it, besides the mesh.
+    #[must_use]
+    pub fn routes(&self) -> Vec<(Ipv6Addr, u8)> {
+        self.nat64.iter().map(|_| NAT64_PREFIX).collect()
+    }
+}
+
+/// The way out of a running node.
+pub(crate) struct Exit {
+    egress: Egress<HostSockets>,
+    own: PublicKey,
+    listed: BTreeMap<Ipv6Addr, PublicKey>,
+    attached: BTreeMap<Ipv6Addr, PublicKey>,
+    /// Packets of members that may not.
+    strangers: u64,
+}
+
+impl Exit {
+    pub(crate) fn open(
+        config: ExitConfig,
+        own: PublicKey,
+        seed: [u8; 32],
+    ) -> std::io::Result<Self> {
+        let mut names = Names::new();
+        for (nickname, key) in &config.nicknames {
+            names.nickname(nickname, *key);
+        }
+        let limits = config.limits;
+        let has_resolver = config.resolvers.is_some();
+        let config_of_egress = EgressConfig {
+            nat: config.nat64.map(|destinations| NatConfig { destinations, limits }),
+            resolver_addresses: if has_resolver { resolver_addresses(&own) } else { Vec::new() },
+            upstreams: config.resolvers.unwrap_or_default(),
+            names,
+        };
+        Ok(Self {
+            egress: Egress::new(config_of_egress, HostSockets::new()?, seed),
+            own,
+            listed: config.members.iter().map(|key| (key.address(), *key)).collect(),
+            attached: BTreeMap::new(),
+            strangers: 0,
+        })
+    }
+
+    /// Whether a packet for the node's own member is really for here.
+    pub(crate) fn takes(&self, packet: &[u8]) -> bool {
+        self.egress.takes(packet)
+    }
+
+    /// A packet of a member's, whose source its session vouches for.
+    pub(crate) fn receive(&mut self, now_ns: u64, header: &VirtioNetHeader, packet: &[u8]) {
+        let source = packet.get(8..).and_then(<[u8]>::first_chunk::<16>).copied();
+        let source = source.map(Ipv6Addr::from);
+        let member = source.and_then(|source| {
+            self.attached.get(&source).or_else(|| self.listed.get(&source)).copied()
+        });
+        match member {
+            Some(member) => self.egress.receive(now_ns, (&member, None), header, packet),
+            None => self.strangers += 1,
+        }
+    }
+
+    /// A packet of the node's host.
+    pub(crate) fn receive_own(&mut self, now_ns: u64, header: &VirtioNetHeader, packet: &[u8]) {
+        let own = self.own;
+        self.egress.receive(now_ns, (&own, None), header, packet);
+    }
+
+    /// These members are attached now; the flows of others that were end.
+    pub(crate) fn set_attached(&mut self, attached: &BTreeMap<Ipv6Addr, PublicKey>) {
+        if self.attached == *attached {
+            return;
+        }
+        let gone = self.attached.iter().filter(|(address, _)| !attached.contains_key(*address));
+        for (address, key) in gone {
+            if !self.listed.contains_key(address) {
+                self.egress.forget(key);
+            }
+        }
+        self.attached.clone_from(attached);
+    }
+
+    /// Hands over what is for members.
+    pub(crate) fn flush(&mut self, now_ns: u64, deliver: &mut Deliver<'_>) {
+        if self.egress.next_deadline(now_ns).is_some_and(|due_ns| due_ns <= now_ns) {
+            self.egress.handle_deadline(now_ns);
+        }
+        self.egress.flush(now_ns, deliver);
+    }
+
+    pub(crate) fn next_deadline(&self, now_ns: u64) -> Option<u64> {
+        self.egress.next_deadline(now_ns)
+    }
+
+    /// Its counters, by the names that metrics give them.
+    pub(crate) fn counters(&self) -> Vec<(String, u64)> {
+        let (flows, buffer_bytes) = self.egress.occupancy();
+        let dns = self.egress.resolver_counters();
+        let mut named = vec![
+            ("exit_strangers", self.strangers),
+            ("exit_flows", flows as u64),
+            ("exit_buffer_bytes", buffer_bytes as u64),
+            ("dns_queries", dns.queries),
+            ("dns_refused", dns.refused),
+            ("dns_cached", dns.cached),
+            ("dns_local", dns.local),
+            ("dns_asked", dns.asked),
+            ("dns_asked_over_tcp", dns.asked_over_tcp),
+            ("dns_odd", dns.odd),
+            ("dns_unanswered", dns.unanswered),
+            ("dns_too_many", dns.too_many),
+        ];
+        let mut drops = Vec::new();
+        if let Some(nat) = self.egress.counters() {
+            named.extend([
+                ("exit_packets_out", nat.packets_out),
+                ("exit_bytes_out", nat.bytes_out),
+                ("exit_packets_in", nat.packets_in),
+                ("exit_bytes_in", nat.bytes_in),
+                ("exit_flows_opened", nat.flows),
+            ]);
+            let reasons = DropReason::ALL.into_iter().filter(|reason| nat.dropped(*reason) > 0);
+            drops
+                .extend(reasons.map(|it| (format!("exit_dropped_{}", it.name()), nat.dropped(it))));
+        }
+        named.into_iter().map(|(name, count)| (name.to_owned(), count)).chain(drops).collect()
+    }
+}
+
+impl AsFd for Exit {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.egress.sockets().as_fd()
+    }
+}
+
+/// Where the resolver answers: at the node's address, and for the node's host, which would ask
+/// itself there, at `::53` of the node's /64.
+pub(crate) fn resolver_addresses(node: &PublicKey) -> Vec<Ipv6Addr> {
+    let own = node.address();
+    let of_host = Ipv6Addr::from_bits(own.to_bits() & !u128::from(u64::MAX) | 0x53);
+    vec![own, of_host]
+}
