@@ -60,7 +60,7 @@ impl Outside {
     /// Hands the socket to this place a datagram.
     pub(crate) fn answer(&mut self, to: &str, datagram: &[u8]) {
         let to: SocketAddr = to.parse().unwrap();
-        let socket = self.sockets.values_mut().filter(|socket| socket.to == to).last().unwrap();
+        let socket = self.sockets.values_mut().rfind(|socket| socket.to == to).unwrap();
         socket.for_member.push_back(datagram.to_vec());
         socket.wakes = true;
     }
@@ -74,7 +74,7 @@ impl Outside {
 
     pub(crate) fn socket(&self, to: &str) -> &Socket {
         let to: SocketAddr = to.parse().unwrap();
-        self.sockets.values().filter(|socket| socket.to == to).last().unwrap()
+        self.sockets.values().rfind(|socket| socket.to == to).unwrap()
     }
 }
 
