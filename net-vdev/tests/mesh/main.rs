@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails ends its test")]
 
 mod cookies;
+mod exits;
 mod firewall;
 mod hostile;
 mod labels;
