@@ -229,13 +229,12 @@ impl Paths {
         best.map(|state| state.path)
     }
 
-    /// Where an answer goes to a probe that came this way: back, but among ways through routers on
-    /// the one that works from here.
-    pub(super) fn for_reply(&self, from: Path) -> Path {
-        let relayed = || self.list.iter().filter(|state| !state.path.is_direct());
-        let is_current = |state: &&State| Some(state.path) == self.current;
-        let best = relayed().find(is_current).or_else(|| relayed().find(|state| state.is_alive()));
-        best.filter(|_| !from.is_direct()).map_or(from, |state| state.path)
+    /// Where answers go to a probe that came this way: back; through routers by every choice. Whoever
+    /// only answers does not probe, and so does not know which of them works from here.
+    pub(super) fn for_reply(&self, from: Path) -> Vec<Path> {
+        let relayed = self.list.iter().map(|state| state.path).filter(|path| !path.is_direct());
+        let relayed: Vec<_> = relayed.filter(|_| !from.is_direct()).collect();
+        if relayed.is_empty() { vec![from] } else { relayed }
     }
 
     /// Whether the peer is probed while there is traffic.

@@ -130,8 +130,9 @@ impl Endpoint {
                     Path::Stream(_) | Path::Relayed { .. } => None,
                 };
                 let Some(peer) = self.peers.get(index) else { return Ok(()) };
-                let back = peer.paths.for_reply(from);
-                self.seal_control(index, back, &Control::Reply { number, observed })
+                let ways = peer.paths.for_reply(from);
+                let reply = Control::Reply { number, observed };
+                ways.into_iter().try_for_each(|way| self.seal_control(index, way, &reply))
             }
             Control::Reply { number, observed } => {
                 self.receive_reply(now_ns, index, from, number, observed);

@@ -190,10 +190,12 @@ impl Core {
         }
     }
 
-    /// The way to a member that a router nearby chose does not work: another is taken for a while.
+    /// A way to a member through routers does not work. The session takes the other of the two; if it
+    /// was the second choice that failed, the router looks for a third: to change the first would
+    /// turn the two round under the session's feet.
     pub(super) fn avoid(&mut self, now_ns: u64, peer: &PublicKey, path: Path) {
-        if let Path::Relayed { member, is_alternate: false } = path
-            && let NextHop::Link(link) = self.router.route_to(&member, false)
+        if let Path::Relayed { member, is_alternate: true } = path
+            && let NextHop::Link(link) = self.router.route_to(&member, true)
         {
             tracing::debug!(%peer, "a router on the way drops what it is given");
             self.router.avoid(now_ns, &member, link);
