@@ -84,7 +84,7 @@ pub struct Common {
 /// `hypha mesh up`.
 #[derive(Debug, Args)]
 pub struct Up {
-    /// Where to listen for datagrams [default: [::]:7400, or 0.0.0.0:7400 without IPv6].
+    /// Where to listen for datagrams [default: port 7400 of all addresses].
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<SocketAddr>,
     /// A neighbour: KEY@ADDRESS:PORT, or KEY alone if it calls us.

@@ -1,7 +1,7 @@
 //! From a member's packets to sockets of the host and back (RFC 6146, without the packets of the
 //! other side: the host's kernel makes those).
 //!
-//! * **TCP** ends here ([`crate::tcp`]) and goes on in a connection of the host.
+//! * **TCP** ends here (`tcp`) and goes on in a connection of the host.
 //! * **UDP**: a connected socket per flow. Flows from one port of a member share a port of the host,
 //!   so that the mapping does not depend on the destination (RFC 4787 §4.1); only the ends that the
 //!   member wrote to may answer.
