@@ -309,9 +309,9 @@ fn each_machine_is_told_its_peers_rules_and_volumes() {
     assert_eq!(web["net"][0]["peers"][0]["addresses"], serde_json::json!(["10.9.0.3"]));
     let host_key = &web["net"][0]["peers"][1]["public_key"];
     let allow = serde_json::json!([
-        {"from": client_key, "protocol": "tcp", "port": 80},
-        {"from": client_key, "protocol": "icmp", "port": null},
-        {"from": host_key, "protocol": "tcp", "port": 8080}]);
+        {"from": {"key": client_key}, "protocol": "tcp", "port": 80},
+        {"from": {"key": client_key}, "protocol": "icmp", "port": null},
+        {"from": {"key": host_key}, "protocol": "tcp", "port": 8080}]);
     assert_eq!(web["net"][0]["allow"], allow);
     assert_eq!(client["net"][0]["allow"], serde_json::json!([]));
     assert_eq!(client["net"][0]["peers"].as_array().map(Vec::len), Some(1));
