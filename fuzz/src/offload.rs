@@ -19,7 +19,6 @@ const ROOM: usize = 16;
 const ROOM_BYTE: u8 = 0xd7;
 
 /// Panics if a promise is broken; whether a frame was cut, merged, and cut again.
-#[must_use]
 pub fn check(input: &[u8]) -> bool {
     let mut input = Input(input);
     let mut packets = Vec::new();
