@@ -427,7 +427,8 @@ impl Daemon {
         // It is lent out: what it has goes through the core to the sockets.
         let Some(mut exit) = self.outside.exit.take() else { return };
         exit.set_attached(self.core.attached());
-        let (core, outside, own) = (&mut self.core, &mut self.outside, self.key.public());
+        let own = self.key();
+        let (core, outside) = (&mut self.core, &mut self.outside);
         exit.flush(now_ns, &mut |member, header, packet| {
             if *member == own {
                 outside.write_to_host(header, packet);

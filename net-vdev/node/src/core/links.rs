@@ -144,8 +144,7 @@ impl Core {
             RouterEvent::Unreachable(address) => self.endpoint.give_up(&address),
             RouterEvent::LinkUp(_) => {}
             RouterEvent::LinkDead(link) => {
-                let key = self.links.iter().find(|(_, id)| **id == link).map(|(key, _)| *key);
-                if let Some(key) = key {
+                if let Some(key) = self.neighbour(link) {
                     self.endpoint.direct_paths_failed(&key);
                 }
             }
@@ -170,6 +169,11 @@ impl Core {
         } else {
             self.endpoint.give_up(address);
         }
+    }
+
+    /// Whom the router's link leads to.
+    pub(super) fn neighbour(&self, link: LinkId) -> Option<PublicKey> {
+        self.links.iter().find(|(_, id)| **id == link).map(|(key, _)| *key)
     }
 
     /// The router's link to a neighbour, made if there is room for one.

@@ -299,7 +299,7 @@ impl Core {
                 return None;
             }
         };
-        let key = self.links.iter().find(|(_, id)| **id == link).map(|(key, _)| *key)?;
+        let key = self.neighbour(link)?;
         if let Some([_, _, limit, flags]) = frame.first_chunk_mut() {
             *limit = hop_limit;
             *flags = 0;
@@ -359,8 +359,7 @@ impl Core {
     /// Passes on what the router and the member have to send.
     pub fn transmit(&mut self, now_ns: u64, outside: &mut impl Outside) {
         while let Some((link, message)) = self.router.poll_transmit() {
-            let key = self.links.iter().find(|(_, id)| **id == link).map(|(key, _)| *key);
-            if let Some(key) = key {
+            if let Some(key) = self.neighbour(link) {
                 self.endpoint.send_router_message(&key, &message);
             }
         }
