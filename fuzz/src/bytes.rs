@@ -28,4 +28,15 @@ impl<'a> Input<'a> {
     pub(crate) fn u16(&mut self) -> u16 {
         u16::from_le_bytes([self.byte(), self.byte()])
     }
+
+    /// Calls `act` until nothing is left, at most 64 times: a run of any length finds no more than a
+    /// short one.
+    pub(crate) fn actions(&mut self, mut act: impl FnMut(&mut Self)) {
+        for _ in 0..64 {
+            if self.is_empty() {
+                break;
+            }
+            act(self);
+        }
+    }
 }

@@ -211,13 +211,10 @@ impl World {
 pub fn check(data: &[u8]) -> bool {
     let mut input = Input(data);
     let mut world = World::new();
-    for _ in 0..64 {
-        if input.is_empty() {
-            break;
-        }
-        act(&mut world, &mut input);
+    input.actions(|input| {
+        act(&mut world, input);
         hold(&world);
-    }
+    });
     let own = key(NODE).public().address().octets();
     let neighbour = key(NEIGHBOUR).public().address().octets();
     for packet in &world.wire.delivered {

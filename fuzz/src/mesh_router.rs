@@ -190,14 +190,10 @@ impl World {
 pub fn check(data: &[u8]) -> bool {
     let mut input = Input(data);
     let mut world = World::new();
-    // A run of any length finds no more than a short one.
-    for _ in 0..64 {
-        if input.is_empty() {
-            break;
-        }
-        act(&mut world, &mut input);
+    input.actions(|input| {
+        act(&mut world, input);
         world.check();
-    }
+    });
     // It may have said that it is nearest to all; but in the end the honest neighbour is there.
     world.router.link_down(world.now_ns, world.hostile);
     world.pass(5000 * MS);
