@@ -10,7 +10,8 @@ use super::Endpoint;
 use crate::firewall::{Packet, Transport};
 use crate::identity::PublicKey;
 
-const PREFIX: [u8; 12] = [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0];
+/// The first 12 bytes of an address that stands for one outside of the mesh.
+pub(crate) const OUTSIDE_PREFIX: [u8; 12] = [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0];
 const DNS_PORT: u16 = 53;
 
 /// What the mesh's exits are to a member.
@@ -26,13 +27,25 @@ pub struct Exits {
 
 /// Whether an address stands for one outside of the mesh.
 fn is_outside(address: &IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if address.octets().starts_with(&PREFIX))
+    matches!(address, IpAddr::V6(address) if address.octets().starts_with(&OUTSIDE_PREFIX))
 }
 
 impl Endpoint {
     /// Goes out through another peer from now on, or is an exit.
     pub fn set_exits(&mut self, exits: Exits) {
         self.exits = exits;
+    }
+
+    /// The member through which this one reaches the outside.
+    #[must_use]
+    pub fn exit(&self) -> Option<PublicKey> {
+        self.exits.through
+    }
+
+    /// Whether a peer is known to have this address.
+    #[must_use]
+    pub fn has_peer_at(&self, address: &IpAddr) -> bool {
+        self.routes.contains_key(address)
     }
 
     /// The peer's address that stands for an address: its exit's for all outside.

@@ -66,6 +66,7 @@ pub use control::{CANDIDATES_MAX, Control};
 pub use counters::{Counters, DropReason, Occupancy};
 pub use events::{EVENTS_MAX, Event};
 pub use exit::Exits;
+pub(crate) use exit::OUTSIDE_PREFIX;
 use limit::{Bucket, SourceBuckets};
 pub use paths::{PATHS_MAX, Path, PathView};
 use peer::{PeerState, WAITING_MAX};

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use super::ipv4::{Ipv4, Leaving};
 use super::neighbour::{Discovery, answer_arp, discover};
 use super::{ETHERNET_BYTES, HEADERS_BYTES, NicCounters, VIRTIO_HEADER_BYTES};
 use crate::codel::{Popped, Queue};
@@ -29,6 +30,7 @@ pub struct Link {
     /// The card's member of the mesh.
     pub endpoint: Endpoint,
     mac: [u8; 6],
+    ipv4: Ipv4,
     /// Counted in frames.
     backlog: Queue<Inbound>,
     /// What was dropped on the link and, by its owner, at queues and socket.
@@ -48,6 +50,7 @@ impl Link {
         Self {
             mac: mac_of(&endpoint.key()),
             endpoint,
+            ipv4: Ipv4::new(),
             backlog: Queue::new(BACKLOG_MAX, 1),
             counters: NicCounters::default(),
         }
@@ -61,7 +64,17 @@ impl Link {
 
     /// Takes a frame of the guest, behind its virtio header.
     pub fn send(&mut self, now_ns: u64, bytes: &[u8]) {
-        match classify(bytes) {
+        let classified = classify(bytes);
+        if let Some((header, ETHERTYPE_IPV4 | ETHERTYPE_IPV6, packet)) = &classified {
+            match self.ipv4.leave(&self.endpoint, header, packet) {
+                Leaving::AsItIs => {}
+                Leaving::As(header, packet) => {
+                    return self.endpoint.send_frame(now_ns, &header, packet);
+                }
+                Leaving::Here(reply) => return self.answer(now_ns, ETHERTYPE_IPV4, reply),
+            }
+        }
+        match classified {
             // What has an offload is TCP or UDP, or refused.
             Some((header, ETHERTYPE_IPV4 | ETHERTYPE_IPV6, packet))
                 if header != VirtioNetHeader::default() =>
@@ -89,10 +102,12 @@ impl Link {
     /// Takes a datagram of the network; what it has for the guest waits in the backlog.
     pub fn receive(&mut self, now_ns: u64, from: Path, datagram: &mut [u8]) {
         let (backlog, counters) = (&mut self.backlog, &mut self.counters);
+        let ipv4 = &self.ipv4;
         self.endpoint.receive(now_ns, from, datagram, &mut |packet| {
-            let is_ipv6 = packet.first().is_some_and(|first| first >> 4 == 6);
+            let payload = ipv4.arrive(packet).unwrap_or_else(|| packet.to_vec());
+            let is_ipv6 = payload.first().is_some_and(|first| first >> 4 == 6);
             let ethertype = if is_ipv6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
-            let frame = Inbound { ethertype, payload: packet.to_vec() };
+            let frame = Inbound { ethertype, payload };
             queue(now_ns, backlog, counters, frame);
         });
     }

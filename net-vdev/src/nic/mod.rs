@@ -13,6 +13,7 @@
 //! datagrams, on one socket that never blocks (and `close` when it is dropped). An error of either is
 //! a counted drop: it says something about the network, not about this VM.
 
+pub mod ipv4;
 mod link;
 mod neighbour;
 mod outbox;

@@ -83,7 +83,7 @@ pub fn pseudo_header(addresses: &[u8], protocol: u8, len: usize) -> Sum {
 }
 
 /// A checksum field after one 16-bit word under it has changed from `old` to `new` (RFC 1624).
-pub(super) fn updated(field: [u8; 2], old: [u8; 2], new: [u8; 2]) -> [u8; 2] {
+pub(crate) fn updated(field: [u8; 2], old: [u8; 2], new: [u8; 2]) -> [u8; 2] {
     let word = |bytes: [u8; 2]| u64::from(u16::from_ne_bytes(bytes));
     let inverse = |bytes: [u8; 2]| u64::from(!u16::from_ne_bytes(bytes));
     Sum(inverse(field) + inverse(old) + word(new)).field()

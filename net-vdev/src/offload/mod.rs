@@ -33,6 +33,7 @@ mod headers;
 mod mss;
 mod segment;
 
+pub(crate) use checksum::updated;
 pub use checksum::{Sum, pseudo_header};
 pub use coalesce::{Accepts, Coalescer, FLOWS_MAX};
 pub use header::{
