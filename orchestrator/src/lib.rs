@@ -12,6 +12,7 @@ pub mod cli;
 pub mod clock;
 pub mod disk;
 pub mod doctor;
+pub mod gateway;
 pub mod launch;
 pub mod lines;
 pub mod mesh;

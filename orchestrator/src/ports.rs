@@ -15,8 +15,8 @@
 //! the kernel's socket, and so slows its sender down. Half-closes are passed on in both directions;
 //! a reset of one side becomes a reset of the other.
 
-mod splice;
-mod stack;
+pub(crate) mod splice;
+pub(crate) mod stack;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -31,7 +31,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::clock::unix_time_ns;
 use crate::launch::Gateway;
 use splice::Splice;
-use stack::Stack;
+use stack::{Stack, Wire};
 
 /// How many connections one network's proxy holds at once, or one per port if it has more ports.
 pub const CONNECTIONS_MAX: usize = 256;
@@ -153,7 +153,7 @@ fn member(gateway: Gateway) -> Result<Stack, PortError> {
     SystemRandom::new().fill(&mut seed).map_err(|_| PortError::Random)?;
     let key = PrivateKey::new(*gateway.key.expose());
     let config = Config { peers, ..Config::new(key, unix_time_ns()) };
-    Stack::new(config, seed, gateway.socket)
+    Stack::new(config, seed, Wire::Network(gateway.socket))
         .map_err(|source| PortError::Member { network: gateway.network, source })
 }
 
@@ -224,7 +224,7 @@ impl Proxy {
                 };
                 let ready = client.set_nonblocking(true).and_then(|()| client.set_nodelay(true));
                 if let (Ok(()), Some(handle)) = (ready, self.stack.connect(door.target)) {
-                    door.splices.push(Splice::new(client, handle, now_ns));
+                    door.splices.push(Splice::new(client, handle, Vec::new(), now_ns));
                     progress = true;
                 }
             }
@@ -251,8 +251,10 @@ impl Proxy {
             .map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 }));
         let udp =
             if self.stack.is_blocked() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-        let mut fds =
-            vec![PollFd::new(&self.stopped, PollFlags::IN), PollFd::new(self.stack.udp(), udp)];
+        let mut fds = vec![
+            PollFd::new(&self.stopped, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.stack.wire(), udp),
+        ];
         let open = self.doors.iter().filter(|door| door.splices.len() < self.share);
         fds.extend(open.map(|door| PollFd::new(&door.listener, PollFlags::IN)));
         for splice in self.splices() {

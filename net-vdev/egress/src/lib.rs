@@ -5,6 +5,7 @@
 //! * [`nat`]: from a member's packets to sockets and back.
 //! * [`dns`]: a resolver with DNS64, and [`names`] of members.
 //! * [`Egress`]: all of it in one.
+//! * [`sni`]: which server a TLS client means.
 //! * [`sockets`]: the narrow seam to the host's sockets; [`host`] is the kernel's side of it.
 //! * [`limits`]: what each member may take; [`counters`]: what was done and dropped.
 //!
@@ -21,7 +22,9 @@ pub mod limits;
 pub mod names;
 pub mod nat;
 mod packet;
+pub mod sni;
 pub mod sockets;
 mod tcp;
 
 pub use egress::{Egress, EgressConfig};
+pub use packet::udp as udp_packet;

@@ -101,7 +101,8 @@ pub(crate) fn has_right_checksum(packet: &[u8], ip_bytes: usize, protocol: u8) -
 }
 
 /// A UDP datagram as a whole packet; `None` if it is longer than an IP packet can be.
-pub(crate) fn udp(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Option<Vec<u8>> {
+#[must_use]
+pub fn udp(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Option<Vec<u8>> {
     let len = u16::try_from(UDP_BYTES + payload.len()).ok()?;
     let mut frame = Vec::with_capacity(IPV6_BYTES + usize::from(len));
     begin(&mut frame, source.ip(), destination.ip(), UDP);

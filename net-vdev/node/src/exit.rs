@@ -19,6 +19,8 @@ use net_vdev::offload::VirtioNetHeader;
 /// What lies outside of the mesh as far as this node lets anybody get there.
 #[derive(Debug, Clone, Default)]
 pub struct ExitConfig {
+    /// The member through which this node's host reaches the outside, if it does not by itself.
+    pub through: Option<PublicKey>,
     /// Whether packets go out, and where to.
     pub nat64: Option<Destinations>,
     /// What each member may take.
@@ -42,13 +44,14 @@ impl ExitConfig {
     #[must_use]
     pub fn exits(&self) -> Exits {
         let (is_exit, is_resolver) = (self.nat64.is_some(), self.resolvers.is_some());
-        Exits { through: None, is_exit, is_resolver }
+        Exits { through: self.through.filter(|_| !is_exit), is_exit, is_resolver }
     }
 
     /// What a host routes to its node for it, besides the mesh.
     #[must_use]
     pub fn routes(&self) -> Vec<(Ipv6Addr, u8)> {
-        self.nat64.iter().map(|_| NAT64_PREFIX).collect()
+        let leads_out = self.nat64.is_some() || self.through.is_some();
+        leads_out.then_some(NAT64_PREFIX).into_iter().collect()
     }
 }
 

@@ -33,6 +33,9 @@ pub enum MeshVerb {
         /// Print the key alone.
         #[arg(short, long)]
         quiet: bool,
+        /// That of this node's gateway instead.
+        #[arg(long)]
+        gateway: bool,
         /// What all verbs take.
         #[command(flatten)]
         common: Common,
@@ -111,6 +114,9 @@ pub struct Up {
     /// Let them reach these addresses too, which are no public ones: like 10.1.0.0/16.
     #[arg(long = "allow-destination", value_name = "BLOCK", requires = "nat64")]
     pub allow_destinations: Vec<Block>,
+    /// Reach IPv4 outside through this member, which has --nat64 and lets this node out: its key.
+    #[arg(long, value_name = "KEY", value_parser = parse_key, conflicts_with = "nat64")]
+    pub exit: Option<Public32>,
     /// Let this member out as well, wherever it is: its key.
     #[arg(long, value_name = "KEY", value_parser = parse_key)]
     pub exit_for: Vec<Public32>,
@@ -120,6 +126,15 @@ pub struct Up {
     /// Ask this server for names outside of the mesh [default: those of /etc/resolv.conf].
     #[arg(long = "resolver", value_name = "ADDRESS", requires = "dns")]
     pub resolvers: Vec<IpAddr>,
+    /// Lead ports of this host to workloads in the mesh, as this file says; SIGHUP reads it anew.
+    ///
+    /// A JSON list of routes: {"listen": "0.0.0.0:443", "names": ["shop.example.org"], "key": KEY of
+    /// the workload, "port": 8443}. Without "names" all connections go there, with them those of TLS
+    /// clients that mean one of these servers; "protocol": "udp" for datagrams; "proxy_protocol":
+    /// true tells the workload who the client is. The gateway is a member with a key of its own
+    /// (`hypha mesh key --gateway`), which the workload has to let in.
+    #[arg(long, value_name = "FILE")]
+    pub gateway: Option<PathBuf>,
     /// What all verbs take.
     #[command(flatten)]
     pub common: Common,

@@ -5,6 +5,8 @@
 //!                  /sequence   the number of its last announcement
 //!                  /acl.json   who may open flows to this host
 //!                  /socket     where a running node is asked
+//!                  /uplink     where members of this host attach to it
+//!                  /gateway/   key and sequence of its gateway
 //! ```
 
 mod acl;
@@ -21,8 +23,12 @@ use net_vdev::PrivateKey;
 use serde_json::json;
 
 use crate::exit_code;
+use crate::gateway::GatewayError;
 use crate::state::{self, StateError};
 use arguments::{AclVerb, Common, MeshVerb};
+
+/// The folder of the gateway's member, in the node's.
+const GATEWAY: &str = "gateway";
 
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +39,9 @@ pub enum MeshError {
     /// The node.
     #[error(transparent)]
     Node(#[from] mesh_node::NodeError),
+    /// The gateway.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
     /// No node answers.
     #[error("no node runs with this state ({0} does not answer): start one with `hypha mesh up`")]
     NotRunning(PathBuf),
@@ -61,12 +70,15 @@ impl MeshError {
     pub fn exit_code(&self) -> i32 {
         use mesh_node::NodeError;
         match self {
-            Self::Acl { .. } | Self::Node(NodeError::Config(_)) => exit_code::BAD_SPEC,
+            Self::Acl { .. }
+            | Self::Node(NodeError::Config(_))
+            | Self::Gateway(GatewayError::File { .. }) => exit_code::BAD_SPEC,
             Self::NoRule(_) => exit_code::NOT_FOUND,
-            Self::Node(NodeError::Busy(_) | NodeError::Listen { .. }) => exit_code::CONFLICT,
+            Self::Node(NodeError::Busy(_) | NodeError::Listen { .. })
+            | Self::Gateway(GatewayError::Listen { .. }) => exit_code::CONFLICT,
             Self::NotRunning(_) | Self::Failed(_) => exit_code::UNAVAILABLE,
             Self::Node(NodeError::Tun(_)) => exit_code::HOST_CANNOT,
-            Self::State(_) | Self::Node(_) | Self::Io(_) => exit_code::FAILURE,
+            Self::State(_) | Self::Node(_) | Self::Gateway(_) | Self::Io(_) => exit_code::FAILURE,
         }
     }
 }
@@ -78,7 +90,7 @@ impl MeshError {
 pub fn run(verb: MeshVerb) -> Result<i32, MeshError> {
     match verb {
         MeshVerb::Up(arguments) => up::up(&arguments),
-        MeshVerb::Key { quiet, common } => tell_key(quiet, &common),
+        MeshVerb::Key { quiet, gateway, common } => tell_key(quiet, gateway, &common),
         MeshVerb::Status(common) => show_status(&common, show::status),
         MeshVerb::Peers(common) => show_status(&common, show::peers),
         MeshVerb::Routes(common) => show_status(&common, show::routes),
@@ -111,8 +123,10 @@ fn print(text: &str) -> Result<i32, MeshError> {
     Ok(0)
 }
 
-fn tell_key(quiet: bool, common: &Common) -> Result<i32, MeshError> {
-    let public = key(&folder(common)?)?.public();
+fn tell_key(quiet: bool, of_gateway: bool, common: &Common) -> Result<i32, MeshError> {
+    let folder = folder(common)?;
+    let folder = if of_gateway { folder.join(GATEWAY) } else { folder };
+    let public = key(&folder)?.public();
     if quiet {
         return print(&format!("{public}\n"));
     }

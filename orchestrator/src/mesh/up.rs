@@ -15,12 +15,13 @@ use mesh_node::orders::{self, Answer, Order};
 use mesh_node::{Daemon, NodeConfig};
 use net_vdev::PublicKey;
 use serde_json::json;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::acl;
 use super::arguments::{PORT, Up};
-use super::{MeshError, folder, key, print, show};
+use super::{GATEWAY, MeshError, folder, key, print, show};
+use crate::gateway::{Gateway, GatewayConfig};
 use crate::scrape;
 
 /// Who resolves names if nobody else is named.
@@ -52,11 +53,13 @@ pub(super) fn up(arguments: &Up) -> Result<i32, MeshError> {
         exit: exit(arguments)?,
     };
     let mut daemon = Daemon::start(config, Arc::clone(&stop))?;
+    let gateway = arguments.gateway.as_deref().map(|file| gateway(file, &folder)).transpose()?;
     tell(arguments, &daemon)?;
     let metrics = arguments.metrics.map(|address| serve_metrics(address, &folder, &stop));
     let metrics = metrics.transpose()?;
     let outcome = daemon.run();
     stop.store(true, Ordering::Relaxed);
+    drop(gateway);
     if metrics.is_some_and(|thread| thread.join().is_err()) {
         tracing::error!("the metrics' thread panicked");
     }
@@ -75,10 +78,27 @@ fn exit(arguments: &Up) -> Result<ExitConfig, MeshError> {
     let destinations = || Destinations::new(arguments.allow_destinations.clone());
     Ok(ExitConfig {
         nat64: arguments.nat64.then(destinations),
+        through: arguments.exit.map(|key| PublicKey(key.0)),
         resolvers: resolvers.transpose()?,
         members: arguments.exit_for.iter().map(|key| PublicKey(key.0)).collect(),
         ..ExitConfig::default()
     })
+}
+
+/// The gateway; it finds the node as soon as that runs.
+fn gateway(file: &Path, folder: &Path) -> Result<Gateway, MeshError> {
+    let own = folder.join(GATEWAY);
+    let reload = Arc::new(AtomicBool::new(false));
+    flag::register(SIGHUP, Arc::clone(&reload))?;
+    let key = key(&own)?;
+    tracing::info!(key = %key.public(), "workloads let the gateway in by its key");
+    Ok(Gateway::open(GatewayConfig {
+        key,
+        file: file.to_owned(),
+        sequence: own.join("sequence"),
+        uplink: folder.join("uplink"),
+        reload,
+    })?)
 }
 
 /// All addresses of both families, or of IPv4 where there is no IPv6.

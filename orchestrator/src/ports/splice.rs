@@ -11,16 +11,18 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{RecvError, Socket, State};
 
 /// How long a connection may move nothing.
-pub(super) const IDLE_NS: u64 = 600_000_000_000;
+pub(crate) const IDLE_NS: u64 = 600_000_000_000;
 
 /// How long it may move nothing once one side has said all that it will say.
-pub(super) const HALF_IDLE_NS: u64 = 60_000_000_000;
+pub(crate) const HALF_IDLE_NS: u64 = 60_000_000_000;
 
 /// See the module.
-pub(super) struct Splice {
+pub(crate) struct Splice {
     handle: SocketHandle,
     /// Gone once both of its directions are over.
     client: Option<TcpStream>,
+    /// What the guest is to get before the client's bytes that are still in its socket.
+    ahead: Vec<u8>,
     /// The client has said all that it will say.
     client_ended: bool,
     /// The guest has said all that it will say, and the client was told so.
@@ -40,10 +42,17 @@ enum Moved {
 }
 
 impl Splice {
-    pub(super) fn new(client: TcpStream, handle: SocketHandle, now_ns: u64) -> Self {
+    /// Joins `client` to the socket `handle`, which gets `ahead` first.
+    pub(crate) fn new(
+        client: TcpStream,
+        handle: SocketHandle,
+        ahead: Vec<u8>,
+        now_ns: u64,
+    ) -> Self {
         Self {
             handle,
             client: Some(client),
+            ahead,
             client_ended: false,
             guest_ended: false,
             was_accepted: false,
@@ -51,7 +60,7 @@ impl Splice {
         }
     }
 
-    pub(super) fn handle(&self) -> SocketHandle {
+    pub(crate) fn handle(&self) -> SocketHandle {
         self.handle
     }
 
@@ -60,7 +69,7 @@ impl Splice {
     /// A hang-up is always reported, so the client is left out while nothing could be done about
     /// one: when it may still have bytes that the guest has no room for. A client that has ended
     /// has none, and only a reset can still come of it.
-    pub(super) fn interest(&self, guest: &Socket<'_>) -> Option<(&TcpStream, PollFlags)> {
+    pub(crate) fn interest(&self, guest: &Socket<'_>) -> Option<(&TcpStream, PollFlags)> {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::IN, !self.client_ended && guest.can_send());
         flags.set(PollFlags::OUT, guest.can_recv());
@@ -70,21 +79,21 @@ impl Splice {
 
     /// When the connection has moved nothing for too long; `None` once the client is gone: what is
     /// left then has the stack's own timeouts.
-    pub(super) fn deadline_ns(&self) -> Option<u64> {
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
         let has_ended = self.client_ended || self.guest_ended;
         let limit_ns = if has_ended { HALF_IDLE_NS } else { IDLE_NS };
         self.client.is_some().then(|| self.moved_ns.saturating_add(limit_ns))
     }
 
     /// Whether nothing is left to do for this connection.
-    pub(super) fn is_over(&self, guest: &Socket<'_>) -> bool {
+    pub(crate) fn is_over(&self, guest: &Socket<'_>) -> bool {
         // In TIME-WAIT the last acknowledgement is sent; a guest that missed it is told by a reset.
         self.client.is_none() && matches!(guest.state(), State::Closed | State::TimeWait)
     }
 
     /// Moves what can be moved in both directions; whether anything was. Both sides see a reset of a
     /// connection that has been idle for too long.
-    pub(super) fn turn(&mut self, now_ns: u64, guest: &mut Socket<'_>) -> bool {
+    pub(crate) fn turn(&mut self, now_ns: u64, guest: &mut Socket<'_>) -> bool {
         self.was_accepted |= guest.may_send() || guest.may_recv();
         let deadline_ns = self.deadline_ns();
         let Some(mut client) = self.client.take() else { return false };
@@ -119,6 +128,11 @@ impl Splice {
         }
         if !guest.can_send() {
             return Moved::Nothing;
+        }
+        if !self.ahead.is_empty() {
+            let sent = guest.send_slice(&self.ahead).unwrap_or(0);
+            self.ahead.drain(..sent);
+            return Moved::Something;
         }
         let outcome = guest.send(|room| match client.read(room) {
             Ok(count) => (count, Ok(count)),

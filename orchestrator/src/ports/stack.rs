@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use net_vdev::endpoint::Event;
 use net_vdev::wire::{DATAGRAM_BYTES_MAX, MTU};
 use net_vdev::{Config, ConfigError, Endpoint, Path, Transmit};
 use smoltcp::iface::{Config as InterfaceConfig, Interface, PollResult, SocketHandle, SocketSet};
@@ -14,6 +16,7 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
 use super::BUFFER_BYTES;
 use crate::clock::Clock;
+use crate::gateway::uplink::Uplink;
 
 /// How many packets the stack may hand to the endpoint before they are sent: fewer than its queue
 /// has room for.
@@ -32,9 +35,9 @@ const ANSWER_MAX: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(6
 const SILENCE_MAX: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(30);
 
 /// One mesh member with a TCP/IP stack of its own.
-pub(super) struct Stack {
+pub(crate) struct Stack {
     link: Link,
-    udp: UdpSocket,
+    wire: Wire,
     interface: Interface,
     sockets: SocketSet<'static>,
     clock: Clock,
@@ -45,12 +48,13 @@ pub(super) struct Stack {
 
 impl Stack {
     /// Builds the member; `seed` is fresh random bytes, never used before.
-    pub(super) fn new(config: Config, seed: [u8; 32], udp: UdpSocket) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: Config, seed: [u8; 32], wire: Wire) -> Result<Self, ConfigError> {
         let address = config.private_key.public().address();
         let [a, b, c, d, e, f, g, h, ..] = seed.map(|byte| byte ^ 0x5a);
         let mut link = Link {
             endpoint: Endpoint::new(config, seed)?,
             received: VecDeque::new(),
+            datagrams: VecDeque::new(),
             now_ns: 0,
             handed: 0,
         };
@@ -66,7 +70,7 @@ impl Stack {
         });
         Ok(Self {
             link,
-            udp,
+            wire,
             interface,
             sockets: SocketSet::new(Vec::new()),
             clock: Clock::start(),
@@ -76,7 +80,7 @@ impl Stack {
     }
 
     /// Opens a connection to a guest.
-    pub(super) fn connect(&mut self, (ip, port): (IpAddr, u16)) -> Option<SocketHandle> {
+    pub(crate) fn connect(&mut self, (ip, port): (IpAddr, u16)) -> Option<SocketHandle> {
         let mut socket = new_socket();
         let local = self.local_port()?;
         let remote = (IpAddress::from(ip), port);
@@ -85,7 +89,7 @@ impl Stack {
     }
 
     /// Takes a socket in.
-    pub(super) fn add(&mut self, socket: tcp::Socket<'static>) -> SocketHandle {
+    pub(crate) fn add(&mut self, socket: tcp::Socket<'static>) -> SocketHandle {
         self.sockets.add(socket)
     }
 
@@ -108,34 +112,55 @@ impl Stack {
         None
     }
 
-    pub(super) fn socket(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
+    pub(crate) fn socket(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(handle)
     }
 
-    pub(super) fn socket_ref(&self, handle: SocketHandle) -> &tcp::Socket<'static> {
+    pub(crate) fn socket_ref(&self, handle: SocketHandle) -> &tcp::Socket<'static> {
         self.sockets.get(handle)
     }
 
-    pub(super) fn remove(&mut self, handle: SocketHandle) {
+    pub(crate) fn remove(&mut self, handle: SocketHandle) {
         self.sockets.remove(handle);
     }
 
-    pub(super) fn udp(&self) -> &UdpSocket {
-        &self.udp
+    /// What to wait for.
+    pub(crate) fn wire(&self) -> BorrowedFd<'_> {
+        match &self.wire {
+            Wire::Network(udp) => udp.as_fd(),
+            Wire::Node(uplink) => uplink.as_fd(),
+        }
+    }
+
+    /// Sends a packet past the stack: a datagram of UDP, which it has no part in.
+    pub(crate) fn send_packet(&mut self, packet: &[u8]) {
+        let now_ns = self.clock.now_ns();
+        self.link.endpoint.send_packet(now_ns, packet);
+    }
+
+    /// The next packet of UDP that came in.
+    pub(crate) fn next_datagram(&mut self) -> Option<Vec<u8>> {
+        self.link.datagrams.pop_front()
+    }
+
+    /// Has another way into the mesh from now on; sessions go on.
+    pub(crate) fn set_uplink(&mut self, uplink: Uplink) {
+        self.wire = Wire::Node(uplink);
+        self.blocked = None;
     }
 
     /// The time that the stack goes by.
-    pub(super) fn now_ns(&self) -> u64 {
+    pub(crate) fn now_ns(&self) -> u64 {
         self.clock.now_ns()
     }
 
     /// Whether a datagram waits for room in the kernel.
-    pub(super) fn is_blocked(&self) -> bool {
+    pub(crate) fn is_blocked(&self) -> bool {
         self.blocked.is_some()
     }
 
     /// Receives, lets the stack work, and sends; whether anything changed for a socket.
-    pub(super) fn turn(&mut self) -> bool {
+    pub(crate) fn turn(&mut self) -> bool {
         let now_ns = self.clock.now_ns();
         self.link.now_ns = now_ns;
         let received = self.receive(now_ns);
@@ -151,20 +176,12 @@ impl Stack {
     }
 
     fn receive(&mut self, now_ns: u64) -> bool {
-        // A byte more than any datagram of ours: a longer one is cut and won't verify.
-        let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
         for count in 0..PACKETS_PER_TURN {
             if self.link.received.len() >= RECEIVED_MAX {
                 return true;
             }
-            match self.udp.recv_from(&mut buffer) {
-                Ok((len, from)) => {
-                    let bytes = buffer.get_mut(..len).unwrap_or_default();
-                    let received = &mut self.link.received;
-                    self.link.endpoint.receive(now_ns, Path::Direct(from), bytes, &mut |packet| {
-                        received.push_back(packet.to_vec());
-                    });
-                }
+            match self.receive_one(now_ns) {
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return count > 0,
                 Err(error) => {
                     tracing::debug!(%error, "receiving a datagram");
@@ -175,21 +192,56 @@ impl Stack {
         true
     }
 
+    fn receive_one(&mut self, now_ns: u64) -> io::Result<()> {
+        let Link { endpoint, received, datagrams, .. } = &mut self.link;
+        match &mut self.wire {
+            Wire::Network(udp) => {
+                // A byte more than any datagram of ours: a longer one is cut and won't verify.
+                let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
+                let (len, from) = udp.recv_from(&mut buffer)?;
+                let bytes = buffer.get_mut(..len).unwrap_or_default();
+                endpoint.receive(now_ns, Path::Direct(from), bytes, &mut |packet| {
+                    received.push_back(packet.to_vec());
+                });
+                Ok(())
+            }
+            Wire::Node(uplink) => uplink.receive(now_ns, endpoint, &mut |packet| {
+                let queue = if is_udp(packet) { &mut *datagrams } else { &mut *received };
+                if queue.len() < RECEIVED_MAX {
+                    queue.push_back(packet.to_vec());
+                }
+            }),
+        }
+    }
+
     fn send(&mut self) {
+        if let Wire::Node(uplink) = &self.wire {
+            while let Some(event) = self.link.endpoint.poll_event() {
+                if let Event::Resolve(address) = event {
+                    uplink.resolve(&address);
+                }
+            }
+        }
         let stashed = self.blocked.take();
         let mut next = stashed.or_else(|| self.link.endpoint.poll_transmit());
         while let Some(transmit) = next {
-            // The machines of a deployment have no router between them.
-            if let Path::Direct(to) = transmit.to {
-                match self.udp.send_to(&transmit.bytes, to) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        self.blocked = Some(transmit);
-                        return;
-                    }
-                    // A datagram may get lost anywhere; TCP sends it again.
-                    Err(error) => tracing::debug!(%error, %to, "sending a datagram"),
-                    Ok(_) => {}
+            let sent = match (&self.wire, transmit.to) {
+                (Wire::Network(udp), Path::Direct(to)) => {
+                    udp.send_to(&transmit.bytes, to).map(|_| ())
                 }
+                (Wire::Node(uplink), Path::Relayed { .. }) => uplink.send(&transmit),
+                // The machines of a deployment have no router between them, and who is attached to
+                // one has nothing else.
+                _ => Ok(()),
+            };
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = Some(transmit);
+                    return;
+                }
+                // A datagram may get lost anywhere; TCP sends it again.
+                Err(error) => tracing::debug!(%error, "sending a datagram"),
+                Ok(()) => {}
             }
             self.link.endpoint.recycle(transmit.bytes);
             next = self.link.endpoint.poll_transmit();
@@ -197,7 +249,7 @@ impl Stack {
     }
 
     /// How long nothing is due; `None` for as long as nothing comes.
-    pub(super) fn timeout(&mut self) -> Option<Duration> {
+    pub(crate) fn timeout(&mut self) -> Option<Duration> {
         let now_ns = self.clock.now_ns();
         let now = Self::smoltcp_time(now_ns);
         let stack = self.interface.poll_delay(now, &self.sockets);
@@ -215,7 +267,7 @@ impl Stack {
 }
 
 /// A socket with our buffers, timeouts and habits.
-pub(super) fn new_socket() -> tcp::Socket<'static> {
+pub(crate) fn new_socket() -> tcp::Socket<'static> {
     let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER_BYTES]);
     let mut socket = tcp::Socket::new(buffer(), buffer());
     socket.set_timeout(Some(ANSWER_MAX));
@@ -226,11 +278,25 @@ pub(super) fn new_socket() -> tcp::Socket<'static> {
     socket
 }
 
+/// What is between the member and all others.
+pub(crate) enum Wire {
+    /// A socket of its own.
+    Network(UdpSocket),
+    /// The router of a node.
+    Node(Uplink),
+}
+
+fn is_udp(packet: &[u8]) -> bool {
+    matches!(packet, [first, _, _, _, _, _, 17, ..] if first >> 4 == 6)
+}
+
 /// The endpoint as smoltcp's device.
 struct Link {
     endpoint: Endpoint,
     /// What came in for the stack in this turn.
     received: VecDeque<Vec<u8>>,
+    /// Packets of UDP, which are none of the stack's where there is a gateway.
+    datagrams: VecDeque<Vec<u8>>,
     now_ns: u64,
     /// How many packets the stack has handed over in this turn.
     handed: usize,

@@ -56,7 +56,7 @@ impl Guest {
         let mut seed = [0; 32];
         SystemRandom::new().fill(&mut seed).expect("random bytes");
         let socket = socket.try_clone().expect("a second descriptor");
-        let stack = Stack::new(config, seed, socket).expect("two members");
+        let stack = Stack::new(config, seed, Wire::Network(socket)).expect("two members");
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || serve(stack, program, &stopped));
@@ -100,7 +100,7 @@ fn serve(mut stack: Stack, program: Program, stop: &AtomicBool) {
         }
         let pause = stack.timeout().unwrap_or(Duration::from_millis(5));
         let pause = Timespec::try_from(pause.min(Duration::from_millis(5))).expect("short");
-        let mut fds = [PollFd::new(stack.udp(), PollFlags::IN)];
+        let mut fds = [PollFd::from_borrowed_fd(stack.wire(), PollFlags::IN)];
         poll(&mut fds, Some(&pause)).expect("poll");
     }
 }

@@ -9,6 +9,7 @@
 mod by_hand;
 mod lines;
 mod nat;
+mod outside;
 mod repair;
 
 use std::path::Path;
