@@ -1,5 +1,6 @@
 //! All ways out of a node in one: what its daemon holds.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use net_vdev::PublicKey;
@@ -11,7 +12,7 @@ use net_vdev::wire::MTU;
 use crate::address::extract;
 use crate::counters::Counters;
 use crate::dns::{Asker, Resolver, ResolverCounters};
-use crate::limits::NatConfig;
+use crate::limits::{Bucket, NatConfig};
 use crate::names::Names;
 use crate::nat::{Deliver, Nat};
 use crate::packet::{self, UDP_BYTES};
@@ -20,6 +21,9 @@ use crate::sockets::{Ready, Sockets};
 const DNS_PORT: u16 = 53;
 /// The most events that are taken from the sockets in one turn.
 const EVENTS_MAX: usize = 4096;
+
+/// How many queries of strangers about names of this node are answered.
+const STRANGERS_PER_S: u64 = 1000;
 
 /// What a node offers.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +36,10 @@ pub struct EgressConfig {
     pub upstreams: Vec<SocketAddr>,
     /// The names of members.
     pub names: Names,
+    /// The address of the node's own member, from which other nodes are asked about their workloads.
+    pub own: Option<Ipv6Addr>,
+    /// The nanoseconds since 1970 when `now_ns` was 0: by it certificates end.
+    pub unix_time_at_zero_ns: u64,
 }
 
 /// The ways out of a node.
@@ -42,6 +50,11 @@ pub struct Egress<S> {
     resolver: Resolver,
     resolver_addresses: Vec<Ipv6Addr>,
     names: Names,
+    unix_time_at_zero_ns: u64,
+    /// What limits the queries of strangers.
+    strangers: Bucket,
+    /// Packets of the node's own member.
+    packets: VecDeque<Vec<u8>>,
     events: Vec<Ready>,
     /// Answers that are larger than a packet of the mesh, or that had no way back.
     answers_lost: u64,
@@ -52,10 +65,17 @@ impl<S: Sockets> Egress<S> {
     #[must_use]
     pub fn new(config: EgressConfig, sockets: S, seed: [u8; 32]) -> Self {
         let mut random = Generator::new(seed);
+        let mut resolver = Resolver::new(config.upstreams, random.seed());
+        if let Some(own) = config.own {
+            resolver.ask_nodes_from(own);
+        }
         Self {
             sockets,
             nat: config.nat.map(|nat| Nat::new(nat, random.seed())),
-            resolver: Resolver::new(config.upstreams, random.seed()),
+            resolver,
+            unix_time_at_zero_ns: config.unix_time_at_zero_ns,
+            strangers: Bucket::new(0, STRANGERS_PER_S, STRANGERS_PER_S),
+            packets: VecDeque::new(),
             resolver_addresses: config.resolver_addresses,
             names: config.names,
             events: Vec::new(),
@@ -109,6 +129,41 @@ impl<S: Sockets> Egress<S> {
             return self.nat.is_some();
         }
         self.resolver_addresses.contains(&destination) && self.query(bytes).is_some()
+            || self.resolver.takes(bytes)
+    }
+
+    /// Whether a packet of the mesh answers what this node asked another: then it is for
+    /// [`Egress::receive_answer`], whoever it is from.
+    #[must_use]
+    pub fn is_answer(&self, bytes: &[u8]) -> bool {
+        self.resolver.takes(bytes)
+    }
+
+    /// Takes another node's answer.
+    pub fn receive_answer(&mut self, now_ns: u64, bytes: &[u8]) {
+        let unix_s = self.unix_time_at_zero_ns.saturating_add(now_ns) / 1_000_000_000;
+        self.resolver.receive(now_ns, unix_s, bytes);
+    }
+
+    /// Takes a packet of a member that may not go out, whose source its session vouches for: whoever
+    /// it is may ask for this node's names. Returns whether that was it.
+    pub fn receive_stranger(&mut self, now_ns: u64, bytes: &[u8]) -> bool {
+        let Some((packet, ports, message)) = self.query(bytes) else { return false };
+        if !self.strangers.take(now_ns, 1) {
+            return false;
+        }
+        let Some(answer) = self.resolver.query_of_stranger(&self.names, message) else {
+            return false;
+        };
+        let from = SocketAddr::new(packet.destination, ports.1);
+        let answer = packet::udp(from, SocketAddr::new(packet.source, ports.0), &answer);
+        self.packets.extend(answer.filter(|packet| packet.len() <= MTU));
+        true
+    }
+
+    /// The next packet of the node's own member.
+    pub fn poll_packet(&mut self) -> Option<Vec<u8>> {
+        self.packets.pop_front().or_else(|| self.resolver.poll_packet())
     }
 
     /// Takes a packet or super-frame of a member, whose IPv4 address is `ipv4` if it has one.

@@ -3,12 +3,13 @@
 //! * `<key>.mesh`: the member whose key is written in 52 characters of base32 (RFC 4648 §6, no
 //!   padding, either case). Nobody has to be asked or believed: the name is the key.
 //! * `<nickname>.mesh`: a node that the operator gave a nickname.
-//!
-//! `docs/mesh-egress.md` says where names of workloads come from.
+//! * `<workload>.<node>.mesh`: a workload, by the name that its node gives it under its signature.
+//!   The node is named by its key or its nickname.
 
 use std::collections::BTreeMap;
 
 use net_vdev::PublicKey;
+use net_vdev::certificate::HostName;
 
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 /// The characters of a key: 5 bits each, of which the last four bits of all are zero.
@@ -62,6 +63,22 @@ pub fn parse_key_label(label: &[u8]) -> Option<PublicKey> {
 #[derive(Debug, Clone, Default)]
 pub struct Names {
     nicknames: BTreeMap<String, PublicKey>,
+    /// The node that this is, and the workloads that it names: key and certificate.
+    own: Option<PublicKey>,
+    workloads: BTreeMap<HostName, (PublicKey, Vec<u8>)>,
+}
+
+/// Whose name one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose<'a> {
+    /// This member's.
+    Member(PublicKey),
+    /// This workload's, which has its name from this node; the certificate says so.
+    Own(PublicKey, &'a [u8]),
+    /// That of a workload that another node has a name for, or not.
+    Elsewhere(PublicKey, HostName),
+    /// Nobody's.
+    Nobody,
 }
 
 impl Names {
@@ -76,13 +93,35 @@ impl Names {
         self.nicknames.insert(name.to_ascii_lowercase(), node);
     }
 
+    /// The names that this node gives, with their certificates, which it signed.
+    pub fn set_workloads(
+        &mut self,
+        own: PublicKey,
+        workloads: impl IntoIterator<Item = (HostName, PublicKey, Vec<u8>)>,
+    ) {
+        self.own = Some(own);
+        let workloads = workloads.into_iter();
+        self.workloads = workloads.map(|(name, key, signed)| (name, (key, signed))).collect();
+    }
+
     /// Whose name this is: its labels without the last, `mesh`.
     #[must_use]
-    pub fn resolve(&self, labels: &[&[u8]]) -> Option<PublicKey> {
+    pub fn resolve(&self, labels: &[&[u8]]) -> Whose<'_> {
         match labels {
-            [one] => self.node(one),
-            _ => None,
+            [one] => self.node(one).map_or(Whose::Nobody, Whose::Member),
+            [workload, node] => self.workload(workload, node).unwrap_or(Whose::Nobody),
+            _ => Whose::Nobody,
         }
+    }
+
+    fn workload(&self, workload: &[u8], node: &[u8]) -> Option<Whose<'_>> {
+        let node = self.node(node)?;
+        let name = std::str::from_utf8(workload).ok()?.to_ascii_lowercase();
+        let name = name.parse::<HostName>().ok()?;
+        if self.own != Some(node) {
+            return Some(Whose::Elsewhere(node, name));
+        }
+        self.workloads.get(&name).map(|(key, signed)| Whose::Own(*key, signed))
     }
 
     /// The node of a label: a key, or a nickname.
@@ -117,10 +156,16 @@ mod tests {
         let (key, node) = (PublicKey([3; 32]), PublicKey([4; 32]));
         let mut names = Names::new();
         names.nickname("Berlin", node);
-        assert_eq!(names.resolve(&[key_label(&key).as_bytes()]), Some(key));
-        assert_eq!(names.resolve(&[b"bErlin"]), Some(node));
-        assert_eq!(names.resolve(&[b"paris"]), None);
-        assert_eq!(names.resolve(&[]), None);
+        assert_eq!(names.resolve(&[key_label(&key).as_bytes()]), Whose::Member(key));
+        assert_eq!(names.resolve(&[b"bErlin"]), Whose::Member(node));
+        assert_eq!(names.resolve(&[b"paris"]), Whose::Nobody);
+        assert_eq!(names.resolve(&[]), Whose::Nobody);
+        let web: HostName = "web".parse().unwrap();
+        assert_eq!(names.resolve(&[b"Web", b"berlin"]), Whose::Elsewhere(node, web));
+        assert_eq!(names.resolve(&[b"web", b"paris"]), Whose::Nobody);
+        names.set_workloads(node, [(web, key, vec![1])]);
+        assert_eq!(names.resolve(&[b"Web", b"berlin"]), Whose::Own(key, &[1]));
+        assert_eq!(names.resolve(&[b"db", b"berlin"]), Whose::Nobody);
     }
 
     proptest! {

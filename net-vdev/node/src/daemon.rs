@@ -236,8 +236,10 @@ impl Daemon {
         });
         let tun = tun.transpose()?;
         let (exits, is_exit) = (config.exit.exits(), config.exit.is_needed());
-        let exit =
-            is_exit.then(|| Exit::open(config.exit, public, seed()?).map_err(NodeError::Exit));
+        let exit = is_exit.then(|| {
+            let key = config.key.clone();
+            Exit::open(config.exit, key, unix_time_at_zero_ns, seed()?).map_err(NodeError::Exit)
+        });
         let exit = exit.transpose()?;
         let member = net_vdev::Config {
             rules: config.rules,
@@ -427,6 +429,10 @@ impl Daemon {
         // It is lent out: what it has goes through the core to the sockets.
         let Some(mut exit) = self.outside.exit.take() else { return };
         exit.set_attached(self.core.attached());
+        exit.sign_names(now_ns, || {
+            let mut random = [0; 64];
+            SystemRandom::new().fill(&mut random).ok().map(|()| random)
+        });
         let own = self.key();
         let (core, outside) = (&mut self.core, &mut self.outside);
         exit.flush(now_ns, &mut |member, header, packet| {
@@ -437,6 +443,10 @@ impl Daemon {
                 core.transmit(now_ns, outside);
             }
         });
+        while let Some(packet) = exit.poll_packet() {
+            core.send(now_ns, &VirtioNetHeader::default(), &packet);
+            core.transmit(now_ns, outside);
+        }
         self.outside.exit = Some(exit);
     }
 

@@ -12,9 +12,15 @@ use mesh_egress::limits::{Limits, NatConfig};
 use mesh_egress::names::Names;
 use mesh_egress::nat::Deliver;
 use mesh_egress::{Egress, EgressConfig};
-use net_vdev::PublicKey;
+use net_vdev::certificate::{HostName, NameRecord};
 use net_vdev::endpoint::Exits;
 use net_vdev::offload::VirtioNetHeader;
+use net_vdev::signature::RANDOM_BYTES;
+use net_vdev::{PrivateKey, PublicKey};
+
+/// How long a workload's name holds, in seconds, and when it is signed anew.
+const NAMES_S: u64 = 3600;
+const NAMES_RENEW_NS: u64 = 1_200_000_000_000;
 
 /// What lies outside of the mesh as far as this node lets anybody get there.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +35,8 @@ pub struct ExitConfig {
     pub resolvers: Option<Vec<SocketAddr>>,
     /// Nicknames of nodes, as in `<nickname>.mesh`.
     pub nicknames: Vec<(String, PublicKey)>,
+    /// Names of workloads on this node, as in `<name>.<node>.mesh`.
+    pub names: Vec<(HostName, PublicKey)>,
     /// Who may besides the host and the members attached here.
     pub members: Vec<PublicKey>,
 }
@@ -37,13 +45,18 @@ impl ExitConfig {
     /// Whether there is anything to offer.
     #[must_use]
     pub fn is_needed(&self) -> bool {
-        self.nat64.is_some() || self.resolvers.is_some()
+        self.nat64.is_some() || self.resolves()
+    }
+
+    /// Whether anything is to be resolved: names of the outside, or this node's own.
+    fn resolves(&self) -> bool {
+        self.resolvers.is_some() || !self.names.is_empty()
     }
 
     /// What the node's member is to others.
     #[must_use]
     pub fn exits(&self) -> Exits {
-        let (is_exit, is_resolver) = (self.nat64.is_some(), self.resolvers.is_some());
+        let (is_exit, is_resolver) = (self.nat64.is_some(), self.resolves());
         Exits { through: self.through.filter(|_| !is_exit), is_exit, is_resolver }
     }
 
@@ -59,6 +72,11 @@ impl ExitConfig {
 pub(crate) struct Exit {
     egress: Egress<HostSockets>,
     own: PublicKey,
+    key: PrivateKey,
+    names: Vec<(HostName, PublicKey)>,
+    unix_time_at_zero_ns: u64,
+    /// When the names are signed anew.
+    renew_ns: u64,
     listed: BTreeMap<Ipv6Addr, PublicKey>,
     attached: BTreeMap<Ipv6Addr, PublicKey>,
     /// Packets of members that may not.
@@ -68,24 +86,32 @@ pub(crate) struct Exit {
 impl Exit {
     pub(crate) fn open(
         config: ExitConfig,
-        own: PublicKey,
+        key: PrivateKey,
+        unix_time_at_zero_ns: u64,
         seed: [u8; 32],
     ) -> std::io::Result<Self> {
+        let own = key.public();
         let mut names = Names::new();
         for (nickname, key) in &config.nicknames {
             names.nickname(nickname, *key);
         }
+        let has_resolver = config.resolves();
         let limits = config.limits;
-        let has_resolver = config.resolvers.is_some();
         let config_of_egress = EgressConfig {
             nat: config.nat64.map(|destinations| NatConfig { destinations, limits }),
             resolver_addresses: if has_resolver { resolver_addresses(&own) } else { Vec::new() },
             upstreams: config.resolvers.unwrap_or_default(),
             names,
+            own: has_resolver.then(|| own.address()),
+            unix_time_at_zero_ns,
         };
         Ok(Self {
             egress: Egress::new(config_of_egress, HostSockets::new()?, seed),
             own,
+            key,
+            names: config.names,
+            unix_time_at_zero_ns,
+            renew_ns: 0,
             listed: config.members.iter().map(|key| (key.address(), *key)).collect(),
             attached: BTreeMap::new(),
             strangers: 0,
@@ -99,6 +125,9 @@ impl Exit {
 
     /// A packet of a member's, whose source its session vouches for.
     pub(crate) fn receive(&mut self, now_ns: u64, header: &VirtioNetHeader, packet: &[u8]) {
+        if self.egress.is_answer(packet) {
+            return self.egress.receive_answer(now_ns, packet);
+        }
         let source = packet.get(8..).and_then(<[u8]>::first_chunk::<16>).copied();
         let source = source.map(Ipv6Addr::from);
         let member = source.and_then(|source| {
@@ -106,6 +135,7 @@ impl Exit {
         });
         match member {
             Some(member) => self.egress.receive(now_ns, (&member, None), header, packet),
+            None if self.egress.receive_stranger(now_ns, packet) => {}
             None => self.strangers += 1,
         }
     }
@@ -128,6 +158,40 @@ impl Exit {
             }
         }
         self.attached.clone_from(attached);
+    }
+
+    /// Signs the names of this node's workloads, if that is due; `random` gives fresh bytes.
+    pub(crate) fn sign_names(
+        &mut self,
+        now_ns: u64,
+        random: impl Fn() -> Option<[u8; RANDOM_BYTES]>,
+    ) {
+        if now_ns < self.renew_ns {
+            return;
+        }
+        self.renew_ns = now_ns.saturating_add(NAMES_RENEW_NS);
+        let unix_ns = self.unix_time_at_zero_ns.saturating_add(now_ns);
+        let signed = self.names.iter().filter_map(|(name, workload)| {
+            let record = NameRecord {
+                node: self.own,
+                workload: *workload,
+                name: *name,
+                sequence: unix_ns,
+                expires_unix_s: unix_ns / 1_000_000_000 + NAMES_S,
+            };
+            let certificate = record.sign(&self.key, &random()?).ok()?;
+            Some((*name, *workload, certificate))
+        });
+        let signed: Vec<_> = signed.collect();
+        if signed.len() < self.names.len() {
+            tracing::error!("the kernel gives no random bytes: some names are not signed");
+        }
+        self.egress.names_mut().set_workloads(self.own, signed);
+    }
+
+    /// The next packet of the node's own member for the mesh.
+    pub(crate) fn poll_packet(&mut self) -> Option<Vec<u8>> {
+        self.egress.poll_packet()
     }
 
     /// Hands over what is for members.

@@ -163,6 +163,8 @@ impl Caller {
         while self.said.len() < HELLO_BYTES_MAX {
             let most = buffer.len().min(HELLO_BYTES_MAX - self.said.len());
             match self.client.read(buffer.get_mut(..most).unwrap_or_default()) {
+                // What it said before its end counts; the end stays in the socket.
+                Ok(0) if self.said.len() > before => break,
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => self.said.extend_from_slice(buffer.get(..len).unwrap_or_default()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

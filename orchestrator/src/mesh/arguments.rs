@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use mesh_egress::address::Block;
 use mesh_node::acl::{AclEntry, Transport};
 use net_vdev::PublicKey;
+use net_vdev::certificate::HostName;
 use spec::secret::Public32;
 
 /// The UDP port of a node if nothing else is said.
@@ -123,6 +124,12 @@ pub struct Up {
     /// Resolve names for them, at this node's address and at ::53 of its /64.
     #[arg(long)]
     pub dns: bool,
+    /// Give a workload a name on this node: NAME=KEY makes it NAME.<this node>.mesh for everybody.
+    #[arg(long = "name", value_name = "NAME=KEY", value_parser = parse_name)]
+    pub names: Vec<(HostName, Public32)>,
+    /// Call another node by a name of this host's own: NAME=KEY makes it NAME.mesh here.
+    #[arg(long = "nickname", value_name = "NAME=KEY", value_parser = parse_name, requires = "dns")]
+    pub nicknames: Vec<(HostName, Public32)>,
     /// Ask this server for names outside of the mesh [default: those of /etc/resolv.conf].
     #[arg(long = "resolver", value_name = "ADDRESS", requires = "dns")]
     pub resolvers: Vec<IpAddr>,
@@ -191,6 +198,12 @@ impl RuleArguments {
 fn parse_key(text: &str) -> Result<Public32, String> {
     Public32::from_hex(text)
         .ok_or_else(|| format!("{text:?} is no key: expected 64 hexadecimal digits"))
+}
+
+fn parse_name(text: &str) -> Result<(HostName, Public32), String> {
+    let (name, key) = text.split_once('=').ok_or_else(|| format!("{text:?}: expected NAME=KEY"))?;
+    let name = name.parse().map_err(|error| format!("{name:?} is no name: {error}"))?;
+    Ok((name, parse_key(key)?))
 }
 
 fn parse_protocol(text: &str) -> Result<Transport, String> {

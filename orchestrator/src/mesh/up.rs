@@ -80,6 +80,12 @@ fn exit(arguments: &Up) -> Result<ExitConfig, MeshError> {
         nat64: arguments.nat64.then(destinations),
         through: arguments.exit.map(|key| PublicKey(key.0)),
         resolvers: resolvers.transpose()?,
+        names: arguments.names.iter().map(|(name, key)| (*name, PublicKey(key.0))).collect(),
+        nicknames: arguments
+            .nicknames
+            .iter()
+            .map(|(name, key)| (name.as_str().to_owned(), PublicKey(key.0)))
+            .collect(),
         members: arguments.exit_for.iter().map(|key| PublicKey(key.0)).collect(),
         ..ExitConfig::default()
     })

@@ -132,3 +132,33 @@ fn a_gateways_port_leads_to_a_member_that_lets_it_in() {
     });
     assert!(fetch(&lab, "c", &format!("http://{at}/")).is_err(), "the old one does not");
 }
+
+/// What a resolver says about the AAAA of a name.
+const ASK: &str = "
+import socket, sys
+name = b''.join(bytes([len(it)]) + it.encode() for it in sys.argv[2].split('.'))
+it = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+it.settimeout(8)
+it.connect((sys.argv[1], 53))
+it.send(b'\\0\\1\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0' + name + b'\\0\\0\\x1c\\0\\1')
+answer = it.recv(2000)
+print(answer[3] & 15, socket.inet_ntop(socket.AF_INET6, answer[-16:]) if answer[7] else '')
+";
+
+#[test]
+fn a_host_resolves_the_names_that_another_node_gives_its_workloads() {
+    let Some(mut lab) = lab() else { return };
+    let [one, two] = nodes(&mut lab, ["a", "b"]);
+    let wire = lab.wire("a", "b").unwrap();
+    // Any key will do for a workload; the asking node's own is one.
+    start_with(&mut lab, &two, &[], &["--name", &format!("web={}", one.key)]);
+    let nickname = format!("berlin={}", two.key);
+    start_with(&mut lab, &one, &[(&two, &wire)], &["--dns", "--nickname", &nickname]);
+    lab.await_member(&one, &two).unwrap();
+    let prefix = u128::from(one.address) & !u128::from(u64::MAX);
+    let resolver = std::net::Ipv6Addr::from(prefix | 0x53).to_string();
+    let ask = |name: &str| lab.run("a", "python3", &["-c", ASK, &resolver, name]).unwrap();
+    assert_eq!(ask("web.berlin.mesh").trim(), format!("0 {}", one.address));
+    assert_eq!(ask("db.berlin.mesh").trim(), "3");
+    assert_eq!(ask("web.paris.mesh").trim(), "3");
+}

@@ -12,6 +12,8 @@ pub(crate) const AAAA: u16 = 28;
 const SRV: u16 = 33;
 const DNAME: u16 = 39;
 const OPT: u16 = 41;
+/// A certificate of a workload's name, whole: for private use (RFC 6895 §3.1).
+pub(crate) const NAME_RECORD: u16 = 65_312;
 pub(crate) const IN: u16 = 1;
 
 /// RCODEs (RFC 1035 §4.1.1).

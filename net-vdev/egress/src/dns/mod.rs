@@ -17,21 +17,23 @@
 mod cache;
 mod message;
 mod name;
+mod records;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use cache::Cache;
 use message::{
-    A, AAAA, IN, NAME_ERROR, NO_ERROR, Query, Question, REFUSED, Record, Response, SERVER_FAILURE,
-    write_query,
+    A, AAAA, IN, NAME_ERROR, NAME_RECORD, NO_ERROR, Query, Question, REFUSED, Record, Response,
+    SERVER_FAILURE, write_query,
 };
 use net_vdev::PublicKey;
 use net_vdev::random::Generator;
+use records::Records;
 use slab::Slab;
 
 use crate::address::embed;
-use crate::names::Names;
+use crate::names::{Names, Whose};
 use crate::sockets::{Kind, Ready, SocketError, Sockets, Token};
 
 /// How many questions are asked at a time, how many members wait for one answer, and for how many a
@@ -97,6 +99,9 @@ pub struct Resolver {
     by_question: BTreeMap<Question, usize>,
     opened: u64,
     answers: VecDeque<(Asker, Vec<u8>)>,
+    /// Where other nodes are asked from, if there is such an address.
+    own: Option<Ipv6Addr>,
+    records: Records,
     counters: ResolverCounters,
     buffer: Vec<u8>,
 }
@@ -126,9 +131,16 @@ impl Resolver {
             by_question: BTreeMap::new(),
             opened: 0,
             answers: VecDeque::new(),
+            own: None,
+            records: Records::default(),
             counters: ResolverCounters::default(),
             buffer: vec![0; STREAM_BYTES_MAX],
         }
+    }
+
+    /// Asks other nodes about their workloads from now on, from this address.
+    pub fn ask_nodes_from(&mut self, own: Ipv6Addr) {
+        self.own = Some(own);
     }
 
     /// What was done.
@@ -168,6 +180,13 @@ impl Resolver {
                 return;
             }
         };
+        if let (Some(Whose::Elsewhere(node, name)), Some(own)) = (whose(names, &query), self.own) {
+            self.counters.local += 1;
+            let asking = (own, &mut self.random);
+            let answer = self.records.query(now_ns, asking, (node, name), (asker, query));
+            self.answers.extend(answer);
+            return;
+        }
         if let Some(response) = local(names, &query) {
             self.counters.local += 1;
             self.answers.push_back((asker, response.write(&query)));
@@ -181,6 +200,35 @@ impl Resolver {
             return;
         }
         self.wait(now_ns, sockets, question, (asker, query));
+    }
+
+    /// Takes the query of somebody who may ask this node for certificates of its own names and for
+    /// nothing else; returns what answers it.
+    #[must_use]
+    pub fn query_of_stranger(&mut self, names: &Names, message: &[u8]) -> Option<Vec<u8>> {
+        let query = Query::parse(message).ok()?;
+        let is_for_here = query.question.kind == NAME_RECORD
+            && matches!(whose(names, &query), Some(Whose::Own(..) | Whose::Nobody));
+        let response = local(names, &query).filter(|_| is_for_here)?;
+        self.counters.local += 1;
+        Some(response.write(&query))
+    }
+
+    /// The next packet of this node's own for the mesh: a question to another node.
+    pub fn poll_packet(&mut self) -> Option<Vec<u8>> {
+        self.records.poll_packet()
+    }
+
+    /// Whether a packet of the mesh for this node answers a question to another node.
+    #[must_use]
+    pub fn takes(&self, packet: &[u8]) -> bool {
+        self.records.takes(packet)
+    }
+
+    /// Takes such a packet. `unix_s` is the time by which certificates end.
+    pub fn receive(&mut self, now_ns: u64, unix_s: u64, packet: &[u8]) {
+        let answers = self.records.receive(now_ns, unix_s, packet);
+        self.answers.extend(answers);
     }
 
     /// Has a query wait for the answer to a question, which is asked if nobody has yet.
@@ -403,11 +451,16 @@ impl Resolver {
     /// When [`Resolver::handle_deadline`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        self.pending.iter().map(|(_, pending)| pending.due_ns).min()
+        let pending = self.pending.iter().map(|(_, pending)| pending.due_ns);
+        pending.chain(self.records.next_deadline()).min()
     }
 
     /// Asks again what was not answered in time.
     pub fn handle_deadline(&mut self, now_ns: u64, sockets: &mut impl Sockets) {
+        if let Some(own) = self.own {
+            let answers = self.records.handle_deadline(now_ns, own);
+            self.answers.extend(answers);
+        }
         let due = self.pending.iter().filter(|(_, pending)| pending.due_ns <= now_ns);
         let due: Vec<usize> = due.map(|(place, _)| place).collect();
         for place in due {
@@ -468,6 +521,13 @@ fn synthesise(record: &mut Record) {
     }
 }
 
+/// Whose name a query asks for, if it is one of the mesh.
+fn whose<'a>(names: &'a Names, query: &Query) -> Option<Whose<'a>> {
+    let labels: Vec<&[u8]> = query.question.name.labels().collect();
+    let (last, rest) = labels.split_last()?;
+    (*last == b"mesh").then(|| names.resolve(rest))
+}
+
 /// The answer to what is never asked of another server.
 fn local(names: &Names, query: &Query) -> Option<Response> {
     let question = &query.question;
@@ -479,13 +539,20 @@ fn local(names: &Names, query: &Query) -> Option<Response> {
         data: data.to_vec(),
     };
     let labels: Vec<&[u8]> = question.name.labels().collect();
-    if let [rest @ .., last] = labels.as_slice()
-        && *last == b"mesh"
-    {
-        let key = names.resolve(rest);
-        let code = if key.is_some() || rest.is_empty() { NO_ERROR } else { NAME_ERROR };
-        let key = key.filter(|_| question.kind == AAAA);
-        let records = key.map(|key| record(AAAA, MESH_TTL_S, &key.address().octets()));
+    if let Some(whose) = whose(names, query) {
+        let is_mesh_itself = labels.len() == 1;
+        let (code, data) = match (whose, question.kind) {
+            (Whose::Member(key) | Whose::Own(key, _), AAAA) => {
+                (NO_ERROR, Some(key.address().octets().to_vec()))
+            }
+            (Whose::Own(_, certificate), NAME_RECORD) => (NO_ERROR, Some(certificate.to_vec())),
+            (Whose::Member(_) | Whose::Own(..), _) => (NO_ERROR, None),
+            (Whose::Nobody, _) if is_mesh_itself => (NO_ERROR, None),
+            (Whose::Nobody, _) => (NAME_ERROR, None),
+            // Nobody can be asked.
+            (Whose::Elsewhere(..), _) => (SERVER_FAILURE, None),
+        };
+        let records = data.map(|data| record(question.kind, MESH_TTL_S, &data));
         return Some(Response::to(query, code, records.into_iter().collect()));
     }
     // The reverse names of 400::/7 would tell others which members are talked to.

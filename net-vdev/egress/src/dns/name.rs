@@ -47,6 +47,17 @@ impl Name {
         Some(Self(bytes))
     }
 
+    /// The name of these labels; `None` if no such name can be.
+    pub(crate) fn of(labels: &[&[u8]]) -> Option<Self> {
+        let mut bytes = Vec::new();
+        for label in labels {
+            bytes.push(u8::try_from(label.len()).ok().filter(|len| (1..=63).contains(len))?);
+            bytes.extend(label.iter().map(u8::to_ascii_lowercase));
+        }
+        bytes.push(0);
+        (bytes.len() <= NAME_BYTES_MAX).then_some(Self(bytes))
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }

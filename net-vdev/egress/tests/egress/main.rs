@@ -6,4 +6,5 @@ mod datagrams;
 mod guest;
 mod hostile;
 mod names;
+mod records;
 mod world;

@@ -11,7 +11,13 @@ const A: u16 = 1;
 const AAAA: u16 = 28;
 
 /// A query, and an answer to it when `records` are behind the question.
-fn message(id: u16, flags: u16, name: &str, kind: u16, records: &[(u16, u32, &[u8])]) -> Vec<u8> {
+pub(crate) fn message(
+    id: u16,
+    flags: u16,
+    name: &str,
+    kind: u16,
+    records: &[(u16, u32, &[u8])],
+) -> Vec<u8> {
     let mut message = Vec::new();
     for word in [id, flags, 1, records.len() as u16, 0, 0] {
         message.extend_from_slice(&word.to_be_bytes());
@@ -51,7 +57,7 @@ fn asked(world: &mut World, server: &str) -> (u16, u16) {
     (u16::from_be_bytes([query[0], query[1]]), u16::from_be_bytes([query[end - 4], query[end - 3]]))
 }
 
-fn code(answer: &[u8]) -> u8 {
+pub(crate) fn code(answer: &[u8]) -> u8 {
     answer[3] & 0x0f
 }
 
