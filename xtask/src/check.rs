@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
+use crate::contracts;
 use crate::demo;
 use crate::dist::{self, Dist};
 use crate::failure::Failure;
@@ -118,6 +119,7 @@ pub(crate) fn run(repository: &Repository, quick: bool) -> Result<(), Failure> {
         let doc = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
         Outcome::of_one(doc.env("RUSTDOCFLAGS", "-D warnings").run())
     });
+    run.step("contracts", || Outcome::of_one(contracts::run(repository, false)));
     let mut dist = None;
     run.step("dist", || match dist::build(repository, None) {
         Ok(built) => {

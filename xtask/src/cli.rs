@@ -48,6 +48,16 @@ pub(crate) fn command() -> Command {
         )
         .subcommand(soak())
         .subcommand(
+            Command::new("contracts")
+                .about("Compiles the contracts and compares them with the bytecode checked in")
+                .arg(
+                    Arg::new("write")
+                        .long("write")
+                        .action(ArgAction::SetTrue)
+                        .help("Replace what is checked in"),
+                ),
+        )
+        .subcommand(
             Command::new("dist")
                 .about("Builds a folder with hypha, vmm and guest images that runs from anywhere")
                 .arg(

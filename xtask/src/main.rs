@@ -1,4 +1,4 @@
-//! The one entry for people: `cargo xtask demo|test|svm|bench|fuzz|soak|dist`.
+//! The one entry for people: `cargo xtask demo|test|svm|bench|fuzz|soak|contracts|dist`.
 //!
 //! Every command says what it runs. The first failure ends the command, with the exact line that
 //! repeats what failed; `test` alone goes on, so that one run shows everything that is wrong.
@@ -8,6 +8,7 @@
 mod bench;
 mod check;
 mod cli;
+mod contracts;
 mod demo;
 mod dist;
 mod failure;
@@ -53,6 +54,9 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
             fuzz::run(&repository, target, seconds(arguments).unwrap_or(60))
         }
         Some(("soak", arguments)) => soak_run(&repository, arguments),
+        Some(("contracts", arguments)) => {
+            contracts::run(&repository, arguments.get_flag("write"))
+        }
         Some(("dist", arguments)) => {
             let out = arguments.get_one::<std::path::PathBuf>("out");
             dist::build(&repository, out.map(std::path::PathBuf::as_path)).map(|dist| {

@@ -62,6 +62,11 @@ pub(crate) const MESH_PEERS: [Package; 3] = [
     Package { name: "wireguard-tools", present: |_| in_path("wg") },
     Package { name: "yggdrasil", present: |_| in_path("yggdrasil") },
 ];
+/// What the Solidity compiler runs on, and what installs it.
+pub(crate) const NODE: [Package; 2] = [
+    Package { name: "nodejs", present: |_| in_path("node") },
+    Package { name: "npm", present: |_| in_path("npm") },
+];
 /// The machine emulator.
 pub(crate) const QEMU: Package =
     Package { name: "qemu-system-x86", present: |_| in_path("qemu-system-x86_64") };

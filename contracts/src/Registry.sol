@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {Eip712} from "./Eip712.sol";
+import {Caps, Epoch, ICapacity, IGridToken} from "./Interfaces.sol";
+import {EpochTree, VerdictPath} from "./EpochTree.sol";
+
+/// @title Farms, nodes, their keys, claimed capacities and stakes.
+/// @notice Numbers of farms and nodes count from 1. A claim may go down at once; it goes up only as
+/// far as a final epoch shows it proven. Stake leaves after 14 days, during which it can be slashed.
+contract Registry is Eip712 {
+    uint256 public constant UNSTAKE_DELAY = 14 days;
+    /// @notice Maintenance is announced this long ahead ...
+    uint256 public constant NOTICE = 1 hours;
+    /// @notice ... and takes at most this much of each 30 days.
+    uint256 public constant MAINTENANCE_PER_MONTH = 8 hours;
+    /// @notice A node that was not proven for this long can be parked by anyone.
+    uint256 public constant SILENCE = 7 days;
+
+    /// @notice Stake: for each node, core, GiB of memory, and TiB of disks (each begun one counts).
+    uint256 public constant STAKE_NODE = 10e18;
+    uint256 public constant STAKE_CORE = 1e18;
+    uint256 public constant STAKE_MEM_GIB = 25e16;
+    uint256 public constant STAKE_DISK_TIB = 5e18;
+
+    uint8 private constant ACTIVE = 1;
+    uint8 private constant PARKED = 2;
+    uint8 private constant RETIRED = 3;
+
+    bytes32 private constant NODE_KEY = keccak256("NodeKey(uint32 farm,bytes32 meshKey)");
+    bytes32 private constant ROTATE_KEY = keccak256("RotateKey(uint32 node,bytes32 meshKey)");
+
+    struct Farm {
+        address owner;
+        address payout;
+        bytes32 meta;
+    }
+
+    struct Node {
+        address signer;
+        uint32 farm;
+        uint8 state;
+        uint40 since;
+        Caps caps;
+        uint112 stake;
+        uint112 leaving;
+        uint32 leavesAt;
+    }
+
+    struct Maintenance {
+        uint64 from;
+        uint64 to;
+        uint64 month;
+        uint64 used;
+    }
+
+    /// @notice A node's key for the mesh, and that key's signature over the chain key.
+    struct MeshKey {
+        bytes32 key;
+        bytes32 signatureR;
+        bytes32 signatureS;
+    }
+
+    IGridToken public immutable token;
+    ICapacity public immutable capacity;
+    address private immutable slasherA;
+    address private immutable slasherB;
+    address private immutable slasherC;
+
+    uint32 public farmCount;
+    uint32 public nodeCount;
+    mapping(uint32 => Farm) private farms;
+    mapping(uint32 => Node) private nodes;
+    mapping(address => uint32) public nodeOf;
+    mapping(uint32 => Maintenance) public maintenance;
+
+    event FarmAdded(uint32 indexed farm, address indexed owner, address payout, bytes32 meta);
+    event FarmChanged(uint32 indexed farm, address indexed owner, address payout, bytes32 meta);
+    event NodeAdded(
+        uint32 indexed node, uint32 indexed farm, address signer, Caps caps, MeshKey mesh
+    );
+    event KeyRotated(uint32 indexed node, address signer, MeshKey mesh);
+    event CapsChanged(uint32 indexed node, Caps caps);
+    event Maintained(uint32 indexed node, uint64 from, uint64 to);
+    event StakeAdded(uint32 indexed node, uint256 amount);
+    event StakeLeaving(uint32 indexed node, uint256 amount, uint256 when);
+    event StakeWithdrawn(uint32 indexed node, uint256 amount, address to);
+    event Slashed(uint32 indexed node, uint256 amount, address beneficiary, uint256 share);
+    event StateChanged(uint32 indexed node, uint8 state);
+
+    error NotFarmOwner(uint32 farm);
+    error NoPayout();
+    error KeyInUse(address signer, uint32 node);
+    error NotSignedByKey(address signer);
+    error StakeTooSmall(uint256 has, uint256 needs);
+    error NotActive(uint32 node);
+    error ClaimsMore();
+    error NotProven();
+    error BadPeriod();
+    error MaintenanceUsedUp(uint256 left);
+    error NotLeaving(uint32 node);
+    error TooEarly(uint256 when);
+    error NotSilent(uint256 provenUntil);
+    error NotSlasher();
+    error AmountTooLarge();
+    error TransferFailed();
+
+    /// @param slashers Capacity, Disputes and Reservations.
+    constructor(IGridToken token_, address[3] memory slashers) Eip712("Hypha Registry") {
+        token = token_;
+        capacity = ICapacity(slashers[0]);
+        (slasherA, slasherB, slasherC) = (slashers[0], slashers[1], slashers[2]);
+    }
+
+    modifier onlyOwnerOf(uint32 node) {
+        uint32 farm = nodes[node].farm;
+        require(farm != 0 && farms[farm].owner == msg.sender, NotFarmOwner(farm));
+        _;
+    }
+
+    /// @notice Makes a farm of the caller.
+    /// @param payout Where its rewards and income go. @param meta A hash of its description.
+    function addFarm(address payout, bytes32 meta) external returns (uint32 farm) {
+        require(payout != address(0), NoPayout());
+        farm = ++farmCount;
+        farms[farm] = Farm(msg.sender, payout, meta);
+        emit FarmAdded(farm, msg.sender, payout, meta);
+    }
+
+    /// @notice Changes owner, payout or description.
+    function changeFarm(uint32 farm, address owner, address payout, bytes32 meta) external {
+        require(farms[farm].owner == msg.sender, NotFarmOwner(farm));
+        require(owner != address(0) && payout != address(0), NoPayout());
+        farms[farm] = Farm(owner, payout, meta);
+        emit FarmChanged(farm, owner, payout, meta);
+    }
+
+    /// @notice Adds a node to a farm of the caller, with a stake out of the caller's tokens.
+    /// @param signature The node's chain key over NodeKey(farm, mesh.key). The other half, the mesh
+    /// key's signature over the chain key, is for readers: the EVM cannot check X25519 keys cheaply.
+    function addNode(
+        uint32 farm,
+        Caps calldata caps,
+        uint256 stake,
+        MeshKey calldata mesh,
+        bytes calldata signature
+    ) external returns (uint32 node) {
+        require(farms[farm].owner == msg.sender, NotFarmOwner(farm));
+        requireStake(stake, caps);
+        require(stake <= type(uint112).max, AmountTooLarge());
+        address signer = recover(keccak256(abi.encode(NODE_KEY, farm, mesh.key)), signature);
+        node = ++nodeCount;
+        bind(signer, node);
+        Node storage it = nodes[node];
+        (it.signer, it.farm, it.state) = (signer, farm, ACTIVE);
+        it.since = uint40(block.timestamp);
+        it.caps = caps;
+        it.stake = uint112(stake);
+        emit NodeAdded(node, farm, signer, caps, mesh);
+        require(token.transferFrom(msg.sender, address(this), stake), TransferFailed());
+    }
+
+    /// @notice Binds another chain key. The old one stays bound for evidence against it.
+    function rotateKey(uint32 node, MeshKey calldata mesh, bytes calldata signature)
+        external
+        onlyOwnerOf(node)
+    {
+        address signer = recover(keccak256(abi.encode(ROTATE_KEY, node, mesh.key)), signature);
+        bind(signer, node);
+        nodes[node].signer = signer;
+        emit KeyRotated(node, signer, mesh);
+    }
+
+    /// @notice Claims less.
+    function setCaps(uint32 node, Caps calldata caps) external onlyOwnerOf(node) {
+        require(atMost(caps, nodes[node].caps), ClaimsMore());
+        nodes[node].caps = caps;
+        emit CapsChanged(node, caps);
+    }
+
+    /// @notice Claims more, as far as a final epoch shows it proven.
+    function raiseCaps(uint32 node, Caps calldata caps, VerdictPath calldata proof)
+        external
+        onlyOwnerOf(node)
+    {
+        capacity.requireFinal(proof.posted);
+        EpochTree.requireVerdict(proof);
+        require(proof.verdict.node == node && atMost(caps, proof.verdict.caps), NotProven());
+        requireStake(nodes[node].stake, caps);
+        nodes[node].caps = caps;
+        emit CapsChanged(node, caps);
+    }
+
+    /// @notice Announces maintenance: silence then costs nothing but the hours' rewards.
+    function announceMaintenance(uint32 node, uint64 from, uint64 to) external onlyOwnerOf(node) {
+        Maintenance storage it = maintenance[node];
+        require(from >= block.timestamp + NOTICE && from < to && from <= 1 << 40, BadPeriod());
+        // One period at a time: a later announcement must not erase one that was relied upon.
+        require(block.timestamp >= it.to, BadPeriod());
+        uint64 month = from / 30 days;
+        uint64 used = it.month == month ? it.used : 0;
+        uint64 left = uint64(MAINTENANCE_PER_MONTH) - used;
+        require(to - from <= left, MaintenanceUsedUp(left));
+        maintenance[node] = Maintenance(from, to, month, used + to - from);
+        emit Maintained(node, from, to);
+    }
+
+    /// @notice Adds to a node's stake; anyone may.
+    function addStake(uint32 node, uint256 amount) external {
+        Node storage it = nodes[node];
+        require(it.state == ACTIVE || it.state == PARKED, NotActive(node));
+        uint256 sum = it.stake + amount;
+        require(sum <= type(uint112).max, AmountTooLarge());
+        it.stake = uint112(sum);
+        emit StakeAdded(node, amount);
+        require(token.transferFrom(msg.sender, address(this), amount), TransferFailed());
+    }
+
+    /// @notice Begins to take stake out; what stays must cover the claims. Another call replaces the
+    /// amount and starts the 14 days anew.
+    function unstake(uint32 node, uint256 amount) external onlyOwnerOf(node) {
+        Node storage it = nodes[node];
+        require(amount <= it.stake, StakeTooSmall(it.stake, amount));
+        if (it.state != RETIRED) requireStake(it.stake - amount, it.caps);
+        it.leaving = uint112(amount);
+        it.leavesAt = uint32(block.timestamp + UNSTAKE_DELAY);
+        emit StakeLeaving(node, amount, it.leavesAt);
+    }
+
+    /// @notice Ends a node for good; all its stake begins to leave.
+    function retire(uint32 node) external onlyOwnerOf(node) {
+        Node storage it = nodes[node];
+        require(it.state != RETIRED, NotActive(node));
+        it.state = RETIRED;
+        it.leaving = it.stake;
+        it.leavesAt = uint32(block.timestamp + UNSTAKE_DELAY);
+        emit StateChanged(node, RETIRED);
+        emit StakeLeaving(node, it.stake, it.leavesAt);
+    }
+
+    /// @notice Pays out stake whose 14 days are over: what slashing has left of it.
+    function withdrawStake(uint32 node) external onlyOwnerOf(node) {
+        Node storage it = nodes[node];
+        uint256 amount = it.leaving;
+        require(amount > 0, NotLeaving(node));
+        require(block.timestamp >= it.leavesAt, TooEarly(it.leavesAt));
+        it.stake -= uint112(amount);
+        (it.leaving, it.leavesAt) = (0, 0);
+        address to = farms[it.farm].payout;
+        emit StakeWithdrawn(node, amount, to);
+        require(token.transfer(to, amount), TransferFailed());
+    }
+
+    /// @notice Parks a node that was not proven for a week; anyone may.
+    function park(uint32 node) external {
+        Node storage it = nodes[node];
+        require(it.state == ACTIVE, NotActive(node));
+        uint256 last = capacity.provenUntil(node);
+        if (last < it.since) last = it.since;
+        require(block.timestamp > last + SILENCE, NotSilent(last));
+        it.state = PARKED;
+        emit StateChanged(node, PARKED);
+    }
+
+    /// @notice Takes a parked node back into service.
+    function unpark(uint32 node) external onlyOwnerOf(node) {
+        Node storage it = nodes[node];
+        require(it.state == PARKED, NotActive(node));
+        requireStake(it.stake - it.leaving, it.caps);
+        it.state = ACTIVE;
+        // A new week, or anyone could park it again at once.
+        it.since = uint40(block.timestamp);
+        emit StateChanged(node, ACTIVE);
+    }
+
+    /// @notice Takes stake of a node, also such as is leaving: a share goes to the beneficiary, the
+    /// rest is burned, rounded up.
+    /// @return taken What was there to take, at most `amount`.
+    function slash(uint32 node, uint256 amount, address beneficiary, uint256 shareBps)
+        external
+        returns (uint256 taken)
+    {
+        require(
+            msg.sender == slasherA || msg.sender == slasherB || msg.sender == slasherC, NotSlasher()
+        );
+        Node storage it = nodes[node];
+        uint256 has = it.stake;
+        taken = amount < has ? amount : has;
+        uint256 left = has - taken;
+        it.stake = uint112(left);
+        if (it.leaving > left) it.leaving = uint112(left);
+        uint256 share = taken * shareBps / 10_000;
+        emit Slashed(node, taken, beneficiary, share);
+        if (share > 0) require(token.transfer(beneficiary, share), TransferFailed());
+        if (taken > share) token.burn(taken - share);
+    }
+
+    function farmOf(uint32 farm) external view returns (Farm memory) {
+        return farms[farm];
+    }
+
+    function nodeAt(uint32 node) external view returns (Node memory) {
+        return nodes[node];
+    }
+
+    function ownerOf(uint32 farm) external view returns (address) {
+        return farms[farm].owner;
+    }
+
+    function payoutOf(uint32 farm) external view returns (address) {
+        return farms[farm].payout;
+    }
+
+    function identity(uint32 node)
+        external
+        view
+        returns (address signer, uint32 farm, uint8 state)
+    {
+        Node storage it = nodes[node];
+        return (it.signer, it.farm, it.state);
+    }
+
+    function capsOf(uint32 node) external view returns (Caps memory) {
+        return nodes[node].caps;
+    }
+
+    function stakeOf(uint32 node) external view returns (uint256) {
+        return nodes[node].stake;
+    }
+
+    /// @notice Whether announced maintenance touches the time between two instants.
+    function inMaintenance(uint32 node, uint256 from, uint256 to) external view returns (bool) {
+        Maintenance storage it = maintenance[node];
+        return from < it.to && it.from < to;
+    }
+
+    /// @notice The stake that such a claim needs.
+    function stakeFor(Caps memory caps) public pure returns (uint256) {
+        uint256 mem = (uint256(caps.memMiB) + 1023) / 1024;
+        uint256 disk = (uint256(caps.ssdMiB) + caps.hddMiB + 1_048_575) / 1_048_576;
+        return STAKE_NODE + caps.cores * STAKE_CORE + mem * STAKE_MEM_GIB + disk * STAKE_DISK_TIB;
+    }
+
+    function requireStake(uint256 stake, Caps memory caps) private pure {
+        uint256 needs = stakeFor(caps);
+        require(stake >= needs, StakeTooSmall(stake, needs));
+    }
+
+    function bind(address signer, uint32 node) private {
+        require(nodeOf[signer] == 0, KeyInUse(signer, nodeOf[signer]));
+        nodeOf[signer] = node;
+    }
+
+    function atMost(Caps memory a, Caps memory b) private pure returns (bool) {
+        return a.cores <= b.cores && a.memMiB <= b.memMiB && a.ssdMiB <= b.ssdMiB
+            && a.hddMiB <= b.hddMiB && a.mbps <= b.mbps;
+    }
+}

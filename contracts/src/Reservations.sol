@@ -1,0 +1,437 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {VerdictPath, EpochTree} from "./EpochTree.sol";
+import {Caps, ICapacity, IERC20, IGridToken, IRegistry} from "./Interfaces.sol";
+
+/// @title Offers of capacity, and reservations that pay for it by the second.
+/// @notice No loop bills anyone: what is owed is a formula of time that both sides compute.
+///
+/// A deposit is a balance and a bond (24 hours at the storage rate). Time runs at the full rate while
+/// the balance lasts; then the machine is paused and its storage is kept at the storage rate while
+/// the bond lasts; then all is over. Only time until the node was last proven is paid for. Of each
+/// payment 10 % is burned, rounded up, and the rest is the farm's.
+contract Reservations {
+    uint256 public constant MIN_SECONDS = 1 hours;
+    uint256 public constant BOND_SECONDS = 24 hours;
+    /// @notice So long after its end a reservation waits for proofs; then the rest is given back.
+    uint256 public constant PROOF_SECONDS = 48 hours;
+    /// @notice An hour without service gives the user this many times its price, from the stake.
+    uint256 public constant SLA_FACTOR = 2;
+
+    /// @notice A token that can be paid with. One that cannot be burned sends that part to a sink.
+    struct Token {
+        address token;
+        bool burnable;
+    }
+
+    struct Offer {
+        uint32 node;
+        uint80 rate;
+        uint80 storageRate;
+        uint32 minSeconds;
+        uint8 token;
+        bool open;
+        Caps caps;
+    }
+
+    struct Reservation {
+        address user;
+        uint32 offer;
+        uint32 paidTo;
+        /// 0 while it is open.
+        uint32 end;
+        uint96 balance;
+        uint80 bond;
+        uint32 start;
+        /// The first epoch that no SLA credit was paid for.
+        uint32 creditedTo;
+        bytes32 spec;
+    }
+
+    /// @notice An EIP-2612 permit for the deposit; a deadline of 0 is none.
+    struct Permit {
+        uint256 deadline;
+        uint8 v;
+        bytes32 r;
+        bytes32 s;
+    }
+
+    address private constant SINK = 0x000000000000000000000000000000000000dEaD;
+
+    IRegistry public immutable registry;
+    ICapacity public immutable capacity;
+
+    Token[] public tokens;
+    uint32 public offerCount;
+    uint64 public reservationCount;
+    mapping(uint32 => Offer) private offers;
+    mapping(uint64 => Reservation) private reservations;
+    mapping(uint32 => Caps) private used;
+    /// @notice What a farm can withdraw, by token.
+    mapping(uint32 => mapping(uint8 => uint256)) public earned;
+
+    event Offered(uint32 indexed offer, uint32 indexed node, Offer terms);
+    event OfferEnded(uint32 indexed offer);
+    event Reserved(
+        uint64 indexed id, uint32 indexed offer, address indexed user, bytes32 spec, uint256 deposit
+    );
+    event ToppedUp(uint64 indexed id, uint256 amount);
+    event Settled(uint64 indexed id, uint256 toFarm, uint256 burned, uint256 paidTo);
+    event Depleted(uint64 indexed id, uint256 end);
+    event Closed(uint64 indexed id, uint256 end);
+    event Refunded(uint64 indexed id, address indexed user, uint256 amount);
+    event Credited(uint64 indexed id, uint32 epoch, uint256 amount);
+    event Withdrawn(uint32 indexed farm, uint8 token, uint256 amount, address to);
+
+    error NotFarmOwner(uint32 farm);
+    error NotTheUser(uint64 id);
+    error NodeNotActive(uint32 node);
+    error NoSuchToken(uint8 token);
+    error RateOutOfRange();
+    error NoOffer(uint32 offer);
+    error NoRoom(uint32 node);
+    error DepositTooSmall(uint256 has, uint256 needs);
+    error AmountTooLarge();
+    error NotOpen(uint64 id);
+    error StillOpen(uint64 id);
+    error NotDepleted(uint256 when);
+    error AwaitsProof(uint256 until);
+    error NoOutage();
+    error NothingToWithdraw();
+    error TransferFailed(address token);
+
+    /// @param tokens_ All tokens for good; the first is GridToken. None may take a fee on transfers.
+    constructor(IRegistry registry_, ICapacity capacity_, Token[] memory tokens_) {
+        registry = registry_;
+        capacity = capacity_;
+        for (uint256 i = 0; i < tokens_.length; i++) {
+            tokens.push(tokens_[i]);
+        }
+    }
+
+    // --- offers --------------------------------------------------------------------------------
+
+    /// @notice Offers capacity of a node, as often as there is room for it.
+    function offer(Offer calldata terms) external returns (uint32 id) {
+        (, uint32 farm, uint8 state) = registry.identity(terms.node);
+        require(farm != 0 && registry.ownerOf(farm) == msg.sender, NotFarmOwner(farm));
+        require(state == 1, NodeNotActive(terms.node));
+        require(terms.token < tokens.length, NoSuchToken(terms.token));
+        require(terms.rate > 0 && terms.storageRate <= terms.rate, RateOutOfRange());
+        require(uint256(terms.storageRate) * BOND_SECONDS <= type(uint80).max, RateOutOfRange());
+        id = ++offerCount;
+        offers[id] = terms;
+        offers[id].open = true;
+        emit Offered(id, terms.node, terms);
+    }
+
+    /// @notice Ends an offer. Reservations of it go on.
+    function endOffer(uint32 id) external {
+        (, uint32 farm,) = registry.identity(offers[id].node);
+        require(farm != 0 && registry.ownerOf(farm) == msg.sender, NotFarmOwner(farm));
+        offers[id].open = false;
+        emit OfferEnded(id);
+    }
+
+    // --- a reservation's life --------------------------------------------------------------------
+
+    /// @notice Reserves what an offer offers. @param spec A hash of what will run there.
+    /// @param deposit At least an hour (or the offer's minimum) and the bond.
+    function reserve(uint32 offerId, bytes32 spec, uint256 deposit, Permit calldata permit)
+        external
+        returns (uint64 id)
+    {
+        Offer memory it = offers[offerId];
+        require(it.open, NoOffer(offerId));
+        uint256 bond = it.storageRate * BOND_SECONDS;
+        uint256 atLeast = it.minSeconds > MIN_SECONDS ? it.minSeconds : MIN_SECONDS;
+        uint256 needs = bond + atLeast * it.rate;
+        require(deposit >= needs, DepositTooSmall(deposit, needs));
+        require(deposit - bond <= type(uint96).max, AmountTooLarge());
+        occupy(it.node, it.caps);
+        id = ++reservationCount;
+        uint32 nowSeconds = uint32(block.timestamp);
+        reservations[id] = Reservation({
+            user: msg.sender,
+            offer: offerId,
+            paidTo: nowSeconds,
+            end: 0,
+            balance: uint96(deposit - bond),
+            bond: uint80(bond),
+            start: nowSeconds,
+            creditedTo: 0,
+            spec: spec
+        });
+        emit Reserved(id, offerId, msg.sender, spec, deposit);
+        take(it.token, deposit, permit);
+    }
+
+    /// @notice Adds to a balance: anyone, until it runs out. After that the user alone, until the bond
+    /// runs out too: who resumes a paused machine accepts the time until now as served.
+    function topUp(uint64 id, uint256 amount, Permit calldata permit) external {
+        Reservation memory it = reservations[id];
+        require(it.user != address(0) && it.end == 0, NotOpen(id));
+        Offer memory terms = offers[it.offer];
+        (uint256 pause, uint256 over) = ends(it, terms);
+        uint256 paid;
+        if (block.timestamp >= pause) {
+            require(block.timestamp < over, NotOpen(id));
+            require(msg.sender == it.user, NotTheUser(id));
+            paid = accrue(it, terms, block.timestamp);
+        }
+        uint256 sum = it.balance + amount;
+        uint256 missing = terms.storageRate * BOND_SECONDS - it.bond;
+        require(sum >= missing, DepositTooSmall(amount, missing));
+        require(sum - missing <= type(uint96).max, AmountTooLarge());
+        it.bond += uint80(missing);
+        it.balance = uint96(sum - missing);
+        reservations[id] = it;
+        emit ToppedUp(id, amount);
+        pay(id, it, terms, paid);
+        take(terms.token, amount, permit);
+    }
+
+    /// @notice Pays what is due; anyone may.
+    function settle(uint64 id) public {
+        Reservation memory it = reservations[id];
+        require(it.user != address(0), NotOpen(id));
+        Offer memory terms = offers[it.offer];
+        uint256 paid = accrue(it, terms, provenNow(terms.node));
+        keep(id, it);
+        pay(id, it, terms, paid);
+    }
+
+    function settleMany(uint64[] calldata ids) external {
+        for (uint256 i = 0; i < ids.length; i++) {
+            settle(ids[i]);
+        }
+    }
+
+    /// @notice The user ends a reservation. The rest is paid back at once if the node is proven until
+    /// now, and by `reclaim` otherwise.
+    function close(uint64 id) external {
+        Reservation memory it = reservations[id];
+        require(it.user == msg.sender, NotTheUser(id));
+        require(it.end == 0, NotOpen(id));
+        Offer memory terms = offers[it.offer];
+        (, uint256 over) = ends(it, terms);
+        it.end = uint32(block.timestamp < over ? block.timestamp : over);
+        vacate(terms.node, terms.caps);
+        emit Closed(id, it.end);
+        wind(id, it, terms);
+    }
+
+    /// @notice Ends a reservation whose balance and bond ran out, or pays back the rest of one that
+    /// has ended; anyone may.
+    function reclaim(uint64 id) external {
+        Reservation memory it = reservations[id];
+        require(it.user != address(0), NotOpen(id));
+        Offer memory terms = offers[it.offer];
+        if (it.end == 0) {
+            (, uint256 over) = ends(it, terms);
+            require(block.timestamp >= over, NotDepleted(over));
+            it.end = uint32(over);
+            vacate(terms.node, terms.caps);
+            emit Depleted(id, over);
+            wind(id, it, terms);
+            return;
+        }
+        bool done = wind(id, it, terms);
+        require(done, AwaitsProof(it.end + PROOF_SECONDS));
+    }
+
+    /// @notice Credits the user for an epoch in which the node answered no pulse that counts, from
+    /// the node's stake. In GridToken only, the token of stakes; epochs in ascending order.
+    function slaCredit(uint64 id, VerdictPath calldata proof) external {
+        Reservation storage it = reservations[id];
+        Offer memory terms = offers[it.offer];
+        require(it.user != address(0), NotOpen(id));
+        capacity.requireFinal(proof.posted);
+        EpochTree.requireVerdict(proof);
+        uint32 epoch = proof.posted.epoch;
+        uint256 to = capacity.epochEnd(epoch);
+        uint256 from = to - 1 hours;
+        bool silent = proof.verdict.pulses > 0 && proof.verdict.answered == 0;
+        require(silent && proof.verdict.node == terms.node && terms.token == 0, NoOutage());
+        require(epoch >= it.creditedTo && it.start <= from, NoOutage());
+        require(it.end == 0 || it.end >= to, NoOutage());
+        (uint256 pause,) = ends(it, terms);
+        require(it.paidTo >= to || pause >= to, NoOutage());
+        require(!registry.inMaintenance(terms.node, from, to), NoOutage());
+        it.creditedTo = epoch + 1;
+        uint256 amount = uint256(terms.rate) * 1 hours * SLA_FACTOR;
+        emit Credited(id, epoch, registry.slash(terms.node, amount, it.user, 10_000));
+    }
+
+    /// @notice Sends a farm's income to its payout address; anyone may.
+    function withdraw(uint32 farm, uint8 token) external {
+        uint256 amount = earned[farm][token];
+        require(amount > 0, NothingToWithdraw());
+        earned[farm][token] = 0;
+        address to = registry.payoutOf(farm);
+        emit Withdrawn(farm, token, amount, to);
+        give(tokens[token].token, to, amount);
+    }
+
+    // --- views -----------------------------------------------------------------------------------
+
+    function offerAt(uint32 id) external view returns (Offer memory) {
+        return offers[id];
+    }
+
+    function reservationAt(uint64 id) external view returns (Reservation memory) {
+        return reservations[id];
+    }
+
+    /// @notice What of a node's capacity is reserved.
+    function usedOf(uint32 node) external view returns (Caps memory) {
+        return used[node];
+    }
+
+    function holderOf(uint64 id) external view returns (address user, bool open) {
+        Reservation storage it = reservations[id];
+        return (it.user, it.user != address(0) && it.end == 0);
+    }
+
+    /// @notice What `settle` would pay now, the burned part included.
+    function owed(uint64 id) external view returns (uint256) {
+        Reservation memory it = reservations[id];
+        Offer memory terms = offers[it.offer];
+        return it.user == address(0) ? 0 : accrue(it, terms, provenNow(terms.node));
+    }
+
+    /// @notice When the machine is paused, and when its storage is freed, if nothing is added.
+    function depletesAt(uint64 id) external view returns (uint256 pause, uint256 over) {
+        Reservation memory it = reservations[id];
+        require(it.user != address(0), NotOpen(id));
+        return ends(it, offers[it.offer]);
+    }
+
+    // --- inside ----------------------------------------------------------------------------------
+
+    /// Moves a reservation on to `until` and returns what that costs: whole seconds, exact.
+    function accrue(Reservation memory it, Offer memory terms, uint256 until)
+        private
+        pure
+        returns (uint256 paid)
+    {
+        if (it.end != 0 && until > it.end) until = it.end;
+        if (until <= it.paidTo) return 0;
+        uint256 elapsed = until - it.paidTo;
+        uint256 running = it.balance / terms.rate;
+        if (running > elapsed) running = elapsed;
+        paid = running * terms.rate;
+        it.balance -= uint96(paid);
+        uint256 kept = elapsed - running;
+        if (kept > 0 && terms.storageRate > 0) {
+            uint256 affordable = it.bond / terms.storageRate;
+            uint256 cost = (kept < affordable ? kept : affordable) * terms.storageRate;
+            it.bond -= uint80(cost);
+            paid += cost;
+        }
+        it.paidTo = uint32(until);
+    }
+
+    function ends(Reservation memory it, Offer memory terms)
+        private
+        pure
+        returns (uint256 pause, uint256 over)
+    {
+        pause = uint256(it.paidTo) + it.balance / terms.rate;
+        over = pause + (terms.storageRate == 0 ? 0 : uint256(it.bond) / terms.storageRate);
+    }
+
+    function provenNow(uint32 node) private view returns (uint256 until) {
+        until = capacity.provenUntil(node);
+        if (until > block.timestamp) until = block.timestamp;
+    }
+
+    /// Of the payment a tenth, rounded up, is burned.
+    function pay(uint64 id, Reservation memory it, Offer memory terms, uint256 paid) private {
+        if (paid == 0) return;
+        uint256 burned = (paid + 9) / 10;
+        (, uint32 farm,) = registry.identity(terms.node);
+        earned[farm][terms.token] += paid - burned;
+        emit Settled(id, paid - burned, burned, it.paidTo);
+        Token memory token = tokens[terms.token];
+        if (token.burnable) {
+            IGridToken(token.token).burn(burned);
+        } else {
+            give(token.token, SINK, burned);
+        }
+    }
+
+    /// Settles a reservation that has an end; once all of it is proven, or no proof can come any
+    /// more, the rest goes back to the user and the reservation is gone.
+    function wind(uint64 id, Reservation memory it, Offer memory terms)
+        private
+        returns (bool done)
+    {
+        uint256 paid = accrue(it, terms, provenNow(terms.node));
+        done = it.paidTo >= it.end || block.timestamp >= it.end + PROOF_SECONDS;
+        if (done) {
+            delete reservations[id];
+        } else {
+            reservations[id] = it;
+        }
+        pay(id, it, terms, paid);
+        if (done) {
+            uint256 rest = uint256(it.balance) + it.bond;
+            emit Refunded(id, it.user, rest);
+            if (rest > 0) give(tokens[terms.token].token, it.user, rest);
+        }
+    }
+
+    function keep(uint64 id, Reservation memory it) private {
+        Reservation storage slot = reservations[id];
+        (slot.paidTo, slot.balance, slot.bond) = (it.paidTo, it.balance, it.bond);
+    }
+
+    function occupy(uint32 node, Caps memory caps) private {
+        (,, uint8 state) = registry.identity(node);
+        require(state == 1, NodeNotActive(node));
+        Caps memory all = registry.capsOf(node);
+        Caps memory now_ = used[node];
+        now_.cores += caps.cores;
+        now_.memMiB += caps.memMiB;
+        now_.ssdMiB += caps.ssdMiB;
+        now_.hddMiB += caps.hddMiB;
+        now_.mbps += caps.mbps;
+        bool fits = now_.cores <= all.cores && now_.memMiB <= all.memMiB
+            && now_.ssdMiB <= all.ssdMiB && now_.hddMiB <= all.hddMiB && now_.mbps <= all.mbps;
+        require(fits, NoRoom(node));
+        used[node] = now_;
+    }
+
+    function vacate(uint32 node, Caps memory caps) private {
+        Caps memory now_ = used[node];
+        now_.cores -= caps.cores;
+        now_.memMiB -= caps.memMiB;
+        now_.ssdMiB -= caps.ssdMiB;
+        now_.hddMiB -= caps.hddMiB;
+        now_.mbps -= caps.mbps;
+        used[node] = now_;
+    }
+
+    function take(uint8 which, uint256 amount, Permit calldata permit) private {
+        address token = tokens[which].token;
+        if (permit.deadline != 0) {
+            // Who saw the permit may have used it first: then the allowance is there already.
+            try IGridToken(token).permit(
+                msg.sender, address(this), amount, permit.deadline, permit.v, permit.r, permit.s
+            ) {} catch {}
+        }
+        call(token, abi.encodeCall(IERC20.transferFrom, (msg.sender, address(this), amount)));
+    }
+
+    function give(address token, address to, uint256 amount) private {
+        call(token, abi.encodeCall(IERC20.transfer, (to, amount)));
+    }
+
+    /// Some tokens return nothing.
+    function call(address token, bytes memory data) private {
+        (bool ok, bytes memory out) = token.call(data);
+        require(ok && (out.length == 0 || abi.decode(out, (bool))), TransferFailed(token));
+    }
+}
