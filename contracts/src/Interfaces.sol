@@ -39,7 +39,8 @@ interface IRegistry {
     function payoutOf(uint32 farm) external view returns (address);
     /// @return signer The node's key. @return farm Its farm. @return state 1 active, 2 parked, 3 retired.
     function identity(uint32 node) external view returns (address signer, uint32 farm, uint8 state);
-    function capsOf(uint32 node) external view returns (Caps memory);
+    /// @return state As of `identity`. @return caps What the node claims.
+    function room(uint32 node) external view returns (uint8 state, Caps memory caps);
     function stakeOf(uint32 node) external view returns (uint256);
     /// @notice The node that a key is or was bound to; 0 for none. Bindings are never forgotten.
     function nodeOf(address signer) external view returns (uint32);

@@ -16,14 +16,17 @@ library Merkle {
     {
         require(index < count, BadPath());
         uint256 used;
-        while (count > 1) {
-            if (index & 1 == 1) {
-                hash = keccakNode(path[used++], hash);
-            } else if (index + 1 < count) {
-                hash = keccakNode(hash, path[used++]);
+        // A path that is too short reads what follows it, and is refused at the end.
+        unchecked {
+            while (count > 1) {
+                if (index & 1 == 1) {
+                    hash = keccakNode(sibling(path, used++), hash);
+                } else if (index + 1 < count) {
+                    hash = keccakNode(hash, sibling(path, used++));
+                }
+                index >>= 1;
+                count = (count + 1) >> 1;
             }
-            index >>= 1;
-            count = (count + 1) >> 1;
         }
         require(used == path.length, BadPath());
         return hash;
@@ -37,14 +40,17 @@ library Merkle {
     {
         require(index < count, BadPath());
         uint256 used;
-        while (count > 1) {
-            if (index & 1 == 1) {
-                hash = shaNode(path[used++], hash);
-            } else if (index + 1 < count) {
-                hash = shaNode(hash, path[used++]);
+        // A path that is too short reads what follows it, and is refused at the end.
+        unchecked {
+            while (count > 1) {
+                if (index & 1 == 1) {
+                    hash = shaNode(sibling(path, used++), hash);
+                } else if (index + 1 < count) {
+                    hash = shaNode(hash, sibling(path, used++));
+                }
+                index >>= 1;
+                count = (count + 1) >> 1;
             }
-            index >>= 1;
-            count = (count + 1) >> 1;
         }
         require(used == path.length, BadPath());
         return hash;
@@ -67,6 +73,12 @@ library Merkle {
     /// @notice The root of a keccak tree of `count` leaves.
     function keccakRoot(uint64 count, bytes32 top) internal pure returns (bytes32) {
         return keccak256(abi.encodePacked(uint8(2), count, top));
+    }
+
+    function sibling(bytes32[] calldata path, uint256 place) private pure returns (bytes32 word) {
+        assembly ("memory-safe") {
+            word := calldataload(add(path.offset, mul(place, 32)))
+        }
     }
 
     function keccakNode(bytes32 left, bytes32 right) internal pure returns (bytes32 hash) {

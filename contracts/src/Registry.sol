@@ -320,8 +320,8 @@ contract Registry is Eip712 {
         return (it.signer, it.farm, it.state);
     }
 
-    function capsOf(uint32 node) external view returns (Caps memory) {
-        return nodes[node].caps;
+    function room(uint32 node) external view returns (uint8 state, Caps memory caps) {
+        return (nodes[node].state, nodes[node].caps);
     }
 
     function stakeOf(uint32 node) external view returns (uint256) {

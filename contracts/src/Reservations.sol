@@ -46,7 +46,6 @@ contract Reservations {
         uint32 start;
         /// The first epoch that no SLA credit was paid for.
         uint32 creditedTo;
-        bytes32 spec;
     }
 
     /// @notice An EIP-2612 permit for the deposit; a deadline of 0 is none.
@@ -136,7 +135,8 @@ contract Reservations {
 
     // --- a reservation's life --------------------------------------------------------------------
 
-    /// @notice Reserves what an offer offers. @param spec A hash of what will run there.
+    /// @notice Reserves what an offer offers.
+    /// @param spec A hash of what will run there: for the event alone, no contract asks for it.
     /// @param deposit At least an hour (or the offer's minimum) and the bond.
     function reserve(uint32 offerId, bytes32 spec, uint256 deposit, Permit calldata permit)
         external
@@ -160,8 +160,7 @@ contract Reservations {
             balance: uint96(deposit - bond),
             bond: uint80(bond),
             start: nowSeconds,
-            creditedTo: 0,
-            spec: spec
+            creditedTo: 0
         });
         emit Reserved(id, offerId, msg.sender, spec, deposit);
         take(it.token, deposit, permit);
@@ -389,9 +388,8 @@ contract Reservations {
     }
 
     function occupy(uint32 node, Caps memory caps) private {
-        (,, uint8 state) = registry.identity(node);
+        (uint8 state, Caps memory all) = registry.room(node);
         require(state == 1, NodeNotActive(node));
-        Caps memory all = registry.capsOf(node);
         Caps memory now_ = used[node];
         now_.cores += caps.cores;
         now_.memMiB += caps.memMiB;

@@ -51,7 +51,8 @@ pub(crate) fn run(repository: &Repository, write: bool) -> Result<(), Failure> {
     }
     if std::fs::read_to_string(&path).map_err(Failure::file(&path))? != lock {
         return Err(Failure::Checks {
-            summary: "contracts/LOCK is out of date: run `cargo xtask contracts --write`".to_owned(),
+            summary: "contracts/LOCK is out of date: run `cargo xtask contracts --write`"
+                .to_owned(),
         });
     }
     let count = files.len();
@@ -137,9 +138,11 @@ fn artifacts(output: &Value) -> Result<BTreeMap<String, String>, Failure> {
     for (name, contract) in contracts.filter_map(|(_, file)| file.as_object()).flatten() {
         let bytecode = contract["evm"]["bytecode"]["object"].as_str().unwrap_or_default();
         let abi = &contract["abi"];
-        let is_deployed = abi.as_array().into_iter().flatten().any(|item| {
-            item["type"] == "function" || item["type"] == "constructor"
-        });
+        let is_deployed = abi
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|item| item["type"] == "function" || item["type"] == "constructor");
         if bytecode.is_empty() || !is_deployed {
             continue;
         }

@@ -54,9 +54,7 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
             fuzz::run(&repository, target, seconds(arguments).unwrap_or(60))
         }
         Some(("soak", arguments)) => soak_run(&repository, arguments),
-        Some(("contracts", arguments)) => {
-            contracts::run(&repository, arguments.get_flag("write"))
-        }
+        Some(("contracts", arguments)) => contracts::run(&repository, arguments.get_flag("write")),
         Some(("dist", arguments)) => {
             let out = arguments.get_one::<std::path::PathBuf>("out");
             dist::build(&repository, out.map(std::path::PathBuf::as_path)).map(|dist| {

@@ -9,7 +9,7 @@ use crate::assert_none;
 use crate::files::root;
 
 /// Each crate of ours and the crates of ours that it may use (docs/ARCHITECTURE.md draws this).
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("abi", &[]),
     ("spec", &[]),
     ("vdev", &[]),
@@ -24,6 +24,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("mesh-lab", &[]),
     ("mesh-node", &["mesh-egress", "mesh-router", "net-vdev", "spec"]),
     ("guest-kernel", &["abi"]),
+    ("hypha-chain", &[]),
     ("vmm", &["abi", "net-vdev", "spec", "storage-vdev", "vdev"]),
     (
         "orchestrator",
@@ -45,6 +46,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
 const ANY: &[&str] = &[
     "abi",
     "guest-kernel",
+    "hypha-chain",
     "mesh-edge",
     "mesh-egress",
     "mesh-lab",

@@ -1,0 +1,386 @@
+//! An EVM node that speaks JSON-RPC over HTTP.
+//!
+//! Nodes fail and lie. Each request has a time limit and a size limit, is tried at several endpoints, and
+//! is believed if `agreement` of them answer the same. A receipt counts only if its block is still the
+//! one at its height, `confirmations` blocks deep; until then there is none, so that a caller who waits
+//! for it outlives a reorganisation. There is no TLS: put a local proxy in front of a far node.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use alloy_primitives::{Address, B256, Bytes, Log, LogData, U256};
+use serde_json::{Map, Value, json};
+
+use crate::client::{ClientError, Head, Receipt};
+use crate::embedded::{Call, Filter, FoundLog};
+use crate::rpc::json::{
+    data, quantity, quantity_wide, read_address, read_data, read_hash, read_quantity,
+    read_quantity_wide,
+};
+
+/// The longest answer, in bytes.
+const ANSWER_LEN_MAX: u64 = 8 << 20;
+/// How long an answer may take.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// How often the whole list of endpoints is gone through.
+const ROUNDS: usize = 2;
+
+/// Which nodes are asked, and how much is believed.
+#[derive(Debug, Clone)]
+pub struct Endpoints {
+    /// `http://` addresses, the best first.
+    pub urls: Vec<String>,
+    /// How many must answer the same.
+    pub agreement: usize,
+    /// How many blocks must follow on a receipt's.
+    pub confirmations: u64,
+}
+
+/// Some nodes of one chain.
+pub struct Remote {
+    agent: ureq::Agent,
+    endpoints: Endpoints,
+    chain_id: u64,
+    next_id: AtomicU64,
+}
+
+/// Why the nodes gave no answer that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// No endpoints, or fewer than must agree.
+    #[error("{given} endpoints are given, and {needed} must agree")]
+    TooFew {
+        /// How many there are.
+        given: usize,
+        /// How many must agree.
+        needed: usize,
+    },
+    /// An endpoint is of another chain than the first.
+    #[error("{url} is on chain {theirs}, not on chain {ours}")]
+    OtherChain {
+        /// Which endpoint.
+        url: String,
+        /// Its chain.
+        theirs: u64,
+        /// The chain that was asked for.
+        ours: u64,
+    },
+    /// Nobody answered.
+    #[error("no endpoint answered {method}; the last one said: {reason}")]
+    Unreachable {
+        /// What was asked.
+        method: String,
+        /// Why the last one did not.
+        reason: String,
+    },
+    /// Answers differ.
+    #[error("the endpoints answer {method} differently; one of them is wrong or behind")]
+    Disagree {
+        /// What was asked.
+        method: String,
+    },
+    /// The node refuses.
+    #[error("the node refuses {method}: {message}")]
+    Refused {
+        /// What was asked.
+        method: String,
+        /// What it said.
+        message: String,
+        /// What a contract said, if it was one.
+        data: Option<Bytes>,
+    },
+    /// The answer has another shape than it must have.
+    #[error("the node's answer to {method} cannot be read")]
+    Malformed {
+        /// What was asked.
+        method: String,
+    },
+}
+
+impl Remote {
+    /// Asks each endpoint which chain it is on. One that does not answer may be down; one that is on
+    /// another chain is an error.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub fn connect(endpoints: Endpoints, chain_id: u64) -> Result<Self, RemoteError> {
+        let (given, needed) = (endpoints.urls.len(), endpoints.agreement.max(1));
+        if given < needed {
+            return Err(RemoteError::TooFew { given, needed });
+        }
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(ANSWER_TIME))
+            .max_redirects(0)
+            .build();
+        let agent = ureq::Agent::new_with_config(config);
+        let remote = Self { agent, endpoints, chain_id, next_id: AtomicU64::new(1) };
+        let mut reachable = 0;
+        let mut last = None;
+        for url in &remote.endpoints.urls {
+            match remote.ask(url, "eth_chainId", &json!([])) {
+                Ok(answer) => {
+                    let method = || RemoteError::Malformed { method: "eth_chainId".to_owned() };
+                    let theirs = read_quantity(&answer).ok_or_else(method)?;
+                    if theirs != chain_id {
+                        let url = url.clone();
+                        return Err(RemoteError::OtherChain { url, theirs, ours: chain_id });
+                    }
+                    reachable += 1;
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        match last {
+            Some(error) if reachable < needed => Err(error),
+            _ => Ok(remote),
+        }
+    }
+
+    /// The chain that all endpoints are on.
+    #[must_use]
+    pub fn chain_id(&self) -> u64 {
+        self.chain_id
+    }
+
+    pub(crate) fn head(&self) -> Result<Head, RemoteError> {
+        let method = "eth_getBlockByNumber";
+        let block = self.any(method, &json!(["latest", false]))?;
+        read_head(&block).ok_or_else(|| malformed(method))
+    }
+
+    pub(crate) fn nonce(&self, address: Address) -> Result<u64, RemoteError> {
+        let method = "eth_getTransactionCount";
+        let answer = self.any(method, &json!([data(address.as_slice()), "pending"]))?;
+        read_quantity(&answer).ok_or_else(|| malformed(method))
+    }
+
+    pub(crate) fn balance(&self, address: Address) -> Result<U256, RemoteError> {
+        let method = "eth_getBalance";
+        let answer = self.agreed(method, &json!([data(address.as_slice()), "latest"]))?;
+        read_quantity_wide(&answer).ok_or_else(|| malformed(method))
+    }
+
+    pub(crate) fn fees(&self) -> Result<(u128, u128), RemoteError> {
+        let method = "eth_gasPrice";
+        let price = read_quantity(&self.any(method, &json!([]))?);
+        let price = u128::from(price.ok_or_else(|| malformed(method))?);
+        // The base fee may double while the transaction waits; the unused part is not paid.
+        Ok((price.saturating_mul(2), 0))
+    }
+
+    pub(crate) fn call(&self, call: &Call) -> Result<Bytes, ClientError> {
+        let method = "eth_call";
+        let answer = self.agreed(method, &json!([call_object(call), "latest"]));
+        let answer = answer.map_err(reverted)?;
+        read_data(&answer).ok_or_else(|| malformed(method).into())
+    }
+
+    pub(crate) fn estimate(&self, call: &Call) -> Result<u64, ClientError> {
+        let method = "eth_estimateGas";
+        let answer = self.any(method, &json!([call_object(call)])).map_err(reverted)?;
+        let gas = read_quantity(&answer).ok_or_else(|| malformed(method))?;
+        Ok(crate::client::with_reserve(gas))
+    }
+
+    /// Sends it to all endpoints: one that took it is enough, and one that has it already took it.
+    pub(crate) fn send(&self, raw: &[u8]) -> Result<B256, RemoteError> {
+        let method = "eth_sendRawTransaction";
+        let hash = alloy_primitives::keccak256(raw);
+        let mut taken = false;
+        let mut last = None;
+        for url in &self.endpoints.urls {
+            match self.ask(url, method, &json!([data(raw)])) {
+                Ok(answer) if read_hash(&answer) == Some(hash) => taken = true,
+                Ok(_) => last = Some(malformed(method)),
+                Err(RemoteError::Refused { message, .. }) if is_known(&message) => taken = true,
+                Err(error) => last = Some(error),
+            }
+        }
+        match last {
+            Some(error) if !taken => Err(error),
+            _ => Ok(hash),
+        }
+    }
+
+    pub(crate) fn receipt(&self, hash: &B256) -> Result<Option<Receipt>, RemoteError> {
+        let method = "eth_getTransactionReceipt";
+        let answer = self.agreed(method, &json!([data(hash.as_slice())]))?;
+        if answer.is_null() {
+            return Ok(None);
+        }
+        let receipt = read_receipt(&answer).filter(|receipt| receipt.transaction == *hash);
+        let receipt = receipt.ok_or_else(|| malformed(method))?;
+        let head = self.head()?;
+        if head.number < receipt.block.saturating_add(self.endpoints.confirmations) {
+            return Ok(None);
+        }
+        let method = "eth_getBlockByNumber";
+        let block = self.agreed(method, &json!([quantity(receipt.block), false]))?;
+        if block.is_null() {
+            return Ok(None);
+        }
+        let there = read_head(&block).ok_or_else(|| malformed(method))?;
+        // Of a block that was reorganised away: the transaction may come in another.
+        Ok((there.hash == receipt.block_hash && there.number == receipt.block).then_some(receipt))
+    }
+
+    pub(crate) fn logs(&self, filter: &Filter) -> Result<Vec<FoundLog>, RemoteError> {
+        let method = "eth_getLogs";
+        let hashes = |list: &Vec<B256>| match list.as_slice() {
+            [] => Value::Null,
+            list => list.iter().map(|hash| data(hash.as_slice())).collect(),
+        };
+        let mut object = Map::new();
+        object.insert("fromBlock".to_owned(), quantity(filter.from));
+        object.insert("toBlock".to_owned(), quantity(filter.to));
+        if !filter.addresses.is_empty() {
+            let addresses = filter.addresses.iter().map(|address| data(address.as_slice()));
+            object.insert("address".to_owned(), addresses.collect());
+        }
+        object.insert("topics".to_owned(), filter.topics.iter().map(hashes).collect());
+        let answer = self.agreed(method, &json!([object]))?;
+        let logs = answer.as_array().ok_or_else(|| malformed(method))?;
+        logs.iter().map(|log| read_log(log).ok_or_else(|| malformed(method))).collect()
+    }
+
+    /// The first answer.
+    fn any(&self, method: &str, parameters: &Value) -> Result<Value, RemoteError> {
+        self.enough(method, parameters, 1)
+    }
+
+    /// The answer that as many endpoints give as must agree.
+    fn agreed(&self, method: &str, parameters: &Value) -> Result<Value, RemoteError> {
+        self.enough(method, parameters, self.endpoints.agreement.max(1))
+    }
+
+    fn enough(
+        &self,
+        method: &str,
+        parameters: &Value,
+        needed: usize,
+    ) -> Result<Value, RemoteError> {
+        let mut last = malformed(method);
+        for _ in 0..ROUNDS {
+            let mut answers: Vec<Value> = Vec::new();
+            for url in &self.endpoints.urls {
+                match self.ask(url, method, parameters) {
+                    Ok(answer) => answers.push(answer),
+                    // What the chain refuses one node, it refuses all.
+                    Err(error @ RemoteError::Refused { .. }) if needed == 1 => return Err(error),
+                    Err(error) => last = error,
+                }
+                let same = |wanted: &&Value| {
+                    answers.iter().filter(|answer| answer == wanted).count() >= needed
+                };
+                if let Some(answer) = answers.iter().find(same) {
+                    return Ok(answer.clone());
+                }
+            }
+            if answers.len() >= needed {
+                last = RemoteError::Disagree { method: method.to_owned() };
+            }
+        }
+        Err(last)
+    }
+
+    fn ask(&self, url: &str, method: &str, parameters: &Value) -> Result<Value, RemoteError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let question =
+            json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": parameters });
+        let unreachable = |error: ureq::Error| RemoteError::Unreachable {
+            method: method.to_owned(),
+            reason: format!("{url}: {error}"),
+        };
+        let request = self.agent.post(url).content_type("application/json");
+        let mut answer = request.send(question.to_string()).map_err(unreachable)?;
+        let body = answer.body_mut().with_config().limit(ANSWER_LEN_MAX);
+        let body = body.read_to_vec().map_err(unreachable)?;
+        let mut answer: Value = serde_json::from_slice(&body).map_err(|_| malformed(method))?;
+        if answer["id"] != id {
+            return Err(malformed(method));
+        }
+        if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
+            let message = error["message"].as_str().unwrap_or_default();
+            return Err(RemoteError::Refused {
+                method: method.to_owned(),
+                message: message.chars().take(200).collect(),
+                data: read_data(&error["data"]),
+            });
+        }
+        answer.get_mut("result").map(Value::take).ok_or_else(|| malformed(method))
+    }
+}
+
+fn malformed(method: &str) -> RemoteError {
+    RemoteError::Malformed { method: method.to_owned() }
+}
+
+fn reverted(error: RemoteError) -> ClientError {
+    match error {
+        RemoteError::Refused { data: Some(data), .. } => ClientError::Reverted(data),
+        other => other.into(),
+    }
+}
+
+/// Nodes have no code for it.
+fn is_known(message: &str) -> bool {
+    let message = message.to_lowercase();
+    ["already known", "already imported", "waiting already"].iter().any(|it| message.contains(it))
+}
+
+fn call_object(call: &Call) -> Value {
+    let mut object = Map::new();
+    object.insert("from".to_owned(), data(call.from.as_slice()));
+    if let Some(to) = call.to {
+        object.insert("to".to_owned(), data(to.as_slice()));
+    }
+    object.insert("data".to_owned(), data(&call.data));
+    if !call.value.is_zero() {
+        object.insert("value".to_owned(), quantity_wide(&call.value));
+    }
+    if let Some(gas) = call.gas {
+        object.insert("gas".to_owned(), quantity(gas));
+    }
+    Value::Object(object)
+}
+
+fn read_head(block: &Value) -> Option<Head> {
+    Some(Head {
+        number: read_quantity(&block["number"])?,
+        timestamp: read_quantity(&block["timestamp"])?,
+        hash: read_hash(&block["hash"])?,
+    })
+}
+
+fn read_receipt(receipt: &Value) -> Option<Receipt> {
+    let logs = receipt["logs"].as_array()?;
+    let contract = match &receipt["contractAddress"] {
+        Value::Null => None,
+        address => Some(read_address(address)?),
+    };
+    Some(Receipt {
+        transaction: read_hash(&receipt["transactionHash"])?,
+        block: read_quantity(&receipt["blockNumber"])?,
+        block_hash: read_hash(&receipt["blockHash"])?,
+        succeeded: read_quantity(&receipt["status"])? == 1,
+        gas_used: read_quantity(&receipt["gasUsed"])?,
+        contract,
+        logs: logs.iter().map(|log| read_log(log).map(|found| found.log)).collect::<Option<_>>()?,
+    })
+}
+
+fn read_log(log: &Value) -> Option<FoundLog> {
+    let topics: Vec<B256> =
+        log["topics"].as_array()?.iter().map(read_hash).collect::<Option<_>>()?;
+    Some(FoundLog {
+        log: Log {
+            address: read_address(&log["address"])?,
+            data: LogData::new(topics, read_data(&log["data"])?)?,
+        },
+        block: read_quantity(&log["blockNumber"])?,
+        block_hash: read_hash(&log["blockHash"])?,
+        transaction: read_hash(&log["transactionHash"])?,
+        transaction_index: read_quantity(&log["transactionIndex"])?,
+        index: read_quantity(&log["logIndex"])?,
+    })
+}
