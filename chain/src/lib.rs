@@ -26,4 +26,5 @@ pub mod rpc;
 pub mod transaction;
 pub mod tree;
 
-pub use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
+pub use alloy_primitives::{Address, B256, Bytes, TxKind, U256, keccak256};
+pub use alloy_sol_types::SolCall;

@@ -11,8 +11,7 @@ use hypha_chain::key::Key;
 use hypha_chain::message::{NodeKey, Reader, sign};
 use hypha_chain::transaction::Transaction;
 use hypha_chain::tree::Tree;
-use hypha_chain::{Address, B256, Bytes, U256};
-use revm::primitives::TxKind;
+use hypha_chain::{Address, B256, Bytes, TxKind, U256};
 
 pub(crate) const CHAIN_ID: u64 = 7_7777;
 pub(crate) const GENESIS: u64 = 1_800_000_000;
