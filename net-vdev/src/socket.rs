@@ -10,13 +10,17 @@
 //! [`SendError::TooLarge`], one too large for a link further on is lost without a sign; the owner
 //! finds out with probes. No error is about more than the datagrams at hand.
 //!
-//! After [`Socket::new`] it makes two system calls: `sendmsg` and `recvmmsg` (and `close`).
+//! After [`Socket::new`] it makes two system calls: `sendmsg` and `recvmmsg` (and `close`), and a
+//! third, `recvmsg`, for an owner that asks for ICMP errors ([`Socket::hear_errors`]). The kernel then
+//! also reports each of them once as the outcome of whatever send comes next, wherever that goes: so
+//! a send that fails is tried once more before its failure is believed.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
 /// How many bytes a batch has at most. UDP takes 65,507; but with its headers, down to the link's, the
 /// batch must stay below a device's `gso_max_size` of 65,536, or the kernel cuts it in software
@@ -39,6 +43,7 @@ pub struct Socket {
     is_ipv6: bool,
     /// Whether the kernel cuts batches for us.
     segments: bool,
+    hears_errors: bool,
 }
 
 /// What came in: `len` bytes of the buffer in datagrams of `stride` bytes, the last perhaps shorter.
@@ -82,7 +87,33 @@ impl Socket {
         let state = UdpSocketState::new((&socket).into())?;
         enlarge_buffers(&socket);
         let segments = state.max_gso_segments() > 1;
-        Ok(Self { socket, state, is_ipv6, segments })
+        Ok(Self { socket, state, is_ipv6, segments, hears_errors: false })
+    }
+
+    /// Keeps what hosts and routers say about datagrams that they did not take, for
+    /// [`Socket::take_error`]. While there is any, `poll` says POLLERR.
+    ///
+    /// # Errors
+    /// The kernel's: it has no error queue.
+    pub fn hear_errors(&mut self) -> io::Result<()> {
+        self.state.enable_transport_errors((&self.socket).into())?;
+        self.hears_errors = true;
+        Ok(())
+    }
+
+    /// Where a datagram went that somebody says it did not take. Nothing proves it: whoever knows the
+    /// addresses can send such an error. `None` if there is none now.
+    pub fn take_error(&self) -> Option<SocketAddr> {
+        let mut start = [0; 8];
+        // The errors are in a control message, which is not looked at: all are mere hints.
+        let received = recvmsg(
+            &self.socket,
+            &mut [IoSliceMut::new(&mut start)],
+            &mut RecvAncillaryBuffer::new(&mut []),
+            RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT,
+        );
+        let address = SocketAddr::try_from(received.ok()?.address?).ok()?;
+        Some(canonical(address))
     }
 
     /// Whether it is bound to an IPv6 address, and so can send to addresses of both families.
@@ -166,7 +197,13 @@ impl Socket {
     fn send(&self, to: SocketAddr, contents: &[u8], segment_size: Option<usize>) -> io::Result<()> {
         let transmit =
             Transmit { destination: to, ecn: None, contents, segment_size, src_ip: None };
-        self.state.try_send((&self.socket).into(), &transmit)
+        let outcome = self.state.try_send((&self.socket).into(), &transmit);
+        match outcome {
+            Err(error) if self.hears_errors && error.kind() != io::ErrorKind::WouldBlock => {
+                self.state.try_send((&self.socket).into(), &transmit)
+            }
+            outcome => outcome,
+        }
     }
 
     /// Receives one batch into the start of `buffer` ([`RECEIVE_BYTES`] long); `None` if there is

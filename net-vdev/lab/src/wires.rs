@@ -25,10 +25,11 @@ pub enum Direction {
 }
 
 impl Direction {
-    fn ends(self) -> &'static [usize] {
+    /// The ends at which that arrives.
+    fn readers(self) -> &'static [usize] {
         match self {
-            Self::Forth => &[0],
-            Self::Back => &[1],
+            Self::Forth => &[1],
+            Self::Back => &[0],
             Self::Both => &[0, 1],
         }
     }
@@ -56,21 +57,21 @@ impl Lab {
         Ok(Wire { ends: ends.map(str::to_owned), devices, addresses })
     }
 
-    /// Loses everything on a wire in this direction, without a word to anybody.
+    /// Loses everything on a wire in this direction, without a word to anybody: where it arrives,
+    /// because a sender's own kernel would tell it that a filter of its took the datagram.
     ///
     /// # Errors
     /// `nft` said no.
     pub fn cut(&self, wire: &Wire, direction: Direction) -> Result<(), LabError> {
-        for end in direction.ends() {
+        for end in direction.readers() {
             let (Some(namespace), Some(device)) = (wire.ends.get(*end), wire.devices.get(*end))
             else {
                 continue;
             };
             let table = format!("cut_{device}");
             let rules = format!(
-                "table inet {table} {{ chain out {{ type filter hook output priority 0; \
-                 oifname \"{device}\" drop; }}; chain on {{ type filter hook forward priority 0; \
-                 oifname \"{device}\" drop; }}; }}"
+                "table inet {table} {{ chain in {{ type filter hook prerouting priority -300; \
+                 iifname \"{device}\" drop; }}; }}"
             );
             self.run(namespace, "nft", &[&rules])?;
         }
@@ -82,7 +83,7 @@ impl Lab {
     /// # Errors
     /// `nft` said no.
     pub fn mend(&self, wire: &Wire, direction: Direction) -> Result<(), LabError> {
-        for end in direction.ends() {
+        for end in direction.readers() {
             if let (Some(namespace), Some(device)) = (wire.ends.get(*end), wire.devices.get(*end)) {
                 self.run(namespace, "nft", &["delete", "table", "inet", &format!("cut_{device}")])?;
             }

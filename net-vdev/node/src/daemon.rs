@@ -1,5 +1,6 @@
 //! The daemon of a node: one thread that moves batches between UDP sockets, the TUN and the core.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use crate::clock::{boot_ns, unix_ns};
 use crate::core::{Core, Outside};
 use crate::errands::Errands;
 use crate::exit::{Exit, ExitConfig};
+use crate::interfaces::{Interfaces, Trouble};
 use crate::orders::{self, Answer, Asked, Desk, NodeFacts, Order};
 use crate::sequence::Sequence;
 use crate::tun::{Tun, TunConfig, TunError};
@@ -41,6 +43,10 @@ const RENEW_NS: u64 = 1_200_000_000_000;
 /// The least time between two announcements that others ask for: each is written to disk, signed,
 /// and told to everybody.
 const ANNOUNCE_PAUSE_NS: u64 = 2_000_000_000;
+/// How many errors of a socket are looked at in a turn, and how many places that they are about.
+const ERRORS_PER_TURN: usize = 64;
+/// How often the places that datagrams go to are compared with those that are watched.
+const WATCH_NS: u64 = 1_000_000_000;
 
 /// What a node is told at its start.
 #[derive(Debug)]
@@ -122,6 +128,9 @@ pub struct Daemon {
     orders: Desk,
     uplinks: Uplinks,
     errands: Errands,
+    /// What the kernel says about interfaces, if it does, and when that was last compared.
+    interfaces: Option<Interfaces>,
+    watched_ns: u64,
     stop: Arc<AtomicBool>,
     buffer: Vec<u8>,
 }
@@ -285,6 +294,8 @@ impl Daemon {
             orders,
             uplinks,
             errands: Errands::default(),
+            interfaces: interfaces(),
+            watched_ns: 0,
             stop,
             buffer: vec![0; RECEIVE_BYTES.max(PACKET_BYTES_MAX)],
         };
@@ -336,6 +347,7 @@ impl Daemon {
             .chain(self.outside.tun.iter().map(Tun::as_fd))
             .chain(self.outside.exit.iter().map(Exit::as_fd))
             .chain([self.orders.as_fd()])
+            .chain(self.interfaces.iter().map(Interfaces::as_fd))
             .chain(self.uplinks.fds())
             .collect();
         let mut entries: Vec<PollFd<'_>> =
@@ -350,6 +362,7 @@ impl Daemon {
         let now_ns = boot_ns();
         self.outside.now_ns = now_ns;
         self.receive(now_ns);
+        self.heed_kernel(now_ns);
         self.core.finish_turn(now_ns, &mut self.outside);
         self.send(now_ns);
         self.uplinks.turn(now_ns, &mut self.core, &mut self.outside);
@@ -450,6 +463,32 @@ impl Daemon {
         self.outside.exit = Some(exit);
     }
 
+    /// What the kernel says about interfaces and routes, and what others say about datagrams.
+    fn heed_kernel(&mut self, now_ns: u64) {
+        let mut doubtful = BTreeSet::new();
+        for socket in &self.outside.udp {
+            let errors = std::iter::from_fn(|| socket.take_error()).take(ERRORS_PER_TURN);
+            doubtful.extend(errors);
+        }
+        if let Some(interfaces) = &mut self.interfaces {
+            if interfaces.take() {
+                for (place, trouble) in interfaces.check(&self.core.places()) {
+                    tracing::debug!(%place, ?trouble, "a change of this host's interfaces");
+                    match trouble {
+                        Trouble::Lost => self.core.place_refused(now_ns, place),
+                        Trouble::Elsewhere => _ = doubtful.insert(place),
+                    }
+                }
+            } else if now_ns >= self.watched_ns.saturating_add(WATCH_NS) {
+                self.watched_ns = now_ns;
+                interfaces.watch(&self.core.places());
+            }
+        }
+        for place in doubtful {
+            self.core.place_is_doubtful(now_ns, place);
+        }
+    }
+
     /// What the network refused tells about its paths.
     fn heed_refusals(&mut self, now_ns: u64) {
         for place in std::mem::take(&mut self.outside.refused) {
@@ -514,7 +553,18 @@ impl Daemon {
 fn listen(address: SocketAddr) -> Result<Socket, NodeError> {
     let failed = |source| NodeError::Listen { address, source };
     let socket = UdpSocket::bind(address).map_err(failed)?;
-    Socket::new(socket).map_err(failed)
+    let mut socket = Socket::new(socket).map_err(failed)?;
+    if let Err(error) = socket.hear_errors() {
+        tracing::debug!(%error, "dead neighbours are found by probes alone");
+    }
+    Ok(socket)
+}
+
+fn interfaces() -> Option<Interfaces> {
+    let interfaces = Interfaces::open();
+    interfaces
+        .inspect_err(|error| tracing::debug!(%error, "lost interfaces are found by probes alone"))
+        .ok()
 }
 
 fn seed() -> Result<[u8; 32], NodeError> {

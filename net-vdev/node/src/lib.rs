@@ -16,6 +16,8 @@ mod counters;
 pub mod daemon;
 mod errands;
 pub mod exit;
+mod interfaces;
+mod netlink;
 pub mod orders;
 pub mod sequence;
 pub mod tun;

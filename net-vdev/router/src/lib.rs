@@ -18,6 +18,7 @@
 mod bucket;
 mod config;
 mod destination;
+mod doubts;
 mod hash;
 mod link;
 mod liveness;
@@ -30,6 +31,7 @@ mod upkeep;
 mod view;
 
 pub use config::{Config, Counters, Event, LinkError, NextHop, OriginateError};
+pub use doubts::Doubt;
 pub use link::LinkId;
 pub use liveness::State;
 pub use router::Router;

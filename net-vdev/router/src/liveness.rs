@@ -17,6 +17,11 @@
 //! probes take 150 ms (450 ms idle). A cut under traffic is thus found within 100 + 50 + 150 ms
 //! plus what the way itself is long. How many probes that window has follows from the losses seen
 //! so far, so that a lossy link isn't given up by bad luck.
+//!
+//! A *hint* from elsewhere (an ICMP error, say) proves nothing, because anybody can send one. It
+//! makes the link doubtful at once, so that packets take the second choice, and starts probes that
+//! are denser still: one answer to them ends the matter, and no answer within some 40 ms ends the
+//! link.
 
 use crate::hash::Random;
 
@@ -29,6 +34,11 @@ const IDLE_PERIOD_NS: u64 = 1000 * MS;
 const WAIT_NS_MIN: u64 = 50 * MS;
 const ACTIVE_WINDOW_NS: u64 = 150 * MS;
 const IDLE_WINDOW_NS: u64 = 450 * MS;
+/// After a hint: how far apart probes are at least, and how long the last is waited for at least.
+const HINT_PROBE_NS: u64 = 6 * MS;
+const HINT_WAIT_NS: u64 = 20 * MS;
+/// Hints are not heard for so long after one: whoever forges them gains a few probes a second.
+const HINT_PAUSE_NS: u64 = 1000 * MS;
 /// No suspicion is based on fewer lost probes.
 const LOST_PROBES_MIN: u32 = 4;
 /// How many probes are remembered: more are never under way within a window.
@@ -93,6 +103,10 @@ pub(crate) struct Liveness {
     streak: u32,
     streak_needed: u32,
     up_since_ns: u64,
+    /// Somebody says that the link is dead: the first probe that can refute it.
+    hint: Option<u32>,
+    /// When hints are heard again.
+    deaf_until_ns: u64,
     pub(crate) quality: Quality,
 }
 
@@ -109,8 +123,21 @@ impl Liveness {
             streak: 0,
             streak_needed: 1,
             up_since_ns: 0,
+            hint: None,
+            deaf_until_ns: 0,
             quality: Quality::default(),
         }
+    }
+
+    /// Somebody who may be wrong says that the link is dead. Returns whether that is looked into.
+    pub(crate) fn hint(&mut self, now_ns: u64) -> bool {
+        if self.state != State::Up || self.hint.is_some() || now_ns < self.deaf_until_ns {
+            return false;
+        }
+        self.hint = Some(self.next);
+        self.deaf_until_ns = now_ns + HINT_PAUSE_NS;
+        self.due_ns = now_ns;
+        true
     }
 
     /// Data was handed to the link. The first after a pause has a probe follow at once.
@@ -142,6 +169,19 @@ impl Liveness {
     /// When it is dead, if nothing is confirmed until then. Whether data flows is judged as of the
     /// last probe, so that this depends on the state alone.
     fn dead_ns(&self) -> Option<u64> {
+        self.dead_by_hint_ns().into_iter().chain(self.dead_by_silence_ns()).min()
+    }
+
+    /// When the last probe that it takes after a hint has been waited for, once that was sent.
+    fn dead_by_hint_ns(&self) -> Option<u64> {
+        let first = self.hint.filter(|_| self.state == State::Up)?;
+        let needed = self.quality.probes_in_doubt();
+        let last = first.wrapping_add(needed - 1);
+        let were_sent = self.next.wrapping_sub(first) >= needed;
+        were_sent.then(|| self.probes[last as usize % RING] + self.quality.hint_wait_ns())
+    }
+
+    fn dead_by_silence_ns(&self) -> Option<u64> {
         let window = if self.is_active(self.probed_ns) { ACTIVE_WINDOW_NS } else { IDLE_WINDOW_NS };
         let end_ns = self.oldest_ns()? + self.quality.wait_ns() + window;
         let enough = self.state == State::Up && self.lost() >= self.quality.probes_in_doubt();
@@ -154,6 +194,9 @@ impl Liveness {
             let is_reviving = self.streak > 0 && self.lost() == 0;
             let pause = if is_reviving { ACTIVE_PERIOD_NS } else { IDLE_PERIOD_NS };
             return self.probed_ns + pause;
+        }
+        if self.hint.is_some() {
+            return self.probed_ns + self.quality.hint_probe_ns();
         }
         let is_active = self.is_active(now_ns);
         let Some(oldest_ns) = self.oldest_ns() else {
@@ -197,6 +240,7 @@ impl Liveness {
         let is_flapping = lasted_ns < 30_000 * MS;
         self.streak_needed = if is_flapping { (self.streak_needed * 2).clamp(3, 12) } else { 3 };
         self.state = State::Dead;
+        self.hint = None;
         self.streak = 0;
         self.due_ns = now_ns;
         self.quality.forget_losses();
@@ -214,6 +258,8 @@ impl Liveness {
         self.quality.count(ahead);
         // Links keep the order of what they carry, nearly always: those before it are lost.
         self.unconfirmed = id.wrapping_add(1);
+        // What was sent before the hint may have been answered before the link died.
+        self.hint = self.hint.filter(|first| id.wrapping_sub(*first) as usize > RING);
         if self.state == State::Up {
             let due_ns = self.next_due_ns(now_ns);
             let period_ns = due_ns.saturating_sub(self.probed_ns);
@@ -233,8 +279,8 @@ impl Liveness {
     }
 
     pub(crate) fn is_in_doubt(&self, now_ns: u64) -> bool {
-        self.state == State::Up
-            && self.oldest_ns().is_some_and(|oldest| now_ns >= oldest + self.quality.wait_ns())
+        let is_late = |oldest_ns| now_ns >= oldest_ns + self.quality.wait_ns();
+        self.state == State::Up && (self.hint.is_some() || self.oldest_ns().is_some_and(is_late))
     }
 }
 
@@ -294,7 +340,22 @@ impl Quality {
 
     /// How long to wait for a reply before doubting, in ns.
     pub(crate) fn wait_ns(&self) -> u64 {
-        (self.smoothed_ns + 4 * self.variation_ns).clamp(WAIT_NS_MIN, 5000 * MS)
+        self.usual_ns().max(WAIT_NS_MIN)
+    }
+
+    /// How far apart probes are after a hint, and how long the last of them is waited for: a quarter
+    /// more than a reply usually takes.
+    fn hint_probe_ns(&self) -> u64 {
+        (self.usual_ns() / 2).max(HINT_PROBE_NS)
+    }
+
+    fn hint_wait_ns(&self) -> u64 {
+        (self.usual_ns() + self.usual_ns() / 4).max(HINT_WAIT_NS)
+    }
+
+    /// How long a reply takes at most, by the estimate of RFC 6298.
+    fn usual_ns(&self) -> u64 {
+        (self.smoothed_ns + 4 * self.variation_ns).min(5000 * MS)
     }
 
     /// How many probes in a row must be lost before it is no bad luck: at the losses seen so far,
@@ -317,5 +378,81 @@ impl Quality {
         let loss = self.lost_of_64().saturating_sub(1) * (LOSS_COST_US / 64);
         let sum = us(self.round_trip_ns()).saturating_add(us(queue_ns / 2)).saturating_add(loss);
         sum.saturating_add(HOP_COST_US).min(COST_MAX_US)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A link that has answered once, and nothing for a while.
+    fn up() -> (Liveness, Random, u64) {
+        let (mut link, mut random) = (Liveness::new(0), Random::new(1));
+        assert_eq!(link.poll(0, &mut random), Action::Probe(0));
+        assert_eq!(link.confirm(MS, 0, &mut random), Confirmed::Up);
+        (link, random, 100 * MS)
+    }
+
+    /// Polls at each deadline; when it died, and the numbers and times of the probes.
+    fn until_dead(link: &mut Liveness, random: &mut Random, to_ns: u64) -> (u64, Vec<(u32, u64)>) {
+        let mut probes = Vec::new();
+        loop {
+            let now_ns = link.deadline_ns();
+            assert!(now_ns <= to_ns, "it does not die");
+            match link.poll(now_ns, random) {
+                Action::Dead => return (now_ns, probes),
+                Action::Probe(id) => probes.push((id, now_ns)),
+                Action::Wait => {}
+            }
+        }
+    }
+
+    #[test]
+    fn a_hint_that_nothing_refutes_ends_the_link_within_forty_milliseconds() {
+        let (mut link, mut random, now_ns) = up();
+        assert!(link.hint(now_ns) && link.is_in_doubt(now_ns));
+        let (dead_ns, probes) = until_dead(&mut link, &mut random, now_ns + 40 * MS);
+        assert!(probes.len() >= 4, "{probes:?}");
+        assert_eq!(probes[0].1, now_ns, "the first goes at once");
+        assert!(dead_ns >= probes[3].1 + HINT_WAIT_NS);
+    }
+
+    #[test]
+    fn one_answer_refutes_a_hint_and_the_next_hints_are_not_heard() {
+        let (mut link, mut random, now_ns) = up();
+        assert!(link.hint(now_ns));
+        let Action::Probe(id) = link.poll(now_ns, &mut random) else { panic!("no probe") };
+        assert_eq!(link.confirm(now_ns + MS, id, &mut random), Confirmed::Same);
+        assert!(!link.is_in_doubt(now_ns + MS));
+        assert!(!link.hint(now_ns + 2 * MS), "too soon");
+        assert!(link.deadline_ns() > now_ns + 100 * MS, "nothing is due for a while");
+        assert!(link.hint(now_ns + HINT_PAUSE_NS));
+    }
+
+    #[test]
+    fn an_answer_to_an_older_probe_refutes_nothing() {
+        let (mut link, mut random, _) = up();
+        let sent_ns = link.deadline_ns();
+        let Action::Probe(old) = link.poll(sent_ns, &mut random) else { panic!("no probe") };
+        assert!(link.hint(sent_ns + MS));
+        assert!(matches!(link.poll(sent_ns + MS, &mut random), Action::Probe(_)));
+        assert_eq!(link.confirm(sent_ns + 2 * MS, old, &mut random), Confirmed::Same);
+        assert!(link.is_in_doubt(sent_ns + 2 * MS));
+        until_dead(&mut link, &mut random, sent_ns + 41 * MS);
+    }
+
+    #[test]
+    fn a_link_is_not_given_up_before_the_probes_were_sent() {
+        let (mut link, mut random, now_ns) = up();
+        assert!(link.hint(now_ns));
+        // The host slept.
+        let late_ns = now_ns + 400 * MS;
+        assert!(matches!(link.poll(late_ns, &mut random), Action::Probe(_)));
+    }
+
+    #[test]
+    fn a_hint_about_a_link_that_is_not_up_is_none() {
+        let mut link = Liveness::new(0);
+        assert!(!link.hint(5));
     }
 }

@@ -5,6 +5,8 @@
 
 use net_vdev::announcement::{SIGNED_BYTES, SignedAnnouncement};
 
+use crate::doubts::Doubt;
+
 /// The version of the format, the first byte of each message.
 pub const VERSION: u8 = 1;
 /// The largest message, in bytes.
@@ -19,6 +21,7 @@ const REPLY: u8 = 2;
 const UPDATE: u8 = 3;
 const ACK: u8 = 4;
 const REQUEST: u8 = 5;
+const DOUBT: u8 = 6;
 
 const NEWS: u8 = 1;
 const ROUTE: u8 = 2;
@@ -86,6 +89,8 @@ pub enum Body<'a> {
     },
     /// "Tell me your route to this address, and whenever it changes."
     Request(Request),
+    /// "Look whether you can reach that one."
+    Doubt(Doubt),
 }
 
 /// Asks for a route.
@@ -234,6 +239,11 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), MessageError> {
             Body::Ack { highest: reader.u64().ok_or(length)?, before: reader.u64().ok_or(length)? }
         }
         REQUEST => Body::Request(read_request(&mut reader).ok_or(length)?),
+        DOUBT => Body::Doubt(Doubt {
+            teller: reader.u128().ok_or(length)?,
+            silent: reader.u128().ok_or(length)?,
+            hops: reader.u8().ok_or(length)?,
+        }),
         other => return Err(MessageError::Kind(other)),
     };
     if reader.0.is_empty() { Ok((header, body)) } else { Err(length) }
@@ -288,6 +298,16 @@ pub fn request(head: Header, request: Request) -> Vec<u8> {
     bytes.extend_from_slice(&request.address.to_be_bytes());
     bytes.extend_from_slice(&request.sequence.to_be_bytes());
     bytes.extend_from_slice(&[request.hops, flags]);
+    bytes
+}
+
+/// The bytes of a doubt.
+#[must_use]
+pub fn doubt(head: Header, doubt: Doubt) -> Vec<u8> {
+    let mut bytes = header(DOUBT, head, 33);
+    bytes.extend_from_slice(&doubt.teller.to_be_bytes());
+    bytes.extend_from_slice(&doubt.silent.to_be_bytes());
+    bytes.push(doubt.hops);
     bytes
 }
 
@@ -368,17 +388,22 @@ mod tests {
         let bytes = request(HEAD, asked);
         assert_eq!(bytes.len(), 38);
         assert_eq!(bytes[27..], [1, 0, 0, 0, 0, 0, 0, 0, 2, 3, 3]);
+        let bytes = doubt(HEAD, Doubt { teller: 1, silent: 2, hops: 3 });
+        assert_eq!((bytes[1], bytes.len(), &bytes[43..]), (6, 45, &[2, 3][..]));
+        assert_eq!(bytes[27], 1);
     }
 
     #[test]
     fn what_was_written_is_read() {
         let asked =
             Request { address: 1, sequence: 2, hops: 3, wants_announcement: true, is_search: true };
+        let doubted = Doubt { teller: 1, silent: 2, hops: 3 };
         let cases = [
             (probe(HEAD, 7), Body::Probe { id: 7 }),
             (reply(HEAD, 7), Body::Reply { id: 7 }),
             (ack(HEAD, 7, 8), Body::Ack { highest: 7, before: 8 }),
             (request(HEAD, asked), Body::Request(asked)),
+            (doubt(HEAD, doubted), Body::Doubt(doubted)),
         ];
         for (bytes, body) in cases {
             assert_eq!(parse(&bytes), Ok((HEAD, body)));

@@ -7,6 +7,7 @@ use net_vdev::PublicKey;
 
 use crate::config::{Config, Counters, Event, LinkError, NextHop};
 use crate::destination::NONE;
+use crate::doubts::Recent;
 use crate::hash::{Random, Seeded};
 use crate::link::{Link, LinkId};
 use crate::liveness::{Action, Confirmed};
@@ -35,6 +36,7 @@ pub struct Router {
     generation: u32,
     pub(crate) table: Table,
     pub(crate) requests: Requests,
+    pub(crate) doubts: Recent,
     pub(crate) avoided: Vec<(u64, Index, u16)>,
     pub(crate) sweep_ns: u64,
     out: VecDeque<(LinkId, Vec<u8>)>,
@@ -55,6 +57,7 @@ impl Router {
             generation: 0,
             table: Table::new(hasher),
             requests: Requests::new(hasher),
+            doubts: Recent::default(),
             avoided: Vec::new(),
             sweep_ns: 0,
             out: VecDeque::new(),
@@ -105,14 +108,23 @@ impl Router {
     /// The link is no more: its socket failed, its peer was removed. Routes through it are replaced
     /// before this returns.
     pub fn link_down(&mut self, now_ns: u64, id: LinkId) {
-        if self.link(id).is_none() {
-            return;
+        let Some(link) = self.link(id) else { return };
+        if link.is_usable() {
+            self.spread_loss(now_ns, id);
         }
         self.forget_neighbour(now_ns, id.slot);
         if let Some(place) = self.links.get_mut(id.index()) {
             *place = None;
         }
         self.flush(now_ns);
+    }
+
+    /// Somebody who may be wrong, like an ICMP error, says that the link is dead. Packets take the
+    /// second choice while that is looked into, for as long as a few round trips.
+    pub fn suspect(&mut self, now_ns: u64, id: LinkId) {
+        if self.link_mut(id).is_some_and(|link| link.liveness.hint(now_ns)) {
+            self.poll_liveness(now_ns, id.slot);
+        }
     }
 
     /// Data is handed to the link: it is probed closely as long as that goes on. Call it per batch.
@@ -156,6 +168,7 @@ impl Router {
             Body::Update { number, entries } => self.learn(now_ns, id.slot, number, entries),
             Body::Ack { highest, before } => self.settle(now_ns, id.slot, highest, before),
             Body::Request(request) => self.asked(now_ns, id.slot, request),
+            Body::Doubt(doubt) => self.doubted(now_ns, id.slot, doubt),
         }
         self.flush(now_ns);
     }
@@ -203,7 +216,7 @@ impl Router {
         if confirmed == Confirmed::Nothing {
             return;
         }
-        link.is_doubted = false;
+        link.is_doubted = link.liveness.is_in_doubt(now_ns);
         let cost_changed = link.follow_cost();
         if confirmed == Confirmed::Up && link.is_usable() {
             self.link_is_usable(now_ns, slot);
@@ -276,6 +289,9 @@ impl Router {
                 Action::Dead => {
                     link.is_doubted = false;
                     let was_known = link.is_known;
+                    if was_known {
+                        self.spread_loss(now_ns, id);
+                    }
                     self.forget_neighbour(now_ns, slot);
                     let own = self.random.incarnation();
                     if let Some(link) = self.link_at_mut(slot) {

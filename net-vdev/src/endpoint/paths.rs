@@ -29,6 +29,8 @@ const PATIENCE_ROUND_TRIPS: u64 = 3;
 const PATIENCE_NS: std::ops::RangeInclusive<u64> = 60_000_000..=1_000_000_000;
 /// So many missed answers end a way.
 const MISSED_MAX: u8 = 3;
+/// After a doubt was raised, the next is not heard for so long: whoever forges them gains little.
+const DOUBT_PAUSE_NS: u64 = 1_000_000_000;
 /// Every so many probes one is as large as a datagram can be.
 const WIDE_EVERY: u8 = 5;
 /// A way that is so much faster takes over: a tenth and a millisecond.
@@ -115,6 +117,10 @@ struct State {
     width: Width,
     /// How many probes ago a full-sized one was sent.
     since_wide: u8,
+    /// Somebody says that nothing gets through, and no probe was answered since.
+    is_doubted: bool,
+    /// When the next doubt is heard.
+    deaf_until_ns: u64,
 }
 
 /// Whether full-sized datagrams get through a way.
@@ -138,6 +144,8 @@ impl State {
             probe_at_ns: now_ns,
             width: Width::Untested(0),
             since_wide: 0,
+            is_doubted: false,
+            deaf_until_ns: 0,
         }
     }
 
@@ -326,6 +334,19 @@ impl Paths {
         self.choose();
     }
 
+    /// Somebody who may be wrong says that nothing gets through on this way. Returns whether it is
+    /// to be probed now.
+    pub(super) fn doubt(&mut self, now_ns: u64, path: &Path) -> bool {
+        let state = self.find_mut(path).filter(|state| state.is_alive() && !state.is_doubted);
+        let Some(state) = state.filter(|state| now_ns >= state.deaf_until_ns) else { return false };
+        state.is_doubted = true;
+        state.deaf_until_ns = now_ns.saturating_add(DOUBT_PAUSE_NS);
+        state.outstanding = None;
+        state.probe_at_ns = now_ns;
+        self.choose();
+        true
+    }
+
     /// The peer rests: nothing is due until it is active again.
     pub(super) fn rest(&mut self) {
         for state in &mut self.list {
@@ -358,6 +379,7 @@ impl Paths {
         });
         state.outstanding = None;
         state.missed = 0;
+        state.is_doubted = false;
         state.is_proven = true;
         state.probe_at_ns = now_ns.saturating_add(PROBE_NS);
         let before = self.current;
@@ -418,9 +440,10 @@ impl Paths {
 
     /// Takes the best way that works, if it is clearly better than the current or that one is dead.
     fn choose(&mut self) {
-        let best = self.list.iter().filter(|state| state.is_alive()).min_by_key(|it| it.cost_ns());
+        let works = |state: &&State| state.is_alive() && !state.is_doubted;
+        let best = self.list.iter().filter(works).min_by_key(|it| it.cost_ns());
         let Some(best) = best else { return };
-        let current = self.current.and_then(|path| self.find(&path)).filter(|it| it.is_alive());
+        let current = self.current.and_then(|path| self.find(&path)).filter(works);
         let is_better = current.is_none_or(|current| {
             // A direct way that is as good as one through routers spares them the work.
             let spares_routers = best.path.is_direct() && !current.path.is_direct();

@@ -139,6 +139,16 @@ impl Endpoint {
         }
     }
 
+    /// Somebody who may be wrong, like an ICMP error, says that nothing gets through on this path.
+    /// It is probed at once; meanwhile data takes another path if one works.
+    pub fn path_is_doubtful(&mut self, now_ns: u64, key: &PublicKey, path: &Path) {
+        let Some(index) = self.by_key.get(key).copied() else { return };
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        if peer.paths.doubt(now_ns, path) {
+            self.rearm(index);
+        }
+    }
+
     /// A neighbour does not answer: no path to it that needs no router works, until one answers a
     /// probe.
     pub fn direct_paths_failed(&mut self, key: &PublicKey) {
@@ -178,6 +188,13 @@ impl Endpoint {
     pub fn is_connected(&self, peer: &PublicKey) -> bool {
         let peer = self.by_key.get(peer).and_then(|index| self.peers.get(*index));
         peer.is_some_and(|peer| peer.current.is_some())
+    }
+
+    /// The way that frames for other members and messages between routers take to a peer.
+    #[must_use]
+    pub fn direct_path(&self, peer: &PublicKey) -> Option<Path> {
+        let index = self.by_key.get(peer)?;
+        self.peers.get(*index)?.paths.direct()
     }
 
     /// The peers, in no order.

@@ -72,3 +72,46 @@ fn a_stream_survives_cuts_at_random_among_five_nodes() {
     let rate = iperf(&mut lab, &one, &two, 1);
     assert!(rate > 10.0, "seed {seed}: afterwards {rate} Mbit/s");
 }
+
+/// A ping across a diamond, while something happens to the router that carries it.
+fn ping_while(happens: fn(&mut mesh_lab::Lab, &mesh_lab::Wire, u32)) -> Option<usize> {
+    let mut lab = lab()?;
+    let [one, up, down, two] = nodes(&mut lab, ["a", "u", "d", "b"]);
+    let wires = [("a", "u"), ("a", "d"), ("b", "u"), ("b", "d")];
+    let [au, ad, bu, bd] = wires.map(|(from, to)| lab.wire(from, to).unwrap());
+    let up_process = start(&mut lab, &up, &[]);
+    let down_process = start(&mut lab, &down, &[]);
+    start(&mut lab, &one, &[(&up, &au), (&down, &ad)]);
+    start(&mut lab, &two, &[(&up, &bu), (&down, &bd)]);
+    two.allow(&lab, &one).unwrap();
+    lab.await_member(&one, &two).unwrap();
+    let trace = one.command(&lab, &["trace", &two.key]).output().unwrap();
+    let by_up = String::from_utf8(trace.stdout).unwrap().contains(&up.address.to_string());
+    let (wire, process) = if by_up { (&au, up_process) } else { (&ad, down_process) };
+    let address = two.address.to_string();
+    let args = ["-6", "-n", "-q", "-i", "0.02", "-W", "1", "-c", "150", &address];
+    let ping = lab.command("a", "ping").args(args).stdout(std::process::Stdio::piped()).spawn();
+    let ping = ping.unwrap();
+    std::thread::sleep(Duration::from_millis(1000));
+    happens(&mut lab, wire, process);
+    let text = String::from_utf8(ping.wait_with_output().unwrap().stdout).unwrap();
+    let received = text.split(" received").next().and_then(|it| it.rsplit(' ').next());
+    Some(received.unwrap().parse().unwrap())
+}
+
+/// So many of 150 pings may get lost: their interval is 20 ms, and probes alone take ten to notice.
+const LOST_MAX: usize = 6;
+
+#[test]
+fn a_dead_router_is_noticed_by_what_its_host_says() {
+    let received = ping_while(|lab, _, process| lab.kill(process));
+    assert!(received.is_none_or(|received| received >= 150 - LOST_MAX), "{received:?}");
+}
+
+#[test]
+fn an_interface_that_goes_down_is_noticed_at_both_ends() {
+    let received = ping_while(|lab, wire, _| {
+        lab.run("a", "ip", &["link", "set", &wire.devices[0], "down"]).unwrap();
+    });
+    assert!(received.is_none_or(|received| received >= 150 - LOST_MAX), "{received:?}");
+}

@@ -1,9 +1,10 @@
 //! Which neighbours a node has links to, and what its member and its router tell each other.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr};
 
 use mesh_router::{Event as RouterEvent, LinkId, NextHop};
-use net_vdev::endpoint::{Event, Path, PeerView};
+use net_vdev::endpoint::{Event, Path, PathView, PeerView};
 use net_vdev::{Peer, PublicKey};
 
 use super::{ANSWERS_MAX, Core, Outside, REDIAL_NS, Redial};
@@ -16,20 +17,48 @@ impl Core {
         wanted.into_iter().filter(|(key, _)| key == own).map(|(_, number)| number).max()
     }
 
-    /// The network refuses datagrams to a neighbour's place: it is not there any more, or the way
-    /// to it is gone.
+    /// This host can't send to a neighbour's place: the way to it is gone. If no other way to the
+    /// neighbour needs no router, its link is down as of now.
     pub fn place_refused(&mut self, now_ns: u64, place: SocketAddr) {
         let path = Path::Direct(place);
-        let at = |peer: &PeerView| peer.paths.iter().any(|view| view.path == path);
-        let peers: Vec<_> = self.endpoint.peers().filter(at).collect();
-        for peer in peers {
+        for peer in self.peers_at(&path) {
             self.endpoint.path_failed(&peer.key, &path);
-            let only = peer.paths.iter().filter(|view| view.path.is_direct()).count() == 1;
-            if only && let Some(link) = self.links.remove(&peer.key) {
+            let others = |view: &&PathView| view.path.is_direct() && view.path != path;
+            let others_work = peer.paths.iter().filter(others).any(|view| view.is_alive);
+            if !others_work && let Some(link) = self.links.remove(&peer.key) {
                 tracing::debug!(peer = %peer.key, %place, "the network refuses datagrams");
                 self.router.link_down(now_ns, link);
             }
         }
+    }
+
+    /// Somebody on the way, or who claims to be, says that a neighbour's place takes no datagrams.
+    /// That is a hint, and probes find out.
+    pub fn place_is_doubtful(&mut self, now_ns: u64, place: SocketAddr) {
+        let path = Path::Direct(place);
+        for peer in self.peers_at(&path) {
+            self.endpoint.path_is_doubtful(now_ns, &peer.key, &path);
+            // Frames and probes of the router take this one.
+            let is_chosen = self.endpoint.direct_path(&peer.key) == Some(path);
+            if is_chosen && let Some(link) = self.links.get(&peer.key) {
+                self.router.suspect(now_ns, *link);
+            }
+        }
+    }
+
+    fn peers_at(&self, path: &Path) -> Vec<PeerView> {
+        let at = |peer: &PeerView| peer.paths.iter().any(|view| view.path == *path);
+        self.endpoint.peers().filter(at).collect()
+    }
+
+    /// The places that datagrams go to now, and those that they could go to.
+    pub fn places(&self) -> BTreeSet<SocketAddr> {
+        let paths = self.endpoint.peers().flat_map(|peer| peer.paths);
+        let place = |view: PathView| match view.path {
+            Path::Direct(place) if view.is_alive || view.is_current => Some(place),
+            _ => None,
+        };
+        paths.filter_map(place).collect()
     }
 
     /// The network refuses full-sized datagrams to this place.

@@ -1,26 +1,13 @@
 //! What the kernel is told about an interface: MTU, queue, size of its super-frames, up, addresses.
-//!
-//! ```text
-//! nlmsghdr    len u32, type u16, flags u16, sequence u32, port u32
-//! ifinfomsg   family u8, pad u8, type u16, index u32, flags u32, change u32   (RTM_NEWLINK)
-//! ifaddrmsg   family u8, prefix u8, flags u8, scope u8, index u32             (RTM_NEWADDR)
-//! rtmsg       family u8, prefix u8, four of no meaning, table u8, protocol u8, scope u8, kind u8,
-//!             flags u32                                                       (RTM_NEWROUTE)
-//! rtattr …    len u16, type u16, value, to a multiple of 4 bytes
-//! ```
-//! All in the machine's byte order (rtnetlink(7)).
 
 use std::net::Ipv6Addr;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netdevice, recv, sendto,
-    socket_with,
-};
+use rustix::net::{AddressFamily, RecvFlags, netdevice, recv};
 
-const NLMSG_ERROR: u16 = 2;
+use crate::netlink::{self, NLMSG_ERROR, message, push_attribute};
+
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
@@ -64,9 +51,7 @@ pub(super) struct Interface {
 
 impl Interface {
     pub(super) fn find(name: &str) -> Result<Self, Errno> {
-        // Protocol 0 of netlink is rtnetlink.
-        let socket =
-            socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+        let socket = netlink::socket(0)?;
         let index = netdevice::name_to_index(&socket, name)?;
         Ok(Self { socket, index })
     }
@@ -91,8 +76,7 @@ impl Interface {
     }
 
     fn request(&self, request: &[u8]) -> Result<(), Errno> {
-        let kernel = SocketAddrNetlink::new(0, 0);
-        sendto(&self.socket, request, SendFlags::empty(), &kernel)?;
+        netlink::send(&self.socket, request)?;
         let mut reply = [0; 1024];
         let (_, len) = recv(&self.socket, &mut reply, RecvFlags::empty())?;
         outcome(reply.get(..len).unwrap_or_default())
@@ -130,25 +114,6 @@ fn route_request(index: u32, first: Ipv6Addr, prefix: u8, source: Ipv6Addr) -> V
     push_attribute(&mut body, RTA_OIF, &index.to_ne_bytes());
     push_attribute(&mut body, RTA_PREFSRC, &source.octets());
     message(RTM_NEWROUTE, NLM_F_REQUEST_AND_ACK | NLM_F_CREATE_AND_EXCL, &body)
-}
-
-/// Appends an attribute whose value is a multiple of 4 bytes, at most 16.
-fn push_attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let len = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-    body.extend(len.to_ne_bytes());
-    body.extend(kind.to_ne_bytes());
-    body.extend_from_slice(value);
-}
-
-fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(16 + body.len()).unwrap_or(u32::MAX);
-    let mut bytes = len.to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
-    // Sequence and port.
-    bytes.extend([0; 8]);
-    bytes.extend_from_slice(body);
-    bytes
 }
 
 /// What an acknowledgement says: an error with code 0 is none.
