@@ -1,6 +1,7 @@
 //! The daemon of a node: one thread that moves batches between UDP sockets, the TUN and the core.
 
-use std::collections::BTreeSet;
+mod links;
+
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -20,11 +21,13 @@ use rustix::time::Timespec;
 use crate::acl::AclEntry;
 use crate::clock::{boot_ns, unix_ns};
 use crate::core::{Core, Outside};
+use crate::discovery::Discovery;
 use crate::errands::Errands;
 use crate::exit::{Exit, ExitConfig};
-use crate::interfaces::{Interfaces, Trouble};
+use crate::interfaces::Interfaces;
 use crate::orders::{self, Answer, Asked, Desk, NodeFacts, Order};
 use crate::sequence::Sequence;
+use crate::streams::Streams;
 use crate::tun::{Tun, TunConfig, TunError};
 use crate::uplinks::Uplinks;
 
@@ -43,10 +46,6 @@ const RENEW_NS: u64 = 1_200_000_000_000;
 /// The least time between two announcements that others ask for: each is written to disk, signed,
 /// and told to everybody.
 const ANNOUNCE_PAUSE_NS: u64 = 2_000_000_000;
-/// How many errors of a socket are looked at in a turn, and how many places that they are about.
-const ERRORS_PER_TURN: usize = 64;
-/// How often the places that datagrams go to are compared with those that are watched.
-const WATCH_NS: u64 = 1_000_000_000;
 
 /// What a node is told at its start.
 #[derive(Debug)]
@@ -57,6 +56,10 @@ pub struct NodeConfig {
     pub state: PathBuf,
     /// Where it listens for datagrams.
     pub listen: Vec<SocketAddr>,
+    /// Where it takes TCP connections from neighbours that UDP does not reach.
+    pub listen_tcp: Vec<SocketAddr>,
+    /// Whether it looks for nodes on local networks, and lets them find it.
+    pub discovers: bool,
     /// The neighbours that it keeps sessions with, and where they are if that is known.
     pub neighbours: Vec<(PublicKey, Option<SocketAddr>)>,
     /// The zone of its announcements.
@@ -80,6 +83,15 @@ pub enum NodeError {
     /// An address to listen at is not to be had.
     #[error("can't listen for datagrams at {address}: {source}")]
     Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An address to take connections at is not to be had.
+    #[error("can't listen for TCP connections at {address}: {source}")]
+    ListenTcp {
         /// The address.
         address: SocketAddr,
         /// What the kernel said.
@@ -131,6 +143,9 @@ pub struct Daemon {
     /// What the kernel says about interfaces, if it does, and when that was last compared.
     interfaces: Option<Interfaces>,
     watched_ns: u64,
+    discovery: Option<Discovery>,
+    /// This node's newest announcement.
+    announced: Option<SignedAnnouncement>,
     stop: Arc<AtomicBool>,
     buffer: Vec<u8>,
 }
@@ -138,6 +153,7 @@ pub struct Daemon {
 /// The sockets and the card.
 struct Sockets {
     udp: Vec<Socket>,
+    streams: Streams,
     tun: Option<Tun>,
     exit: Option<Exit>,
     /// The time of this turn.
@@ -199,8 +215,10 @@ impl Outside for Sockets {
         }
     }
 
-    fn send_stream(&mut self, _number: u32, _datagrams: &[u8], _stride: usize) {
-        self.counters.send_refused += 1;
+    fn send_stream(&mut self, number: u32, datagrams: &[u8], stride: usize) {
+        if !self.streams.send(number, datagrams, stride) {
+            self.counters.send_full += 1;
+        }
     }
 
     fn deliver(&mut self, header: &VirtioNetHeader, packet: &[u8]) {
@@ -265,16 +283,13 @@ impl Daemon {
         let router = Router::new(routing, u64::from_be_bytes([a, b, c, d, e, f, g, h]));
         let accepts = tun.as_ref().map_or_else(Accepts::default, Tun::accepts);
         let mut core = Core::new(endpoint, router, accepts);
-        for (key, at) in config.neighbours {
-            if key == public {
-                return Err(ConfigError::OwnKey(key).into());
-            }
-            if !core.add_neighbour(now_ns, key, at) {
-                return Err(ConfigError::DuplicatePeer(key).into());
-            }
-        }
+        add_neighbours(now_ns, &mut core, &config.neighbours)?;
+        let discovery = config.discovers.then(|| links::discovery(&udp)).flatten();
+        let listeners = config.listen_tcp.iter().map(|address| links::listen_tcp(*address));
+        let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
         let outside = Sockets {
             udp,
+            streams: Streams::new(listeners),
             tun,
             exit,
             now_ns,
@@ -294,8 +309,10 @@ impl Daemon {
             orders,
             uplinks,
             errands: Errands::default(),
-            interfaces: interfaces(),
+            interfaces: links::interfaces(),
             watched_ns: 0,
+            discovery,
+            announced: None,
             stop,
             buffer: vec![0; RECEIVE_BYTES.max(PACKET_BYTES_MAX)],
         };
@@ -314,6 +331,12 @@ impl Daemon {
     #[must_use]
     pub fn listening(&self) -> Vec<SocketAddr> {
         self.outside.udp.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+    }
+
+    /// Where it takes TCP connections.
+    #[must_use]
+    pub fn listening_tcp(&self) -> Vec<SocketAddr> {
+        self.outside.streams.listening().collect()
     }
 
     /// Runs until `stop` is set.
@@ -348,10 +371,12 @@ impl Daemon {
             .chain(self.outside.exit.iter().map(Exit::as_fd))
             .chain([self.orders.as_fd()])
             .chain(self.interfaces.iter().map(Interfaces::as_fd))
+            .chain(self.discovery.iter().map(Discovery::as_fd))
             .chain(self.uplinks.fds())
             .collect();
+        let readable = readable.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         let mut entries: Vec<PollFd<'_>> =
-            readable.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+            readable.chain(self.outside.streams.poll_fds()).collect();
         match poll(&mut entries, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(NodeError::Poll(error.into())),
@@ -362,6 +387,7 @@ impl Daemon {
         let now_ns = boot_ns();
         self.outside.now_ns = now_ns;
         self.receive(now_ns);
+        self.receive_streams(now_ns);
         self.heed_kernel(now_ns);
         self.core.finish_turn(now_ns, &mut self.outside);
         self.send(now_ns);
@@ -379,6 +405,7 @@ impl Daemon {
             self.errands.proceed(now_ns, &mut self.core, &mut self.outside);
             self.core.finish_turn(now_ns, &mut self.outside);
         }
+        self.flush_streams(now_ns);
         let key = self.key();
         let wanted = self.core.sequence_wanted(&key);
         self.wanted = self.wanted.max(wanted);
@@ -463,32 +490,6 @@ impl Daemon {
         self.outside.exit = Some(exit);
     }
 
-    /// What the kernel says about interfaces and routes, and what others say about datagrams.
-    fn heed_kernel(&mut self, now_ns: u64) {
-        let mut doubtful = BTreeSet::new();
-        for socket in &self.outside.udp {
-            let errors = std::iter::from_fn(|| socket.take_error()).take(ERRORS_PER_TURN);
-            doubtful.extend(errors);
-        }
-        if let Some(interfaces) = &mut self.interfaces {
-            if interfaces.take() {
-                for (place, trouble) in interfaces.check(&self.core.places()) {
-                    tracing::debug!(%place, ?trouble, "a change of this host's interfaces");
-                    match trouble {
-                        Trouble::Lost => self.core.place_refused(now_ns, place),
-                        Trouble::Elsewhere => _ = doubtful.insert(place),
-                    }
-                }
-            } else if now_ns >= self.watched_ns.saturating_add(WATCH_NS) {
-                self.watched_ns = now_ns;
-                interfaces.watch(&self.core.places());
-            }
-        }
-        for place in doubtful {
-            self.core.place_is_doubtful(now_ns, place);
-        }
-    }
-
     /// What the network refused tells about its paths.
     fn heed_refusals(&mut self, now_ns: u64) {
         for place in std::mem::take(&mut self.outside.refused) {
@@ -516,7 +517,10 @@ impl Daemon {
 
     fn status(&self) -> Answer {
         let facts = NodeFacts {
+            now_ns: boot_ns(),
             listening: self.listening(),
+            listening_tcp: self.listening_tcp(),
+            streams: self.outside.streams.remotes(),
             tun: self.outside.tun.as_ref().map(|tun| tun.name().to_owned()),
             zone: self.zone,
             sockets: self.outside.counters,
@@ -539,6 +543,7 @@ impl Daemon {
         SystemRandom::new().fill(&mut random).map_err(|_| NodeError::Random)?;
         let signed = SignedAnnouncement::sign(announcement, &self.key, &random);
         self.announced_ns = now_ns;
+        self.announced = Some(signed);
         let outcome = self.core.originate(now_ns, &signed);
         outcome.map_err(|error| NodeError::Announcement(error.to_string()))
     }
@@ -550,6 +555,22 @@ impl Daemon {
     }
 }
 
+fn add_neighbours(
+    now_ns: u64,
+    core: &mut Core,
+    neighbours: &[(PublicKey, Option<SocketAddr>)],
+) -> Result<(), NodeError> {
+    for (key, at) in neighbours {
+        if *key == core.endpoint().key() {
+            return Err(ConfigError::OwnKey(*key).into());
+        }
+        if !core.add_neighbour(now_ns, *key, *at) {
+            return Err(ConfigError::DuplicatePeer(*key).into());
+        }
+    }
+    Ok(())
+}
+
 fn listen(address: SocketAddr) -> Result<Socket, NodeError> {
     let failed = |source| NodeError::Listen { address, source };
     let socket = UdpSocket::bind(address).map_err(failed)?;
@@ -558,13 +579,6 @@ fn listen(address: SocketAddr) -> Result<Socket, NodeError> {
         tracing::debug!(%error, "dead neighbours are found by probes alone");
     }
     Ok(socket)
-}
-
-fn interfaces() -> Option<Interfaces> {
-    let interfaces = Interfaces::open();
-    interfaces
-        .inspect_err(|error| tracing::debug!(%error, "lost interfaces are found by probes alone"))
-        .ok()
 }
 
 fn seed() -> Result<[u8; 32], NodeError> {

@@ -24,6 +24,9 @@ const NLM_F_DUMP: u16 = 0x300;
 const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
 
 const IFF_UP: u32 = 1;
+const IFF_LOOPBACK: u32 = 8;
+const IFF_POINTOPOINT: u32 = 0x10;
+const IFF_MULTICAST: u32 = 0x1000;
 const IFF_RUNNING: u32 = 0x40;
 const IFF_LOWER_UP: u32 = 0x10000;
 const RTMSG_BYTES: usize = 12;
@@ -48,6 +51,8 @@ pub(crate) struct Interfaces {
     questions: OwnedFd,
     /// Which interfaces there are, and whether they carry anything.
     carry: BTreeMap<u32, bool>,
+    /// Those of them that are networks with neighbours.
+    networks: BTreeSet<u32>,
     /// Which interface leads to a place.
     via: BTreeMap<IpAddr, u32>,
     buffer: Vec<u8>,
@@ -60,6 +65,7 @@ impl Interfaces {
             news: netlink::socket(GROUPS)?,
             questions: netlink::socket(0)?,
             carry: BTreeMap::new(),
+            networks: BTreeSet::new(),
             via: BTreeMap::new(),
             buffer: vec![0; 32 * 1024],
         };
@@ -80,6 +86,7 @@ impl Interfaces {
                 Ok(Some(messages)) => {
                     for (kind, body) in messages {
                         changed |= heed(&mut self.carry, kind, body);
+                        note_network(&mut self.networks, kind, body);
                     }
                 }
                 Ok(None) => break,
@@ -128,6 +135,11 @@ impl Interfaces {
         troubles
     }
 
+    /// The interfaces that are networks with neighbours, and work.
+    pub(crate) fn networks(&self) -> impl Iterator<Item = u32> {
+        self.networks.iter().copied().filter(|index| self.carry.get(index) == Some(&true))
+    }
+
     /// The interface that datagrams to this place leave by.
     fn leads_to(&mut self, place: SocketAddr) -> Result<u32, Errno> {
         if let SocketAddr::V6(v6) = place
@@ -167,6 +179,17 @@ fn heed(carry: &mut BTreeMap<u32, bool>, kind: u16, body: &[u8]) -> bool {
     }
 }
 
+/// Keeps track of which interfaces are networks: neither loopback nor tunnels.
+fn note_network(networks: &mut BTreeSet<u32>, kind: u16, body: &[u8]) {
+    let (Some(index), Some(flags)) = (word(body, 4), word(body, 8)) else { return };
+    const KINDS: u32 = IFF_LOOPBACK | IFF_POINTOPOINT | IFF_MULTICAST;
+    match kind {
+        RTM_NEWLINK if flags & KINDS == IFF_MULTICAST => _ = networks.insert(index),
+        RTM_NEWLINK | RTM_DELLINK => _ = networks.remove(&index),
+        _ => {}
+    }
+}
+
 fn route_question(place: IpAddr) -> Vec<u8> {
     let (family, bits, address) = match place {
         IpAddr::V4(ip) => (AddressFamily::INET, 32, ip.octets().to_vec()),
@@ -201,6 +224,22 @@ mod tests {
         assert!(!heed(&mut carry, RTM_DELLINK, &link(3, 0)));
         assert!(!heed(&mut carry, RTM_NEWLINK, &[0; 7]));
         assert!(carry.is_empty());
+    }
+
+    #[test]
+    fn a_loopback_and_a_tunnel_are_no_networks() {
+        let mut networks = BTreeSet::new();
+        for (index, flags) in [
+            (1, IFF_LOOPBACK | IFF_MULTICAST),
+            (2, IFF_MULTICAST | IFF_UP),
+            (3, IFF_POINTOPOINT | IFF_MULTICAST),
+            (4, IFF_UP),
+        ] {
+            note_network(&mut networks, RTM_NEWLINK, &link(index, flags));
+        }
+        assert_eq!(networks, BTreeSet::from([2]));
+        note_network(&mut networks, RTM_DELLINK, &link(2, 0));
+        assert_eq!(networks, BTreeSet::new());
     }
 
     #[test]

@@ -14,12 +14,14 @@ mod clock;
 pub mod core;
 mod counters;
 pub mod daemon;
+pub mod discovery;
 mod errands;
 pub mod exit;
 mod interfaces;
 mod netlink;
 pub mod orders;
 pub mod sequence;
+mod streams;
 pub mod tun;
 mod uplinks;
 

@@ -4,6 +4,7 @@
 //! folder (0700), so only the owner of the state can connect. Connections are served by a thread of
 //! their own; the node answers from its turn and never waits for a reader.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use mesh_router::LinkId;
 use net_vdev::DropReason;
-use net_vdev::endpoint::{PathView, PeerView};
+use net_vdev::endpoint::{Path, PathView, PeerView};
 use rustix::event::{EventfdFlags, eventfd};
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +101,8 @@ pub struct Status {
     pub zone: u16,
     /// Where it listens for datagrams.
     pub listening: Vec<SocketAddr>,
+    /// Where it takes TCP connections.
+    pub listening_tcp: Vec<SocketAddr>,
     /// Where others see it.
     pub observed: Vec<SocketAddr>,
     /// The network interface of its host.
@@ -131,6 +134,8 @@ pub struct PeerStatus {
     pub bytes_received: u64,
     /// The ways to it.
     pub paths: Vec<PathStatus>,
+    /// What keeps it from being reached as it should be, and what to do.
+    pub advice: Option<String>,
 }
 
 /// A way to a member.
@@ -278,7 +283,11 @@ fn serve_one(stream: &UnixStream, sender: &Sender<Asked>, bell: &OwnedFd) -> io:
 
 /// What only the daemon knows of itself.
 pub(crate) struct NodeFacts {
+    pub(crate) now_ns: u64,
     pub(crate) listening: Vec<SocketAddr>,
+    pub(crate) listening_tcp: Vec<SocketAddr>,
+    /// Where connections lead, by number.
+    pub(crate) streams: BTreeMap<u32, SocketAddr>,
     pub(crate) tun: Option<String>,
     pub(crate) zone: u16,
     pub(crate) sockets: SocketCounters,
@@ -310,19 +319,24 @@ pub(crate) fn status(core: &Core, facts: NodeFacts) -> Answer {
         key: endpoint.key().to_string(),
         address: endpoint.key().address(),
         zone: facts.zone,
+        peers: endpoint.peers().map(|peer| peer_status(core, &facts, &peer)).collect(),
         listening: facts.listening,
+        listening_tcp: facts.listening_tcp,
         observed: endpoint.observed().collect(),
         tun: facts.tun,
-        peers: endpoint.peers().map(|peer| peer_status(&peer)).collect(),
         neighbours: neighbours.collect(),
         routes: routes.collect(),
         counters: counters(core, facts.sockets).into_iter().chain(facts.exit).collect(),
     }))
 }
 
-fn peer_status(peer: &PeerView) -> PeerStatus {
+fn peer_status(core: &Core, facts: &NodeFacts, peer: &PeerView) -> PeerStatus {
+    let name = |path: &Path| match path {
+        Path::Stream(number) => facts.streams.get(number).map(|at| format!("tcp {at}")),
+        _ => None,
+    };
     let path = |view: &PathView| PathStatus {
-        path: view.path.to_string(),
+        path: name(&view.path).unwrap_or_else(|| view.path.to_string()),
         is_current: view.is_current,
         is_alive: view.is_alive,
         round_trip_us: view.round_trip_ns.map(|round_trip_ns| round_trip_ns / 1000),
@@ -335,6 +349,7 @@ fn peer_status(peer: &PeerView) -> PeerStatus {
         bytes_sent: peer.bytes_sent,
         bytes_received: peer.bytes_received,
         paths: peer.paths.iter().map(path).collect(),
+        advice: core.advice(facts.now_ns, peer),
     }
 }
 

@@ -106,7 +106,7 @@ impl Endpoint {
     }
 
     /// Forgets the initiation that was sent last: an answer to it no longer counts.
-    fn forget_initiation(&mut self, index: usize) {
+    pub(super) fn forget_initiation(&mut self, index: usize) {
         let attempt = self.peers.get_mut(index).and_then(|peer| peer.attempt.as_mut());
         if let Some(started) = attempt.and_then(|attempt| attempt.pending.take()) {
             self.indices.remove(&started.index);

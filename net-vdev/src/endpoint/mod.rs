@@ -54,6 +54,7 @@ mod probing;
 mod relay;
 mod resolve;
 mod roster;
+mod streams;
 mod superframe;
 mod transmit;
 

@@ -33,6 +33,8 @@ const MISSED_MAX: u8 = 3;
 const DOUBT_PAUSE_NS: u64 = 1_000_000_000;
 /// Every so many probes one is as large as a datagram can be.
 const WIDE_EVERY: u8 = 5;
+/// What a stream costs beside UDP: one lost datagram holds up all behind it.
+const STREAM_COST_NS: u64 = 5_000_000;
 /// A way that is so much faster takes over: a tenth and a millisecond.
 const HYSTERESIS_NS: u64 = 1_000_000;
 
@@ -57,6 +59,15 @@ impl Path {
     #[must_use]
     pub fn is_direct(&self) -> bool {
         !matches!(self, Self::Relayed { .. })
+    }
+
+    /// Which kind is preferred: UDP, then a stream, then routers.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Direct(_) => 0,
+            Self::Stream(_) => 1,
+            Self::Relayed { .. } => 2,
+        }
     }
 
     /// What a cookie is for: whoever receives here is who sent from here.
@@ -187,10 +198,13 @@ impl State {
 
     /// What a way is worth: less is better. A router on the way costs a millisecond.
     fn cost_ns(&self) -> u64 {
-        let relayed_ns = if self.path.is_direct() { 0 } else { HYSTERESIS_NS };
-        let alternate = matches!(self.path, Path::Relayed { is_alternate: true, .. });
-        let alternate_ns = if alternate { HYSTERESIS_NS } else { 0 };
-        self.round_trip_ns.unwrap_or(u64::MAX / 2).saturating_add(relayed_ns + alternate_ns)
+        let extra_ns = match self.path {
+            Path::Direct(_) => 0,
+            Path::Stream(_) => STREAM_COST_NS,
+            Path::Relayed { is_alternate: false, .. } => HYSTERESIS_NS,
+            Path::Relayed { is_alternate: true, .. } => 2 * HYSTERESIS_NS,
+        };
+        self.round_trip_ns.unwrap_or(u64::MAX / 2).saturating_add(extra_ns)
     }
 }
 
@@ -325,6 +339,30 @@ impl Paths {
         self.list.push(State::new(path, now_ns));
     }
 
+    /// This way is no more; whether it was one.
+    pub(super) fn remove(&mut self, path: &Path) -> bool {
+        let before = self.list.len();
+        self.list.retain(|state| state.path != *path);
+        if self.current.as_ref() == Some(path) {
+            self.current = None;
+            self.choose();
+            self.current = self.current.or(self.list.first().map(|state| state.path));
+        }
+        self.list.len() < before
+    }
+
+    pub(super) fn has(&self, path: &Path) -> bool {
+        self.find(path).is_some()
+    }
+
+    /// Data takes this way from now on, if the current does not work.
+    pub(super) fn prefer(&mut self, path: Path) {
+        let is_alive = |current| self.find(&current).is_some_and(State::is_alive);
+        if self.has(&path) && !self.current.is_some_and(is_alive) {
+            self.current = Some(path);
+        }
+    }
+
     /// The network says that this way is gone.
     pub(super) fn fail(&mut self, path: &Path) {
         if let Some(state) = self.find_mut(path) {
@@ -446,8 +484,8 @@ impl Paths {
         let current = self.current.and_then(|path| self.find(&path)).filter(works);
         let is_better = current.is_none_or(|current| {
             // A direct way that is as good as one through routers spares them the work.
-            let spares_routers = best.path.is_direct() && !current.path.is_direct();
-            let clear_ns = if spares_routers { 0 } else { best.cost_ns() / 10 + HYSTERESIS_NS };
+            let is_preferred = best.path.rank() < current.path.rank();
+            let clear_ns = if is_preferred { 0 } else { best.cost_ns() / 10 + HYSTERESIS_NS };
             best.cost_ns().saturating_add(clear_ns) < current.cost_ns()
         });
         if is_better {

@@ -91,6 +91,12 @@ pub struct Up {
     /// Where to listen for datagrams [default: port 7400 of all addresses].
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<SocketAddr>,
+    /// Take TCP connections here, from neighbours whose UDP a firewall drops: 0.0.0.0:443.
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen_tcp: Vec<SocketAddr>,
+    /// Neither look for nodes on local networks nor let them find this one.
+    #[arg(long)]
+    pub no_discovery: bool,
     /// A neighbour: KEY@ADDRESS:PORT, or KEY alone if it calls us.
     #[arg(long = "peer", value_name = "KEY@ADDRESS")]
     pub peers: Vec<Neighbour>,

@@ -74,7 +74,9 @@ impl MeshError {
             | Self::Node(NodeError::Config(_))
             | Self::Gateway(GatewayError::File { .. }) => exit_code::BAD_SPEC,
             Self::NoRule(_) => exit_code::NOT_FOUND,
-            Self::Node(NodeError::Busy(_) | NodeError::Listen { .. })
+            Self::Node(
+                NodeError::Busy(_) | NodeError::Listen { .. } | NodeError::ListenTcp { .. },
+            )
             | Self::Gateway(GatewayError::Listen { .. }) => exit_code::CONFLICT,
             Self::NotRunning(_) | Self::Failed(_) => exit_code::UNAVAILABLE,
             Self::Node(NodeError::Tun(_)) => exit_code::HOST_CANNOT,

@@ -40,6 +40,9 @@ pub(super) fn status(status: &Status) -> String {
     for place in &status.listening {
         line(&mut text, format_args!("listening   {place}"));
     }
+    for place in &status.listening_tcp {
+        line(&mut text, format_args!("listening   {place} (TCP)"));
+    }
     for place in &status.observed {
         line(&mut text, format_args!("seen as     {place}"));
     }
@@ -50,6 +53,11 @@ pub(super) fn status(status: &Status) -> String {
     let usable = status.neighbours.iter().filter(|neighbour| neighbour.is_usable).count();
     line(&mut text, format_args!("neighbours  {usable} of {} usable", status.neighbours.len()));
     line(&mut text, format_args!("routes      {}", status.routes.len()));
+    for peer in &status.peers {
+        if let Some(advice) = &peer.advice {
+            line(&mut text, format_args!("trouble     {}: {advice}", short(&peer.key)));
+        }
+    }
     for (name, count) in status.counters.iter().filter(|(_, count)| *count > 0) {
         line(&mut text, format_args!("  {name:<28} {count}"));
     }
@@ -72,6 +80,9 @@ pub(super) fn peers(status: &Status) -> String {
             let time = path.round_trip_us.map_or_else(|| "-".to_owned(), time);
             let state = if path.is_alive { "" } else { ", not answering" };
             line(&mut text, format_args!("  {mark} {:<44} {time}{state}", path.path));
+        }
+        if let Some(advice) = &peer.advice {
+            line(&mut text, format_args!("  ! {advice}"));
         }
     }
     if text.is_empty() { "no peers\n".to_owned() } else { text }

@@ -45,6 +45,8 @@ pub(super) fn up(arguments: &Up) -> Result<i32, MeshError> {
         } else {
             arguments.listen.clone()
         },
+        listen_tcp: arguments.listen_tcp.clone(),
+        discovers: !arguments.no_discovery,
         neighbours: arguments.peers.iter().map(|peer| (peer.key, peer.at)).collect(),
         zone: arguments.zone,
         tun: (!arguments.no_tun).then(|| arguments.tun.clone()),

@@ -8,6 +8,7 @@
 
 mod by_hand;
 mod lines;
+mod links;
 mod nat;
 mod outside;
 mod repair;

@@ -59,6 +59,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// The process in the first namespace.
 fn node(state: PathBuf) -> Result<(), Box<dyn Error>> {
     let config = NodeConfig {
+        listen_tcp: Vec::new(),
+        discovers: false,
         key: PrivateKey::new([1; 32]),
         state,
         listen: Vec::new(),

@@ -75,7 +75,7 @@ impl Core {
         if self.endpoint.list(peer).is_err() {
             self.endpoint.learn(now_ns, &key, at.as_slice());
         }
-        self.configured.insert(key, Redial { at_ns: now_ns, pause_ns: *REDIAL_NS.start() });
+        self.configured.insert(key, Redial::new(now_ns, at));
         true
     }
 

@@ -19,7 +19,9 @@
 
 mod attached;
 mod diagnosis;
+mod found;
 mod links;
+mod streams;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,6 +87,16 @@ pub struct Core {
 struct Redial {
     at_ns: u64,
     pause_ns: u64,
+    /// Where it should be.
+    at: Option<SocketAddr>,
+    /// Whether it was found on a local network, and when it was last heard of there.
+    is_found: bool,
+    heard_ns: u64,
+    /// When a link last led to it.
+    reached_ns: u64,
+    /// Since when UDP works while there is a stream, and when that was last tried.
+    udp_since_ns: Option<u64>,
+    looked_ns: u64,
 }
 
 const REDIAL_NS: std::ops::RangeInclusive<u64> = 1_000_000_000..=30_000_000_000;
