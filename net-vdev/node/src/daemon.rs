@@ -285,11 +285,9 @@ impl Daemon {
         let mut core = Core::new(endpoint, router, accepts);
         add_neighbours(now_ns, &mut core, &config.neighbours)?;
         let discovery = config.discovers.then(|| links::discovery(&udp)).flatten();
-        let listeners = config.listen_tcp.iter().map(|address| links::listen_tcp(*address));
-        let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
         let outside = Sockets {
             udp,
-            streams: Streams::new(listeners),
+            streams: links::listen_tcp(&config.listen_tcp)?,
             tun,
             exit,
             now_ns,

@@ -37,6 +37,8 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let config = NodeConfig {
+            listen_tcp: Vec::new(),
+            discovers: false,
             key: PrivateKey::new(NODE),
             state: folder.path().to_owned(),
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],

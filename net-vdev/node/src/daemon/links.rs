@@ -11,7 +11,7 @@ use super::{Daemon, NodeError};
 use crate::clock::unix_ns;
 use crate::discovery::Discovery;
 use crate::interfaces::{Interfaces, Trouble};
-use crate::streams::Change;
+use crate::streams::{Change, Streams};
 
 /// How many errors of a socket are looked at in a turn, and how many places that they are about.
 const ERRORS_PER_TURN: usize = 64;
@@ -122,11 +122,15 @@ impl Daemon {
     }
 }
 
-pub(super) fn listen_tcp(address: SocketAddr) -> Result<TcpListener, NodeError> {
-    let failed = |source| NodeError::ListenTcp { address, source };
-    let listener = TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok(listener)
+pub(super) fn listen_tcp(addresses: &[SocketAddr]) -> Result<Streams, NodeError> {
+    let listen = |address: &SocketAddr| {
+        let failed = |source| NodeError::ListenTcp { address: *address, source };
+        let listener = TcpListener::bind(*address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        Ok(listener)
+    };
+    let listeners = addresses.iter().map(listen).collect::<Result<Vec<_>, NodeError>>()?;
+    Ok(Streams::new(listeners))
 }
 
 /// Needs a socket that link-local addresses reach.
