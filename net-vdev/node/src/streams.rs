@@ -31,7 +31,7 @@ const PATIENCE_NS: u64 = 10_000_000_000;
 /// When an acknowledgement is missing for so long, the connection is dead.
 const USER_TIMEOUT_MS: u32 = 10_000;
 /// The pause between two calls of a neighbour, at first and at most.
-const REDIAL_NS: std::ops::RangeInclusive<u64> = 2_000_000_000..=60_000_000_000;
+const REDIAL_NS: std::ops::RangeInclusive<u64> = 1_000_000_000..=60_000_000_000;
 /// The port that most firewalls let through.
 const HTTPS: u16 = 443;
 const PREFIX_BYTES: usize = 2;
@@ -503,7 +503,7 @@ mod tests {
                 streams.close(number);
             }
         }
-        assert_eq!(calls[..6], [0, 2, 4, 8, 12, 20]);
+        assert_eq!(calls[..6], [0, 1, 2, 4, 6, 10]);
         assert!(calls.len() < 20, "{calls:?}");
     }
 }

@@ -33,8 +33,9 @@ const MISSED_MAX: u8 = 3;
 const DOUBT_PAUSE_NS: u64 = 1_000_000_000;
 /// Every so many probes one is as large as a datagram can be.
 const WIDE_EVERY: u8 = 5;
-/// What a stream costs beside UDP: one lost datagram holds up all behind it.
-const STREAM_COST_NS: u64 = 5_000_000;
+/// What a stream costs beside UDP: one lost datagram holds up all behind it. Less than a router, whose
+/// frames may well go by that same stream.
+const STREAM_COST_NS: u64 = HYSTERESIS_NS / 2;
 /// A way that is so much faster takes over: a tenth and a millisecond.
 const HYSTERESIS_NS: u64 = 1_000_000;
 
