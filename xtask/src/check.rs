@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
+use crate::anvil;
 use crate::contracts;
 use crate::demo;
 use crate::dist::{self, Dist};
@@ -138,6 +139,7 @@ pub(crate) fn run(repository: &Repository, quick: bool) -> Result<(), Failure> {
         }
     });
     if !quick {
+        run.step("contracts on anvil", || Outcome::of_one(anvil::run(repository)));
         run.step("tests on emulated SVM", || match &dist {
             Some(dist) => emulated(repository, dist),
             None => Outcome::Skipped("dist could not be built".to_owned()),

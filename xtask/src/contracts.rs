@@ -67,12 +67,7 @@ fn compiler(repository: &Repository) -> Result<PathBuf, Failure> {
     let script = folder.join("node_modules/solc/index.js");
     if !script.is_file() {
         println!("installing solc {SOLC} from npm (once)");
-        let prefix = folder.to_string_lossy().into_owned();
-        let package = format!("solc@{SOLC}");
-        let arguments =
-            ["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", &prefix];
-        let npm = arguments.into_iter().chain(["--no-save", &package]);
-        Task::new(repository, "npm", npm).run()?;
+        packages::npm(repository, &folder, &format!("solc@{SOLC}"))?;
     }
     Ok(script)
 }

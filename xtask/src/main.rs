@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::disallowed_methods, reason = "this program is the edge: it times what it runs")]
 
+mod anvil;
 mod bench;
 mod check;
 mod cli;

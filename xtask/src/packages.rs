@@ -154,3 +154,15 @@ pub(crate) fn cargo_program(repository: &Repository, binary: &str) -> Result<(),
         .run()?;
     std::fs::remove_dir_all(&*target).map_err(Failure::file(&*target))
 }
+
+/// Installs a package of npm in a folder, without running anything that comes with it.
+pub(crate) fn npm(
+    repository: &Repository,
+    folder: &std::path::Path,
+    package: &str,
+) -> Result<(), Failure> {
+    let prefix = folder.to_string_lossy();
+    let quiet = ["install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-save"];
+    let arguments = quiet.into_iter().chain(["--prefix", &*prefix, package]);
+    Task::new(repository, "npm", arguments).run()
+}

@@ -41,7 +41,9 @@ fn no_operation_costs_more_than_the_table_says() {
     for (name, pinned, prototype) in TABLE {
         let gas = measured.iter().find(|(it, _)| *it == name).map(|(_, gas)| *gas).unwrap();
         println!("{name:<45} {gas:>9} {pinned:>9} {prototype:>9}");
-        if gas != pinned {
+        // Which bytes of an answer are zero, and cheaper, depends on which byte was drawn.
+        let tolerance = if name.starts_with("answer") { pinned / 50 } else { 0 };
+        if gas.abs_diff(pinned) > tolerance {
             wrong.push(format!("{name}: {gas}, the table says {pinned}"));
         }
     }

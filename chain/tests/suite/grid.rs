@@ -1,17 +1,17 @@
 //! A chain with the suite on it, and people who use it.
 
-use std::sync::{Arc, Mutex};
-
 use alloy_sol_types::{SolCall, SolEvent};
 use hypha_chain::client::{Client, Receipt};
-use hypha_chain::contracts::{Capacity, GridToken, Registry, Reservations, explain};
+use hypha_chain::contracts::{Capacity, GridToken, Registry, Reservations};
 use hypha_chain::deploy::{BeaconKind, Suite, Terms, creations};
-use hypha_chain::embedded::{Call, Chain, Parameters};
+use hypha_chain::embedded::Call;
 use hypha_chain::key::Key;
 use hypha_chain::message::{NodeKey, Reader, sign};
 use hypha_chain::transaction::Transaction;
 use hypha_chain::tree::Tree;
 use hypha_chain::{Address, B256, Bytes, TxKind, U256};
+
+use crate::backend::{Backend, reason};
 
 pub(crate) const CHAIN_ID: u64 = 7_7777;
 pub(crate) const GENESIS: u64 = 1_800_000_000;
@@ -22,7 +22,7 @@ pub(crate) const SUPPLY: u128 = 1_000_000_000 * TOKEN;
 
 /// A chain with the suite on it. Time moves only when a test moves it.
 pub(crate) struct Grid {
-    pub(crate) chain: Arc<Mutex<Chain>>,
+    backend: Backend,
     pub(crate) client: Client,
     pub(crate) suite: Suite,
     pub(crate) now: u64,
@@ -50,16 +50,9 @@ impl Grid {
     }
 
     pub(crate) fn with_beacon(beacon: BeaconKind) -> Self {
-        let parameters = Parameters {
-            chain_id: CHAIN_ID,
-            timestamp: GENESIS,
-            cadence_secs: 1,
-            balances: Vec::new(),
-        };
-        let chain = Arc::new(Mutex::new(Chain::in_memory(parameters, [3; 32]).unwrap()));
-        let client = Client::Embedded(Arc::clone(&chain));
+        let (backend, client) = Backend::start();
         let suite = Suite::at(holder().address(), 0);
-        let mut grid = Self { chain, client, suite, now: GENESIS };
+        let mut grid = Self { backend, client, suite, now: GENESIS };
         let terms = Terms {
             governor: holder().address(),
             holder: holder().address(),
@@ -79,8 +72,7 @@ impl Grid {
     /// A block, a second after the last one.
     pub(crate) fn tick(&mut self) {
         self.now += 1;
-        let made = self.chain.lock().unwrap().tick(self.now).unwrap();
-        assert!(made.is_some(), "each second has a block");
+        self.backend.mine(self.now);
     }
 
     /// Time goes on, and there is a block then.
@@ -103,6 +95,7 @@ impl Grid {
         data: Bytes,
         gas_limit: Option<u64>,
     ) -> Result<Receipt, String> {
+        let call = Call { from: key.address(), to, data, ..Call::default() };
         let transaction = Transaction {
             chain_id: CHAIN_ID,
             nonce: self.client.nonce(key.address()).unwrap(),
@@ -111,7 +104,7 @@ impl Grid {
             gas_limit: gas_limit.unwrap_or(16_000_000),
             to: to.map_or(TxKind::Create, TxKind::Call),
             value: U256::ZERO,
-            data,
+            data: call.data.clone(),
             access_list: Default::default(),
         };
         let hash = self.client.send(transaction.sign(key).raw()).map_err(|it| it.to_string())?;
@@ -120,9 +113,7 @@ impl Grid {
         if receipt.succeeded {
             return Ok(receipt);
         }
-        let chain = self.chain.lock().unwrap();
-        let output = chain.receipt(&hash).unwrap().unwrap().stored.output;
-        Err(explain(&output))
+        Err(reason(&self.client, &call))
     }
 
     /// Calls a function in a transaction; why it was refused if it was.
