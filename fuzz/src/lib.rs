@@ -9,7 +9,9 @@
 
 pub mod boot_elf;
 pub mod certificate;
+pub mod dhcp;
 pub mod disk;
+pub mod dns;
 pub mod journal;
 pub mod map_pages;
 pub mod mesh;
@@ -18,6 +20,7 @@ pub mod mesh_node;
 pub mod mesh_router;
 pub mod mutate;
 pub mod mycelium;
+pub mod nat;
 pub mod nbd;
 pub mod offload;
 pub mod register;
@@ -25,10 +28,12 @@ pub mod segment;
 pub mod shard_handshake;
 pub mod shard_request;
 pub mod shard_response;
+pub mod sni;
 pub mod spec_json;
 pub mod virtqueue;
 
 mod bytes;
+mod packets;
 
 /// A check and its name, which is also the name of its fuzz target and of its corpus folder.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +50,9 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "boot_elf", check: boot_elf::check, runs: 20000 },
     Target { name: "certificate", check: certificate::check, runs: 3000 },
+    Target { name: "dhcp", check: dhcp::check, runs: 20000 },
     Target { name: "disk", check: disk::check, runs: 500 },
+    Target { name: "dns", check: dns::check, runs: 10000 },
     Target { name: "journal", check: journal::check, runs: 1000 },
     Target { name: "map_pages", check: map_pages::check, runs: 2000 },
     Target { name: "mesh", check: mesh::check, runs: 800 },
@@ -53,6 +60,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "mesh_node", check: mesh_node::check, runs: 300 },
     Target { name: "mesh_router", check: mesh_router::check, runs: 5000 },
     Target { name: "mycelium", check: mycelium::check, runs: 1000 },
+    Target { name: "nat", check: nat::check, runs: 10000 },
     Target { name: "nbd", check: nbd::check, runs: 20000 },
     Target { name: "offload", check: offload::check, runs: 3000 },
     Target { name: "register", check: register::check, runs: 2000 },
@@ -60,6 +68,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "shard_handshake", check: shard_handshake::check, runs: 500 },
     Target { name: "shard_request", check: shard_request::check, runs: 500 },
     Target { name: "shard_response", check: shard_response::check, runs: 500 },
+    Target { name: "sni", check: sni::check, runs: 20000 },
     Target { name: "spec_json", check: spec_json::check, runs: 10000 },
     Target { name: "virtqueue", check: virtqueue::check, runs: 20000 },
 ];

@@ -115,6 +115,26 @@ fn an_edge_withstands_any_mycelium() {
 }
 
 #[test]
+fn a_way_out_withstands_any_packets() {
+    smoke("nat");
+}
+
+#[test]
+fn a_resolver_withstands_any_member_and_any_server() {
+    smoke("dns");
+}
+
+#[test]
+fn a_gateway_withstands_any_first_bytes() {
+    smoke("sni");
+}
+
+#[test]
+fn a_card_withstands_any_dhcp_client() {
+    smoke("dhcp");
+}
+
+#[test]
 fn an_nbd_server_withstands_any_client() {
     smoke("nbd");
 }

@@ -324,3 +324,14 @@ fn a_card_without_an_exit_leaves_ipv4_alone() {
     });
     assert!(matches!(card.leave(&endpoint, &header, &discover), Leaving::Here(Some(_))));
 }
+
+#[test]
+fn a_message_of_zeros_has_the_other_zero_for_its_checksum() {
+    // An echo reply whose identifier, number and payload are zero: 0 would be wrong (RFC 1624 §3).
+    let original = packet(ICMP, (GUEST, OUTSIDE), &[0; 10]);
+    let (mut there, mut back) = (Vec::new(), Vec::new());
+    assert!(to_ipv6(&ends(), &VirtioNetHeader::default(), &original, &mut there).is_some());
+    assert!(has_right_checksums(&there));
+    assert_eq!(to_ipv4(&ends(), &there, &mut back), Some(()));
+    assert_eq!(back, original);
+}

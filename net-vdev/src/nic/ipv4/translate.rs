@@ -273,8 +273,13 @@ fn finish(old: &Parts<'_>, new_pseudo: Sum, packet: &mut [u8], ip_bytes: usize) 
             updated(field, first(old.payload), first(payload))
         }
     };
-    let field = if old.protocol == UDP && field == [0, 0] { [0xff, 0xff] } else { field };
     put(payload, at, &field);
+    // Ones' complement has two zeros. In UDP one of them says that there is no checksum; and where
+    // all is zero, an update finds the wrong one (RFC 1624 §3).
+    let is_all_zero = || Sum::of(payload).plus(new_pseudo).partial() == [0, 0];
+    if field == [0, 0] && (old.protocol == UDP || is_all_zero()) {
+        put(payload, at, &[0xff, 0xff]);
+    }
     Some(())
 }
 
