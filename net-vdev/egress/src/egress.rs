@@ -11,6 +11,7 @@ use net_vdev::wire::MTU;
 
 use crate::address::extract;
 use crate::counters::Counters;
+use crate::dns::streams::{Streams, WithStreams};
 use crate::dns::{Asker, Resolver, ResolverCounters};
 use crate::limits::{Bucket, NatConfig};
 use crate::names::Names;
@@ -47,7 +48,11 @@ pub struct EgressConfig {
 pub struct Egress<S> {
     sockets: S,
     nat: Option<Nat>,
+    /// Whether members may go out.
+    is_exit: bool,
     resolver: Resolver,
+    /// The resolver's connections with members.
+    streams: Streams,
     resolver_addresses: Vec<Ipv6Addr>,
     names: Names,
     unix_time_at_zero_ns: u64,
@@ -69,9 +74,19 @@ impl<S: Sockets> Egress<S> {
         if let Some(own) = config.own {
             resolver.ask_nodes_from(own);
         }
+        let (is_exit, resolves) = (config.nat.is_some(), !config.resolver_addresses.is_empty());
+        let nat_seed = random.seed();
+        // Connections to the resolver are the NAT's work too.
+        let nat = (is_exit || resolves).then(|| {
+            let mut nat = Nat::new(config.nat.unwrap_or_default(), nat_seed);
+            nat.resolve_at(config.resolver_addresses.clone());
+            nat
+        });
         Self {
             sockets,
-            nat: config.nat.map(|nat| Nat::new(nat, random.seed())),
+            nat,
+            is_exit,
+            streams: Streams::default(),
             resolver,
             unix_time_at_zero_ns: config.unix_time_at_zero_ns,
             strangers: Bucket::new(0, STRANGERS_PER_S, STRANGERS_PER_S),
@@ -126,10 +141,16 @@ impl<S: Sockets> Egress<S> {
         let Some(destination) = destination.filter(|_| is_ipv6) else { return false };
         let destination = Ipv6Addr::from(*destination);
         if extract(&destination).is_some() {
-            return self.nat.is_some();
+            return self.is_exit;
         }
-        self.resolver_addresses.contains(&destination) && self.query(bytes).is_some()
-            || self.resolver.takes(bytes)
+        let is_query = || self.query(bytes).is_some() || self.is_for_resolver(bytes);
+        self.resolver_addresses.contains(&destination) && is_query() || self.resolver.takes(bytes)
+    }
+
+    /// Whether a packet belongs to a connection with the resolver.
+    fn is_for_resolver(&self, bytes: &[u8]) -> bool {
+        let packet = Packet::parse(bytes).ok();
+        packet.zip(self.nat.as_ref()).is_some_and(|(packet, nat)| nat.is_for_resolver(&packet))
     }
 
     /// Whether a packet of the mesh answers what this node asked another: then it is for
@@ -183,10 +204,16 @@ impl<S: Sockets> Egress<S> {
                 member: *member,
                 from: SocketAddr::new(packet.source, ports.0),
                 to: SocketAddr::new(packet.destination, ports.1),
+                stream: None,
             };
             self.resolver.query(now_ns, &mut self.sockets, &self.names, asker, message);
-        } else if let Some(nat) = &mut self.nat {
-            nat.receive(now_ns, &mut self.sockets, (member, ipv4), header, bytes);
+        } else if self.is_exit || self.is_for_resolver(bytes) {
+            self.streams.set_now(now_ns);
+            let (sockets, streams) = (&mut self.sockets, &mut self.streams);
+            if let Some(nat) = &mut self.nat {
+                let mut sockets = WithStreams { sockets, streams };
+                nat.receive(now_ns, &mut sockets, (member, ipv4), header, bytes);
+            }
         }
     }
 
@@ -204,11 +231,33 @@ impl<S: Sockets> Egress<S> {
     /// Takes what the host's sockets have, and hands over all that is for members. To be called at
     /// the end of each turn.
     pub fn flush(&mut self, now_ns: u64, deliver: &mut Deliver<'_>) {
+        self.streams.set_now(now_ns);
+        self.poll(now_ns);
+        self.resolve_streams(now_ns, deliver);
+        // What the resolver said on connections is ready now.
         self.poll(now_ns);
         if let Some(nat) = &mut self.nat {
-            nat.flush(now_ns, &mut self.sockets, deliver);
+            let (sockets, streams) = (&mut self.sockets, &mut self.streams);
+            nat.flush(now_ns, &mut WithStreams { sockets, streams }, deliver);
+        }
+        self.resolve_streams(now_ns, deliver);
+    }
+
+    /// Hands the resolver what was asked on connections, and on what it answered.
+    fn resolve_streams(&mut self, now_ns: u64, deliver: &mut Deliver<'_>) {
+        while let Some((token, message)) = self.streams.poll_query() {
+            let Some((member, from, to)) = self.nat.as_ref().and_then(|nat| nat.ends_of(token))
+            else {
+                continue;
+            };
+            let asker = Asker { member, from, to, stream: Some(token) };
+            self.resolver.query(now_ns, &mut self.sockets, &self.names, asker, &message);
         }
         while let Some((asker, message)) = self.resolver.poll_answer() {
+            if let Some(token) = asker.stream {
+                self.streams.answer(token, &message);
+                continue;
+            }
             let packet = packet::udp(asker.to, asker.from, &message);
             match packet.filter(|packet| packet.len() <= MTU) {
                 Some(packet) => deliver(&asker.member, &VirtioNetHeader::default(), &packet),
@@ -221,7 +270,8 @@ impl<S: Sockets> Egress<S> {
         let mut events = std::mem::take(&mut self.events);
         loop {
             let before = events.len();
-            self.sockets.ready(&mut events);
+            let (sockets, streams) = (&mut self.sockets, &mut self.streams);
+            WithStreams { sockets, streams }.ready(&mut events);
             if events.len() == before || events.len() >= EVENTS_MAX {
                 break;
             }
@@ -230,7 +280,8 @@ impl<S: Sockets> Egress<S> {
             if Resolver::owns(ready.token) {
                 self.resolver.ready(now_ns, &mut self.sockets, ready);
             } else if let Some(nat) = &mut self.nat {
-                nat.ready(&mut self.sockets, ready);
+                let (sockets, streams) = (&mut self.sockets, &mut self.streams);
+                nat.ready(&mut WithStreams { sockets, streams }, ready);
             }
         }
         self.events = events;
@@ -243,21 +294,27 @@ impl<S: Sockets> Egress<S> {
             .nat
             .as_ref()
             .and_then(|nat| if nat.is_busy() { Some(now_ns) } else { nat.next_deadline() });
-        [nat_ns, self.resolver.next_deadline()].into_iter().flatten().min()
+        let at_once = self.streams.has_queries().then_some(now_ns);
+        let of_names = [self.resolver.next_deadline(), self.streams.next_deadline()];
+        [nat_ns, at_once].into_iter().chain(of_names).flatten().min()
     }
 
     /// Does what is due.
     pub fn handle_deadline(&mut self, now_ns: u64) {
         if let Some(nat) = &mut self.nat {
-            nat.handle_deadline(now_ns, &mut self.sockets);
+            let (sockets, streams) = (&mut self.sockets, &mut self.streams);
+            nat.handle_deadline(now_ns, &mut WithStreams { sockets, streams });
         }
+        self.streams.set_now(now_ns);
+        self.streams.handle_deadline();
         self.resolver.handle_deadline(now_ns, &mut self.sockets);
     }
 
     /// A member is gone: so are its flows.
     pub fn forget(&mut self, member: &PublicKey) {
         if let Some(nat) = &mut self.nat {
-            nat.forget(&mut self.sockets, member);
+            let (sockets, streams) = (&mut self.sockets, &mut self.streams);
+            nat.forget(&mut WithStreams { sockets, streams }, member);
         }
     }
 }

@@ -290,3 +290,48 @@ fn the_router_is_the_resolver_too() {
     }
     panic!("no answer");
 }
+
+#[test]
+fn the_resolver_answers_on_connections_too_one_question_after_the_other() {
+    let mut guest = Guest::new();
+    guest.configure();
+    let buffer = || tcp::SocketBuffer::new(vec![0; 1 << 13]);
+    let mut socket = tcp::Socket::new(buffer(), buffer());
+    let to = IpEndpoint::from((ROUTER, 53));
+    socket.connect(guest.interface.context(), to, 50_003).unwrap();
+    let handle = guest.sockets.add(socket);
+    let mut wanted = Vec::new();
+    for id in 0..40_u8 {
+        let query = [&[0, id][..], b"\x01\0\0\x01\0\0\0\0\0\0\x08ipv4only\x04arpa\0\0\x01\0\x01"];
+        let query = query.concat();
+        wanted.extend_from_slice(&(query.len() as u16).to_be_bytes());
+        wanted.extend_from_slice(&query);
+    }
+    let (mut sent, mut received) = (0, Vec::new());
+    for _ in 0..TURNS_MAX {
+        guest.turn();
+        let socket = guest.sockets.get_mut::<tcp::Socket<'_>>(handle);
+        if socket.can_send() && sent < wanted.len() {
+            sent += socket.send_slice(&wanted[sent..]).unwrap();
+            if sent == wanted.len() {
+                socket.close();
+            }
+        }
+        while socket.can_recv() {
+            let mut bytes = [0; 4096];
+            let len = socket.recv_slice(&mut bytes).unwrap();
+            received.extend_from_slice(&bytes[..len]);
+        }
+        if !socket.may_recv() && sent == wanted.len() {
+            break;
+        }
+    }
+    let (mut rest, mut ids) = (received.as_slice(), Vec::new());
+    while let Some((len, after)) = rest.split_first_chunk::<2>() {
+        let (message, after) = after.split_at(usize::from(u16::from_be_bytes(*len)));
+        assert!(message.windows(4).any(|bytes| bytes == [192, 0, 0, 171]));
+        ids.push(message[1]);
+        rest = after;
+    }
+    assert_eq!(ids, (0..40).collect::<Vec<u8>>(), "all answers, and the end");
+}

@@ -21,7 +21,7 @@ pub struct Exits {
     pub through: Option<PublicKey>,
     /// Whether this member is an exit itself: its owner takes what is for the outside.
     pub is_exit: bool,
-    /// Whether its owner takes UDP for port 53 of its addresses, as a resolver.
+    /// Whether its owner takes TCP and UDP for port 53 of its addresses, as a resolver.
     pub is_resolver: bool,
 }
 
@@ -65,7 +65,7 @@ impl Endpoint {
     pub(super) fn is_of_exit(&self, packet: &Packet) -> bool {
         let asks = |port: u16| port == DNS_PORT;
         let of_resolver = match packet.transport {
-            Transport::Udp(ports) => {
+            Transport::Udp(ports) | Transport::Tcp { ports, .. } => {
                 let to_here = self.addresses.contains(&packet.destination);
                 if to_here { asks(ports.destination) } else { asks(ports.source) }
             }

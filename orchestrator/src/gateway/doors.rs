@@ -53,9 +53,18 @@ impl Doors {
         Ok(())
     }
 
-    /// The next client.
-    pub(super) fn accept(&self, now_ns: u64) -> Option<Caller> {
-        for (door, (listener, _)) in &self.tcp {
+    /// How many doors connections come through.
+    pub(super) fn count(&self) -> usize {
+        self.tcp.len()
+    }
+
+    /// The next client, at one of the doors that have room.
+    pub(super) fn accept(
+        &self,
+        now_ns: u64,
+        has_room: impl Fn(&SocketAddr) -> bool,
+    ) -> Option<Caller> {
+        for (door, (listener, _)) in self.tcp.iter().filter(|(door, _)| has_room(door)) {
             let (client, from) = match listener.accept() {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -94,10 +103,13 @@ impl Doors {
         self.udp.contains_key(door)
     }
 
-    /// What to wait for; listeners only while there is room for clients.
-    pub(super) fn fds(&self, accepts: bool) -> impl Iterator<Item = PollFd<'_>> {
-        let tcp = self.tcp.values().filter(move |_| accepts);
-        let tcp = tcp.map(|(listener, _)| PollFd::new(listener, PollFlags::IN));
+    /// What to wait for; listeners only where there is room for clients.
+    pub(super) fn fds(
+        &self,
+        has_room: impl Fn(&SocketAddr) -> bool,
+    ) -> impl Iterator<Item = PollFd<'_>> {
+        let tcp = self.tcp.iter().filter(move |(door, _)| has_room(door));
+        let tcp = tcp.map(|(_, (listener, _))| PollFd::new(listener, PollFlags::IN));
         tcp.chain(self.udp.values().map(|(socket, _)| PollFd::new(socket, PollFlags::IN)))
     }
 }
@@ -108,7 +120,8 @@ pub(super) struct Caller {
     /// The client's address, and the one that it called.
     pub(super) from: SocketAddr,
     pub(super) at: SocketAddr,
-    door: SocketAddr,
+    /// The door that it came to.
+    pub(super) door: SocketAddr,
     /// What it said so far.
     pub(super) said: Vec<u8>,
     /// When it has taken too long.

@@ -9,8 +9,9 @@
 //! host; a workload's firewall lets it in, or it gets nowhere. TLS is passed on as it is: the gateway
 //! reads the server name of a client's first message and nothing else.
 //!
-//! **Bounds.** [`CONNECTIONS_MAX`] connections, [`OF_ONE_MAX`] of one client's address; further
-//! clients wait in the listeners' backlogs, or are closed if it is their address that has too many.
+//! **Bounds.** [`CONNECTIONS_MAX`] connections, in equal shares for the doors, and [`OF_ONE_MAX`] of one
+//! client's address; further clients wait in the listeners' backlogs, or are closed if it is their
+//! address that has too many.
 //! A client that is to say which server it means has ten seconds and 8 KiB for it. For the rest see
 //! [`crate::ports`].
 
@@ -20,8 +21,9 @@ mod doors;
 mod proxy_protocol;
 pub(crate) mod uplink;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -93,7 +95,7 @@ pub enum GatewayError {
     #[error("the gateway can't listen at {address}: {source}")]
     Listen {
         /// The address.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// What the kernel said.
         #[source]
         source: io::Error,
@@ -155,10 +157,11 @@ fn load(config: &GatewayConfig) -> Result<config::Doors, GatewayError> {
         .map_err(|source| GatewayError::File { path: config.file.clone(), source })
 }
 
-/// A connection, and whose it is.
+/// A connection, whose it is, and the door that it came through.
 struct Connection {
     splice: Splice,
     client: IpAddr,
+    door: SocketAddr,
 }
 
 struct Running {
@@ -255,23 +258,35 @@ impl Running {
         progress
     }
 
-    fn is_full(&self) -> bool {
-        self.callers.len() + self.connections.len() >= CONNECTIONS_MAX
+    /// How many connections each door has; none in a door that is not listed.
+    fn taken(&self) -> BTreeMap<SocketAddr, usize> {
+        let mut taken = BTreeMap::new();
+        let of_callers = self.callers.iter().map(|it| it.door);
+        for door in of_callers.chain(self.connections.iter().map(|it| it.door)) {
+            *taken.entry(door).or_default() += 1;
+        }
+        taken
+    }
+
+    /// How many connections a door may have.
+    fn share(&self) -> usize {
+        (CONNECTIONS_MAX / self.doors.count().max(1)).max(1)
     }
 
     fn accept(&mut self, now_ns: u64) -> bool {
-        let mut progress = false;
-        while !self.is_full() {
-            let Some(caller) = self.doors.accept(now_ns) else { break };
+        let (mut taken, share, mut progress) = (self.taken(), self.share(), false);
+        loop {
+            let has_room = |door: &SocketAddr| taken.get(door).is_none_or(|count| *count < share);
+            let Some(caller) = self.doors.accept(now_ns, has_room) else { return progress };
             progress = true;
             let of_callers = self.callers.iter().filter(|it| it.client_ip() == caller.client_ip());
             let of_connections =
                 self.connections.iter().filter(|it| it.client == caller.client_ip());
             if of_callers.count() + of_connections.count() < OF_ONE_MAX {
+                *taken.entry(caller.door).or_default() += 1;
                 self.callers.push(caller);
             }
         }
-        progress
     }
 
     /// Reads what clients say first, where that decides where they go.
@@ -296,7 +311,7 @@ impl Running {
     }
 
     fn connect(&mut self, now_ns: u64, caller: Caller, target: Target) {
-        let client = caller.client_ip();
+        let (client, door) = (caller.client_ip(), caller.door);
         let Some(handle) = self.stack.connect((IpAddr::V6(target.address), target.port)) else {
             return;
         };
@@ -306,7 +321,7 @@ impl Running {
         }
         ahead.extend_from_slice(&caller.said);
         let splice = Splice::new(caller.client, handle, ahead, now_ns);
-        self.connections.push(Connection { splice, client });
+        self.connections.push(Connection { splice, client, door });
     }
 
     fn take_datagrams(&mut self, now_ns: u64) -> bool {
@@ -347,7 +362,9 @@ impl Running {
             PollFd::new(&self.stopped, PollFlags::IN),
             PollFd::from_borrowed_fd(self.stack.wire(), wire),
         ];
-        fds.extend(self.doors.fds(!self.is_full()));
+        let (taken, share) = (self.taken(), self.share());
+        let has_room = |door: &SocketAddr| taken.get(door).is_none_or(|count| *count < share);
+        fds.extend(self.doors.fds(has_room));
         fds.extend(self.callers.iter().map(|it| PollFd::new(&it.client, PollFlags::IN)));
         for Connection { splice, .. } in &self.connections {
             let interest = splice.interest(self.stack.socket_ref(splice.handle()));

@@ -266,3 +266,15 @@ fn new_routes_count_at_once_and_wrong_ones_never() {
     assert_eq!(ask(new, b"c").unwrap(), b"c");
     assert!(TcpStream::connect(old).is_err(), "the old address is closed");
 }
+
+#[test]
+fn clients_that_say_nothing_leave_the_other_doors_open() {
+    let (named, plain) = (free_port(), free_port());
+    let routes = [route(named, ", \"names\": [\"a.example.org\"]"), route(plain, "")].join(",");
+    let _world = World::start(true, &format!("[{routes}]"));
+    let idle: Vec<_> = (0..OF_ONE_MAX - 8).map(|_| TcpStream::connect(named).unwrap()).collect();
+    assert_eq!(ask(plain, b"hello").unwrap(), b"hello");
+    drop(idle);
+    let hello = hello("a.example.org");
+    assert_eq!(ask(named, &hello).unwrap(), hello, "whoever left made room");
+}

@@ -137,11 +137,13 @@ fn a_gateways_port_leads_to_a_member_that_lets_it_in() {
 const ASK: &str = "
 import socket, sys
 name = b''.join(bytes([len(it)]) + it.encode() for it in sys.argv[2].split('.'))
-it = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+question = b'\\0\\1\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0' + name + b'\\0\\0\\x1c\\0\\1'
+over_tcp = sys.argv[3] == 'tcp'
+it = socket.socket(socket.AF_INET6, socket.SOCK_STREAM if over_tcp else socket.SOCK_DGRAM)
 it.settimeout(8)
 it.connect((sys.argv[1], 53))
-it.send(b'\\0\\1\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0' + name + b'\\0\\0\\x1c\\0\\1')
-answer = it.recv(2000)
+it.send((len(question).to_bytes(2, 'big') if over_tcp else b'') + question)
+answer = it.recv(2000)[2 if over_tcp else 0:]
 print(answer[3] & 15, socket.inet_ntop(socket.AF_INET6, answer[-16:]) if answer[7] else '')
 ";
 
@@ -157,8 +159,13 @@ fn a_host_resolves_the_names_that_another_node_gives_its_workloads() {
     lab.await_member(&one, &two).unwrap();
     let prefix = u128::from(one.address) & !u128::from(u64::MAX);
     let resolver = std::net::Ipv6Addr::from(prefix | 0x53).to_string();
-    let ask = |name: &str| lab.run("a", "python3", &["-c", ASK, &resolver, name]).unwrap();
-    assert_eq!(ask("web.berlin.mesh").trim(), format!("0 {}", one.address));
-    assert_eq!(ask("db.berlin.mesh").trim(), "3");
-    assert_eq!(ask("web.paris.mesh").trim(), "3");
+    for transport in ["udp", "tcp"] {
+        let ask = |name: &str| {
+            let words = ["-c", ASK, &resolver, name, transport];
+            lab.run("a", "python3", &words).unwrap().trim().to_owned()
+        };
+        assert_eq!(ask("web.berlin.mesh"), format!("0 {}", one.address), "{transport}");
+        assert_eq!(ask("db.berlin.mesh"), "3");
+        assert_eq!(ask("web.paris.mesh"), "3");
+    }
 }

@@ -18,6 +18,7 @@ mod cache;
 mod message;
 mod name;
 mod records;
+pub(crate) mod streams;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -64,6 +65,8 @@ pub struct Asker {
     pub from: SocketAddr,
     /// Whom it asked.
     pub to: SocketAddr,
+    /// On which connection, if not by a datagram.
+    pub stream: Option<Token>,
 }
 
 /// What the resolver did.
@@ -179,6 +182,10 @@ impl Resolver {
                 }
                 return;
             }
+        };
+        let query = match asker.stream {
+            Some(_) => Query { bytes_max: usize::from(u16::MAX), ..query },
+            None => query,
         };
         if let (Some(Whose::Elsewhere(node, name)), Some(own)) = (whose(names, &query), self.own) {
             self.counters.local += 1;

@@ -150,6 +150,10 @@ impl Table {
         self.members.get_mut(place)
     }
 
+    pub(super) fn key_of(&self, place: usize) -> Option<PublicKey> {
+        self.members.get(place).map(|member| member.key)
+    }
+
     pub(super) fn member_place(&self, key: &PublicKey) -> Option<usize> {
         self.by_key.get(key).copied()
     }

@@ -16,7 +16,7 @@ mod datagrams;
 mod flows;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use flows::{Carried, Ends, Table};
 use net_vdev::PublicKey;
@@ -27,10 +27,12 @@ use net_vdev::wire::MTU;
 
 use crate::address;
 use crate::counters::{Counters, DropReason};
+use crate::dns::streams::RESOLVER;
 use crate::limits::NatConfig;
 use crate::packet::{self, Trouble};
-use crate::sockets::{Ready, SocketError, Sockets};
+use crate::sockets::{Ready, SocketError, Sockets, Token};
 
+const DNS_PORT: u16 = 53;
 /// How many small packets (refusals, ICMP errors) wait for the end of the turn.
 const NOTICES_MAX: usize = 256;
 
@@ -41,6 +43,8 @@ pub type Deliver<'a> = dyn FnMut(&PublicKey, &VirtioNetHeader, &[u8]) + 'a;
 #[derive(Debug)]
 pub struct Nat {
     config: NatConfig,
+    /// Where the resolver takes connections.
+    resolver_addresses: Vec<Ipv6Addr>,
     table: Table,
     counters: Counters,
     random: Generator,
@@ -59,6 +63,8 @@ struct Outbound<'a> {
     bytes: &'a [u8],
     /// Where its destination really is.
     to: Ipv4Addr,
+    /// Whether that is the resolver, to which connections are made and nothing else.
+    is_resolver: bool,
     /// Whether the transport's checksum is still to be computed, and so says nothing.
     is_unsummed: bool,
 }
@@ -95,6 +101,7 @@ impl Nat {
         Self {
             table: Table::new(config.limits.clone()),
             config,
+            resolver_addresses: Vec::new(),
             counters: Counters::default(),
             random: Generator::new(seed),
             notices: VecDeque::new(),
@@ -103,10 +110,23 @@ impl Nat {
         }
     }
 
+    /// Leads TCP for port 53 of these addresses to the resolver, which the sockets know as
+    /// [`RESOLVER`].
+    pub(crate) fn resolve_at(&mut self, addresses: Vec<Ipv6Addr>) {
+        self.resolver_addresses = addresses;
+    }
+
     /// What was done and dropped.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Whose flow has this socket, and its ends: the member's, and the other as the member knows it.
+    pub(crate) fn ends_of(&self, token: Token) -> Option<(PublicKey, SocketAddr, SocketAddr)> {
+        let flow = self.table.get(self.table.place_of(token)?)?;
+        let key = self.table.key_of(flow.ends.member)?;
+        Some((key, flow.ends.inner, flow.ends.outer))
     }
 
     /// How many flows there are, and the bytes that their buffers may fill.
@@ -147,7 +167,9 @@ impl Nat {
         if !is_own {
             return Err(DropReason::Source);
         }
-        let to = address::outside(&packet.destination).ok_or(DropReason::Destination)?;
+        let is_resolver = self.is_for_resolver(&packet);
+        let to = if is_resolver { Some(RESOLVER) } else { address::outside(&packet.destination) };
+        let to = to.ok_or(DropReason::Destination)?;
         let bytes = bytes.get(..packet.len).ok_or(DropReason::Malformed)?;
         let place = self.table.enter(now_ns, key).ok_or(DropReason::TooMany)?;
         let segment_bytes = header.segmentation.map_or(bytes.len(), |it| it.payload_bytes.into());
@@ -157,7 +179,7 @@ impl Nat {
             return Err(DropReason::OverCap);
         }
         let is_unsummed = header.checksum.is_some();
-        let outbound = Outbound { member: place, packet, bytes, to, is_unsummed };
+        let outbound = Outbound { member: place, packet, bytes, to, is_resolver, is_unsummed };
         match packet.transport {
             Transport::Tcp { ports, .. } => self.take_segment(now_ns, sockets, &outbound, ports),
             Transport::Udp(_) if header.segmentation.is_some() => {
@@ -169,6 +191,14 @@ impl Nat {
             }
             _ => Err(DropReason::OtherIcmp),
         }
+    }
+
+    /// Whether a packet belongs to a connection with the resolver.
+    pub(crate) fn is_for_resolver(&self, packet: &Packet) -> bool {
+        let Transport::Tcp { ports, .. } = packet.transport else { return false };
+        let is_here = |address| self.resolver_addresses.contains(&address);
+        matches!(packet.destination, IpAddr::V6(address) if is_here(address))
+            && ports.destination == DNS_PORT
     }
 
     /// Several datagrams of one flow in a super-frame.
@@ -208,8 +238,9 @@ impl Nat {
         budget_bytes: usize,
     ) -> Result<(), DropReason> {
         let destinations = &self.config.destinations;
-        let is_permitted = destinations.permits(outbound.to)
-            && (destinations.lists(outbound.to) || !sockets.is_own(outbound.to));
+        let is_permitted = outbound.is_resolver
+            || destinations.permits(outbound.to)
+                && (destinations.lists(outbound.to) || !sockets.is_own(outbound.to));
         if !is_permitted {
             self.tell_trouble(Trouble::Prohibited, outbound);
             return Err(DropReason::Forbidden);
