@@ -55,6 +55,10 @@ impl Outside for Wire {
         self.delivered.push(packet.to_vec());
     }
 
+    fn here(&mut self, _member: &PublicKey, _other: &PublicKey, _is_here: bool) {
+        panic!("nobody is attached");
+    }
+
     fn attached(&mut self, _member: &PublicKey, _frames: &[u8], _stride: usize) {
         panic!("nobody is attached");
     }

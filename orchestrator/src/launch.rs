@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mesh_node::uplinks::CardEnds;
 use net_vdev::{PrivateKey, PublicKey};
 use spec::deployment::{Deployment, From, Image, Interface, Machine, Network};
 use spec::secret::{Public32, Secret32};
@@ -45,6 +46,15 @@ pub enum LaunchError {
         workload: String,
         /// The address.
         address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// No socket pair for a card's uplink.
+    #[error("the uplink of {workload}: {source}")]
+    Uplink {
+        /// The machine.
+        workload: String,
         /// Why not.
         #[source]
         source: io::Error,
@@ -102,6 +112,8 @@ pub struct Prepared {
     pub identity: Option<Identity>,
     /// The sockets that its process inherits; they outlive a restart, and so do their ports.
     pub sockets: Vec<UdpSocket>,
+    /// The two ends of its card's uplink to the mesh node of this host. They outlive a restart too.
+    pub uplink: Option<CardEnds>,
 }
 
 /// The host's own member of a network: the way in for published ports.
@@ -149,6 +161,7 @@ struct Card {
     public: PublicKey,
     socket: UdpSocket,
     endpoint: SocketAddr,
+    uplink: Option<CardEnds>,
 }
 
 /// Makes the plan: reads or makes keys and directories, binds sockets, finds images.
@@ -200,8 +213,10 @@ pub fn plan(
             let (key, endpoint) = (card.public, card.endpoint);
             Identity { key, endpoint }
         });
-        let sockets = card.into_iter().map(|card| card.socket).collect();
-        Prepared { config, disks, identity, sockets }
+        let (sockets, uplinks): (_, Vec<_>) =
+            card.into_iter().map(|card| (card.socket, card.uplink)).unzip();
+        let uplink = uplinks.into_iter().next().flatten();
+        Prepared { config, disks, identity, sockets, uplink }
     });
     Ok(Plan { machines: machines.collect(), gateways })
 }
@@ -253,7 +268,10 @@ fn card(
     let public = PrivateKey::new(*private.expose()).public();
     let port = interface.mesh_port.unwrap_or(0);
     let (socket, endpoint) = bind(&machine.name, interface.network.listen, port)?;
-    Ok(Card { private, public, socket, endpoint })
+    let ends = interface.network.attach.then(CardEnds::new).transpose();
+    let uplink =
+        ends.map_err(|source| LaunchError::Uplink { workload: machine.name.clone(), source })?;
+    Ok(Card { private, public, socket, endpoint, uplink })
 }
 
 /// A socket, and where members on this host reach it.
@@ -382,6 +400,8 @@ impl Neighbours<'_> {
         NetConfig {
             private_key: card.private.clone(),
             socket_fd: card.socket.as_raw_fd(),
+            uplink_fd: card.uplink.as_ref().map(|ends| ends.card.as_raw_fd()),
+            exit: self.interface.network.exit,
             ipv4: ipv4(machine).collect(),
             peers,
             allow,

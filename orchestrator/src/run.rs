@@ -11,6 +11,7 @@ use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use mesh_node::uplinks::Handover;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use spec::deployment::{Deployment, Restart, RestartPolicy};
@@ -113,6 +114,7 @@ pub fn run(
         output,
         clock: Clock::start(),
         output_lost: false,
+        node: Handover::new(&state_directory.join("mesh")),
     };
     runner.show(Event::State { directory: state.root() });
     for (workload, identity) in &addresses {
@@ -146,6 +148,8 @@ struct Runner<'a> {
     clock: Clock,
     /// Nobody reads standard output any more.
     output_lost: bool,
+    /// The mesh node of this host, if one runs: it takes the cards' uplinks.
+    node: Handover,
 }
 
 impl Runner<'_> {
@@ -156,6 +160,7 @@ impl Runner<'_> {
             if let Some(code) = self.supervisor.outcome() {
                 return Ok(code);
             }
+            self.attach();
             self.wait(signals).map_err(host("poll"))?;
             let mut bytes = [0; 16];
             let asked = signals.read(&mut bytes).is_ok_and(|count| count > 0);
@@ -169,6 +174,14 @@ impl Runner<'_> {
             }
             let actions = self.supervisor.tick(self.clock.now_ns());
             self.act(actions);
+        }
+    }
+
+    /// Hands the cards to the mesh node of this host as soon as one runs.
+    fn attach(&mut self) {
+        let cards = self.processes.iter().filter_map(Process::uplink);
+        if self.node.serve(self.clock.now_ns(), cards) {
+            tracing::info!("the machines' cards were handed to the mesh node of this host");
         }
     }
 
@@ -188,8 +201,10 @@ impl Runner<'_> {
         for process in &self.processes {
             fds.extend(process.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         }
+        fds.extend(self.node.fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let couriers = self.processes.iter().filter_map(Process::deadline_ns);
-        let timeout = couriers.chain(self.supervisor.deadline_ns()).min().map(|at| {
+        let others = [self.supervisor.deadline_ns(), self.node.deadline_ns()];
+        let timeout = couriers.chain(others.into_iter().flatten()).min().map(|at| {
             let left = std::time::Duration::from_nanos(at.saturating_sub(self.clock.now_ns()));
             Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })
         });
@@ -215,6 +230,11 @@ impl Runner<'_> {
         let now_ns = self.clock.now_ns();
         self.shown(machine, |name| Event::exited(name, exit));
         let actions = self.supervisor.exited(machine, exit, now_ns);
+        if actions.is_empty()
+            && let Some(process) = self.processes.get_mut(machine)
+        {
+            process.let_go();
+        }
         self.act(actions);
     }
 

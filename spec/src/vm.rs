@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::secret::{Public32, Secret32};
 
 /// The version of this format; `vmm` refuses any other.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// One virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,6 +161,13 @@ pub struct NetConfig {
     pub private_key: Secret32,
     /// The inherited, bound UDP socket on which the VM's sessions run.
     pub socket_fd: i32,
+    /// An inherited, connected `SOCK_SEQPACKET` socket to the router of the host's node (see
+    /// `net_vdev::uplink`): through it the card reaches members that nobody listed.
+    #[serde(default)]
+    pub uplink_fd: Option<i32>,
+    /// The member through which the guest reaches addresses outside of the mesh, over the uplink.
+    #[serde(default)]
+    pub exit: Option<Public32>,
     /// IPv4 addresses of the card with their prefix lengths (the IPv6 /128 follows from the key).
     #[serde(default)]
     pub ipv4: Vec<(std::net::Ipv4Addr, u8)>,

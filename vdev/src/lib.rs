@@ -1,7 +1,7 @@
 //! What a virtio device is, and the queue loop that every device shares.
 //!
 //! A [`Device`] is a state machine over its queues. The VMM calls [`Device::process`] when the
-//! guest rang the doorbell, when [`Device::ready_fd`] became readable, and when the deadline that
+//! guest rang the doorbell, when one of [`Device::ready_fds`] became readable, and when the deadline that
 //! the last call returned has passed. There are no interrupts: the [`Progress`] that comes back
 //! says which queues have new used entries, and the VMM tells the guest when it next asks.
 //!
@@ -58,8 +58,8 @@ pub trait Device {
         None
     }
 
-    /// The descriptor whose readability means that [`Device::process`] has something to do.
-    fn ready_fd(&self) -> Option<BorrowedFd<'_>>;
+    /// Adds the descriptors whose readability means that [`Device::process`] has something to do.
+    fn ready_fds<'a>(&'a self, into: &mut Vec<BorrowedFd<'a>>);
 
     /// Writes back what the device holds and releases its back end. Called once, when the VM ends
     /// in good order (not after a crash of the process).

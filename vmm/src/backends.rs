@@ -1,9 +1,10 @@
 //! From the configuration's network cards and volumes to devices.
 
 use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
 
 use net_vdev::certificate::{Label, TextError};
-use net_vdev::endpoint::Strangers;
+use net_vdev::endpoint::{Exits, Strangers};
 use net_vdev::{NetDevice, Peer, PrivateKey, PublicKey, Rule, Who};
 use spec::vm::{AllowFrom, AllowRule, BlockConfig, NetConfig, Protocol};
 
@@ -19,6 +20,18 @@ const MESH_PREFIX_LEN: u8 = 7;
 /// How many peers that show a label, and that nobody listed, have a session at once.
 const LABELLED_PEERS_MAX: usize = 256;
 
+/// The sockets that a network card inherited.
+#[derive(Debug)]
+pub struct CardSockets {
+    /// Where its sessions run, bound.
+    pub datagrams: UdpSocket,
+    /// To the router of the host's node, connected.
+    pub uplink: Option<OwnedFd>,
+}
+
+/// How many members that nobody listed, and whom the router finds, have a session at once.
+const FOUND_PEERS_MAX: usize = 1024;
+
 /// What a network card needs besides its configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct NetFacts {
@@ -28,14 +41,14 @@ pub struct NetFacts {
     pub unix_time_at_zero_ns: u64,
 }
 
-/// Makes card `number` on its `socket`.
+/// Makes card `number` on its sockets.
 ///
 /// # Errors
-/// The configuration contradicts itself or the socket refuses.
+/// The configuration contradicts itself or a socket refuses.
 pub fn open_net(
     number: usize,
     card: &NetConfig,
-    socket: UdpSocket,
+    sockets: CardSockets,
     facts: NetFacts,
 ) -> Result<NamedDevice, LaunchError> {
     let peers = card.peers.iter().map(|peer| Peer {
@@ -49,20 +62,25 @@ pub fn open_net(
         })?;
     // Who has a label need not be listed.
     let has_labels = rules.iter().any(|rule| matches!(rule.who, Who::Label(_)));
-    let strangers = if has_labels {
-        Strangers::Welcome { at_most: LABELLED_PEERS_MAX }
-    } else {
-        Strangers::Refused
+    let is_routed = sockets.uplink.is_some();
+    let strangers = match (is_routed, has_labels) {
+        (true, _) => Strangers::Welcome { at_most: FOUND_PEERS_MAX },
+        (false, true) => Strangers::Welcome { at_most: LABELLED_PEERS_MAX },
+        (false, false) => Strangers::Refused,
     };
+    let through = card.exit.map(|key| PublicKey(key.0));
     let key = PrivateKey::new(*card.private_key.expose());
     let config = net_vdev::Config {
         addresses: card.ipv4.iter().map(|(address, _)| (*address).into()).collect(),
         peers: peers.collect(),
         rules,
         strangers,
+        is_routed,
+        exits: Exits { through, ..Exits::default() },
         ..net_vdev::Config::new(key, facts.unix_time_at_zero_ns)
     };
-    let device = NetDevice::new(config, socket, facts.seed).map_err(|error| {
+    let CardSockets { datagrams, uplink } = sockets;
+    let device = NetDevice::new(config, datagrams, uplink, facts.seed).map_err(|error| {
         LaunchError::Config { field: format!("net[{number}]"), reason: error.to_string() }
     })?;
     Ok(NamedDevice { name: format!("network card {number}"), device: Box::new(device) })

@@ -92,11 +92,10 @@ impl Devices {
     }
 
     /// The descriptors whose readability means work.
-    pub fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
-        self.attached
-            .iter()
-            .filter_map(|attached| attached.device.ready_fd())
-            .map(|fd: BorrowedFd<'_>| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+    pub fn poll_fds(&self) -> Vec<PollFd<'_>> {
+        let mut fds: Vec<BorrowedFd<'_>> = Vec::new();
+        self.attached.iter().for_each(|attached| attached.device.ready_fds(&mut fds));
+        fds.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect()
     }
 
     /// Closes every device, all of them even if one fails.

@@ -16,7 +16,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use spec::vm::VmConfig;
 
 use crate::alarm::Alarm;
-use crate::backends::{NetFacts, addresses_variable, open_block, open_net};
+use crate::backends::{CardSockets, NetFacts, addresses_variable, open_block, open_net};
 use crate::boot::{BootDevice, BootError, BootInfo, Image, RamPlan, write_boot_page};
 use crate::devices::{Devices, NamedDevice, describe};
 use crate::host::{Host, ProbeError};
@@ -241,18 +241,22 @@ fn random<const LEN: usize>() -> Result<[u8; LEN], LaunchError> {
     random_bytes().map_err(system("random bytes"))
 }
 
-/// The bound UDP sockets of the network cards.
+/// The sockets of the network cards.
 fn take_sockets(
     config: &VmConfig,
     inherited: &mut Inherited,
-) -> Result<Vec<UdpSocket>, LaunchError> {
+) -> Result<Vec<CardSockets>, LaunchError> {
     let mut sockets = Vec::new();
     for (number, card) in config.net.iter().enumerate() {
-        let socket = inherited.take(card.socket_fd).map_err(|error| LaunchError::Config {
-            field: format!("net[{number}].socket_fd"),
-            reason: error.to_string(),
-        })?;
-        sockets.push(UdpSocket::from(socket));
+        let mut take = |name: &str, fd: i32| {
+            inherited.take(fd).map_err(|error| LaunchError::Config {
+                field: format!("net[{number}].{name}"),
+                reason: error.to_string(),
+            })
+        };
+        let datagrams = UdpSocket::from(take("socket_fd", card.socket_fd)?);
+        let uplink = card.uplink_fd.map(|fd| take("uplink_fd", fd)).transpose()?;
+        sockets.push(CardSockets { datagrams, uplink });
     }
     Ok(sockets)
 }
@@ -275,22 +279,23 @@ fn take_disk_sockets(
 
 fn open_devices(
     config: &VmConfig,
-    sockets: Vec<UdpSocket>,
+    sockets: Vec<CardSockets>,
     disk_sockets: Vec<DiskSockets>,
 ) -> Result<(Vec<NamedDevice>, Needs), LaunchError> {
     let mut devices = Vec::new();
     for (number, (disk, sockets)) in config.block.iter().zip(disk_sockets).enumerate() {
         devices.push(open_block(number, disk, sockets)?);
     }
-    for (number, (card, socket)) in config.net.iter().zip(sockets).enumerate() {
+    for (number, (card, sockets)) in config.net.iter().zip(sockets).enumerate() {
         let unix_time_at_zero_ns = unix_time_ns().saturating_sub(now_ns());
         let facts = NetFacts { seed: random()?, unix_time_at_zero_ns };
-        devices.push(open_net(number, card, socket, facts)?);
+        devices.push(open_net(number, card, sockets, facts)?);
     }
     let needs = Needs {
         block: config.block.iter().any(has_directories),
         servers: config.block.iter().any(has_servers),
         net: !config.net.is_empty(),
+        uplink: config.net.iter().any(|card| card.uplink_fd.is_some()),
     };
     Ok((devices, needs))
 }

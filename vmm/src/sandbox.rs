@@ -30,6 +30,8 @@ pub struct Needs {
     pub servers: bool,
     /// It has network cards on UDP sockets.
     pub net: bool,
+    /// One of them has a socket to the router of the host's node.
+    pub uplink: bool,
 }
 
 /// Why the sandbox was refused; the VM doesn't start without it.
@@ -124,7 +126,10 @@ pub fn allowed_calls(needs: Needs) -> Vec<(&'static str, i64)> {
         }
     }
     if needs.servers {
-        calls.extend([("sendto", libc::SYS_sendto), ("recvfrom", libc::SYS_recvfrom)]);
+        calls.push(("sendto", libc::SYS_sendto));
+    }
+    if needs.servers || needs.uplink {
+        calls.push(("recvfrom", libc::SYS_recvfrom));
     }
     if needs.net {
         // A batch of datagrams at a time.

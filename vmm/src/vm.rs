@@ -214,7 +214,7 @@ impl Vm {
             }
             let until = [deadline, progress.deadline_ns].into_iter().flatten().min();
             let timeout = until.map(|until| timespec(until.saturating_sub(now)));
-            let mut fds: Vec<PollFd<'_>> = self.devices.poll_fds().collect();
+            let mut fds = self.devices.poll_fds();
             fds.push(PollFd::new(&self.stop, PollFlags::IN));
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => now = now_ns(),

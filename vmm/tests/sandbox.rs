@@ -20,6 +20,7 @@ fn child() {
         block: case.ends_with("+block"),
         net: case.ends_with("+net"),
         servers: case.ends_with("+servers"),
+        uplink: false,
     };
     let null = std::fs::File::open("/dev/null").unwrap();
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -236,6 +236,11 @@ impl Outside for Sockets {
         }
     }
 
+    fn here(&mut self, member: &PublicKey, other: &PublicKey, is_here: bool) {
+        let told = if is_here { uplink::here(other) } else { uplink::gone(other) };
+        self.for_cards.push((*member, told));
+    }
+
     fn resolved(&mut self, member: &PublicKey, address: &Ipv6Addr, key: Option<&PublicKey>) {
         let answer = key.map_or_else(|| uplink::unknown(address), uplink::resolved);
         self.for_cards.push((*member, answer));
@@ -250,7 +255,7 @@ impl Daemon {
     pub fn start(config: NodeConfig, stop: Arc<AtomicBool>) -> Result<Self, NodeError> {
         let sequence = Sequence::open(&config.state.join("sequence"))?;
         let orders = Desk::open(&config.state.join("socket"))?;
-        let uplinks = Uplinks::open(&config.state.join("uplink"))?;
+        let uplinks = Uplinks::open(&config.state.join("uplink"), config.key.public())?;
         let now_ns = boot_ns();
         let unix_time_at_zero_ns = unix_ns().saturating_sub(now_ns);
         let udp = config.listen.iter().map(|address| listen(*address));
@@ -315,7 +320,10 @@ impl Daemon {
             buffer: vec![0; RECEIVE_BYTES.max(PACKET_BYTES_MAX)],
         };
         daemon.announce(now_ns, 0)?;
-        daemon.core.set_candidates(daemon.candidates());
+        let candidates = daemon.candidates();
+        let addresses = candidates.iter().map(SocketAddr::ip).collect();
+        daemon.uplinks.set_addresses(addresses);
+        daemon.core.set_candidates(candidates);
         Ok(daemon)
     }
 
@@ -370,7 +378,7 @@ impl Daemon {
             .chain([self.orders.as_fd()])
             .chain(self.interfaces.iter().map(Interfaces::as_fd))
             .chain(self.discovery.iter().map(Discovery::as_fd))
-            .chain(self.uplinks.fds())
+            .chain([self.uplinks.as_fd()])
             .collect();
         let readable = readable.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         let mut entries: Vec<PollFd<'_>> =
@@ -405,8 +413,13 @@ impl Daemon {
         }
         self.flush_streams(now_ns);
         let key = self.key();
-        let wanted = self.core.sequence_wanted(&key);
-        self.wanted = self.wanted.max(wanted);
+        for (wanted, number) in self.core.take_wanted() {
+            if wanted == key {
+                self.wanted = self.wanted.max(Some(number));
+            } else {
+                self.uplinks.ask_for(now_ns, &wanted, number);
+            }
+        }
         let is_asked = self.wanted.is_some() && now_ns >= self.announced_ns + ANNOUNCE_PAUSE_NS;
         if is_asked || now_ns >= self.announced_ns.saturating_add(RENEW_NS) {
             let wanted = self.wanted.take();
@@ -522,6 +535,7 @@ impl Daemon {
             tun: self.outside.tun.as_ref().map(|tun| tun.name().to_owned()),
             zone: self.zone,
             sockets: self.outside.counters,
+            uplinks: self.uplinks.counters(),
             exit: self.outside.exit.as_ref().map(Exit::counters).unwrap_or_default(),
         };
         orders::status(&self.core, facts)

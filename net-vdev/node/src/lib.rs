@@ -23,7 +23,7 @@ pub mod orders;
 pub mod sequence;
 mod streams;
 pub mod tun;
-mod uplinks;
+pub mod uplinks;
 
 pub use counters::CoreCounters;
 pub use daemon::{Daemon, NodeConfig, NodeError};

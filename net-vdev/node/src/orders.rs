@@ -15,14 +15,15 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use mesh_router::LinkId;
-use net_vdev::DropReason;
 use net_vdev::endpoint::{Path, PathView, PeerView};
+use net_vdev::{DropReason, PublicKey};
 use rustix::event::{EventfdFlags, eventfd};
 use serde::{Deserialize, Serialize};
 
 use crate::acl::AclEntry;
 use crate::core::Core;
 use crate::daemon::{NodeError, SocketCounters};
+use crate::uplinks::UplinkCounters;
 
 /// The most bytes of an order.
 const ORDER_BYTES_MAX: u64 = 1 << 20;
@@ -107,6 +108,9 @@ pub struct Status {
     pub observed: Vec<SocketAddr>,
     /// The network interface of its host.
     pub tun: Option<String>,
+    /// The members attached to it: the VMs of its host.
+    #[serde(default)]
+    pub attached: Vec<AttachedStatus>,
     /// The members that it has or had sessions with.
     pub peers: Vec<PeerStatus>,
     /// The neighbours of its router.
@@ -115,6 +119,15 @@ pub struct Status {
     pub routes: Vec<RouteStatus>,
     /// Counters by name.
     pub counters: Vec<(String, u64)>,
+}
+
+/// A member attached to a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachedStatus {
+    /// Its key.
+    pub key: String,
+    /// Its address.
+    pub address: Ipv6Addr,
 }
 
 /// A member with a session.
@@ -291,6 +304,7 @@ pub(crate) struct NodeFacts {
     pub(crate) tun: Option<String>,
     pub(crate) zone: u16,
     pub(crate) sockets: SocketCounters,
+    pub(crate) uplinks: UplinkCounters,
     pub(crate) exit: Vec<(String, u64)>,
 }
 
@@ -324,10 +338,18 @@ pub(crate) fn status(core: &Core, facts: NodeFacts) -> Answer {
         listening_tcp: facts.listening_tcp,
         observed: endpoint.observed().collect(),
         tun: facts.tun,
+        attached: core.attached().iter().map(attached_status).collect(),
         neighbours: neighbours.collect(),
         routes: routes.collect(),
-        counters: counters(core, facts.sockets).into_iter().chain(facts.exit).collect(),
+        counters: counters(core, facts.sockets, facts.uplinks)
+            .into_iter()
+            .chain(facts.exit)
+            .collect(),
     }))
+}
+
+fn attached_status((address, key): (&Ipv6Addr, &PublicKey)) -> AttachedStatus {
+    AttachedStatus { key: key.to_string(), address: *address }
 }
 
 fn peer_status(core: &Core, facts: &NodeFacts, peer: &PeerView) -> PeerStatus {
@@ -354,7 +376,7 @@ fn peer_status(core: &Core, facts: &NodeFacts, peer: &PeerView) -> PeerStatus {
 }
 
 /// All counters of a node, by the names that metrics give them.
-fn counters(core: &Core, sockets: SocketCounters) -> Vec<(String, u64)> {
+fn counters(core: &Core, sockets: SocketCounters, cards: UplinkCounters) -> Vec<(String, u64)> {
     let member = core.endpoint().counters();
     let frames = core.counters();
     let router = core.router().counters();
@@ -385,6 +407,10 @@ fn counters(core: &Core, sockets: SocketCounters) -> Vec<(String, u64)> {
         ("socket_send_too_large", sockets.send_too_large),
         ("socket_receive_failed", sockets.receive_failed),
         ("tun_refused", sockets.tun_refused),
+        ("cards_full", cards.full),
+        ("cards_odd", cards.odd),
+        ("cards_refused", cards.refused),
+        ("cards_local", cards.local),
     ];
     let drops = DropReason::ALL.into_iter().filter(|reason| member.dropped(*reason) > 0);
     let drops = drops.map(|reason| (format!("dropped_{}", reason.name()), member.dropped(reason)));

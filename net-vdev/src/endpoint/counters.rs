@@ -66,6 +66,9 @@ pub enum DropReason {
     InboundCap,
     /// From a peer: a control message that is none of this version's.
     InboundControl,
+    /// A packet passed on by the router of this member's node, of a member that it has no session
+    /// with.
+    LocalStranger,
     /// A relayed frame that is not from a neighbour, or where none is expected.
     HopUnexpected,
     /// A relayed frame whose tag does not verify, or that was seen before.
@@ -87,7 +90,7 @@ impl DropReason {
     }
 
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::OutboundMalformed,
         Self::OutboundOversize,
         Self::OutboundSource,
@@ -119,6 +122,7 @@ impl DropReason {
         Self::InboundDenied,
         Self::InboundCap,
         Self::InboundControl,
+        Self::LocalStranger,
         Self::HopUnexpected,
         Self::HopForged,
     ];
@@ -141,6 +145,8 @@ pub struct Counters {
     pub packets_sent: u64,
     /// Their bytes, without the mesh's headers.
     pub bytes_sent: u64,
+    /// Those of them that went as they were, to members attached to the same router.
+    pub packets_local: u64,
     /// Packets received and let in.
     pub packets_received: u64,
     /// Their bytes, without the mesh's headers.

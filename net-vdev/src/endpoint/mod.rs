@@ -48,6 +48,7 @@ mod exit;
 mod fragments;
 mod handshakes;
 mod limit;
+mod local;
 mod paths;
 mod peer;
 mod probing;
@@ -81,6 +82,7 @@ use transmit::Transmits;
 use crate::cookie::Secrets;
 use crate::firewall::{Firewall, Packet, Policy, Rule};
 use crate::identity::{PrivateKey, PublicKey};
+use crate::offload::VirtioNetHeader;
 use crate::random::Generator;
 use crate::reassembly::Reassembly;
 use crate::session::handshake::CipherSupport;
@@ -109,6 +111,8 @@ pub struct Endpoint {
     post_quantum: PostQuantum,
     unix_time_at_zero_ns: u64,
     newest_initiation_unix_ns: u64,
+    /// The number of this member's last announcement.
+    announced: u64,
     addresses: BTreeSet<IpAddr>,
     peers: Slab<PeerState>,
     by_key: BTreeMap<PublicKey, usize>,
@@ -165,6 +169,7 @@ impl Endpoint {
             post_quantum: config.post_quantum,
             unix_time_at_zero_ns: config.unix_time_at_zero_ns,
             newest_initiation_unix_ns: 0,
+            announced: 0,
             addresses: BTreeSet::new(),
             peers: Slab::new(),
             by_key: BTreeMap::new(),
@@ -256,6 +261,9 @@ impl Endpoint {
             return self.ask_for(now_ns, destination, bytes);
         };
         self.ask_to_send(now_ns, index, &packet, 1)?;
+        if self.is_here(index) {
+            return self.send_local(now_ns, index, &VirtioNetHeader::default(), bytes);
+        }
         self.send_or_wait(now_ns, index, bytes)
     }
 
@@ -390,18 +398,29 @@ impl Endpoint {
         deliver: &mut dyn FnMut(&[u8]),
     ) -> Result<(), DropReason> {
         let packet = Packet::parse(bytes).map_err(|_| DropReason::InboundMalformed)?;
+        self.check_inbound(now_ns, index, &packet)?;
+        deliver(bytes.get(..packet.len).unwrap_or_default());
+        Ok(())
+    }
+
+    /// Whether a packet of peer `index` is for this member, and let in; it is counted if so.
+    fn check_inbound(
+        &mut self,
+        now_ns: u64,
+        index: usize,
+        packet: &Packet,
+    ) -> Result<(), DropReason> {
         if self.routes.get(&self.through(packet.source)) != Some(&index) {
             return Err(DropReason::InboundSource);
         }
         if !self.has(&packet.destination) {
             return Err(DropReason::InboundDestination);
         }
-        self.ask_to_admit(now_ns, index, &packet)?;
+        self.ask_to_admit(now_ns, index, packet)?;
         let peer = self.peers.get_mut(index).ok_or(DropReason::InboundSource)?;
         peer.bytes_received += packet.len as u64;
         self.counters.packets_received += 1;
         self.counters.bytes_received += packet.len as u64;
-        deliver(bytes.get(..packet.len).unwrap_or_default());
         Ok(())
     }
 

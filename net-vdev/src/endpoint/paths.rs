@@ -12,6 +12,8 @@
 
 use std::net::{Ipv6Addr, SocketAddr};
 
+use crate::identity::PublicKey;
+
 /// How many ways to a peer are kept: two through routers, one as configured, and some that the peer
 /// named.
 pub const PATHS_MAX: usize = 8;
@@ -53,6 +55,9 @@ pub enum Path {
         /// Whether the first router takes its second-best way.
         is_alternate: bool,
     },
+    /// As they are through the router that both are attached to. Never among a peer's ways: it is
+    /// taken while the peer is there and answers.
+    Local(PublicKey),
 }
 
 impl Path {
@@ -80,6 +85,7 @@ impl Path {
                 SocketAddr::from((ip, 0))
             }
             Self::Relayed { member, .. } => SocketAddr::from((member, 0)),
+            Self::Local(key) => SocketAddr::from((key.address(), 0)),
         }
     }
 }
@@ -91,6 +97,7 @@ impl std::fmt::Display for Path {
             Self::Stream(number) => write!(f, "stream {number}"),
             Self::Relayed { is_alternate: false, .. } => f.write_str("routers"),
             Self::Relayed { is_alternate: true, .. } => f.write_str("routers, second choice"),
+            Self::Local(_) => f.write_str("this host"),
         }
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct PeerState {
     /// The peer's handshake was answered, but no data of it has come yet.
     pub(super) next: Option<Session>,
     pub(super) attempt: Option<Attempt>,
+    /// Whether it is attached to the same router as this member.
+    pub(super) is_here: bool,
     /// Packets that wait for a session.
     pub(super) waiting: VecDeque<Vec<u8>>,
     /// Halves of packets that wait for the other half.
@@ -118,6 +120,7 @@ impl PeerState {
             previous: None,
             next: None,
             attempt: None,
+            is_here: false,
             waiting: VecDeque::new(),
             halves: Reassembly::default(),
             next_fragment: 0,

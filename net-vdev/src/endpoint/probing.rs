@@ -88,6 +88,9 @@ impl Endpoint {
                 None => return,
                 Some(Due::Died(path)) => {
                     tracing::debug!(peer = %key, ?path, "a way to the peer died");
+                    if let Path::Relayed { is_alternate: false, .. } = path {
+                        peer.is_here = false;
+                    }
                     self.tell(Event::PathDied { peer: key, path });
                     self.tell_candidates(now_ns, index, TELL_BACK_NS);
                 }
@@ -127,7 +130,7 @@ impl Endpoint {
             Control::Probe { number } => {
                 let observed = match from {
                     Path::Direct(address) => Some(address),
-                    Path::Stream(_) | Path::Relayed { .. } => None,
+                    Path::Stream(_) | Path::Relayed { .. } | Path::Local(_) => None,
                 };
                 let Some(peer) = self.peers.get(index) else { return Ok(()) };
                 let ways = peer.paths.for_reply(from);

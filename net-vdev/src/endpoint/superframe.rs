@@ -5,7 +5,7 @@ use super::transmit::{headroom, whole_blocks};
 use super::{DropReason, Endpoint, Path, Transmit};
 use crate::firewall::Packet;
 use crate::offload::{Batch, Layout, PACKET_BYTES_MAX, Segmenter, VirtioNetHeader, clamp_mss};
-use crate::wire::{DATA_HEADER_BYTES, TAG_BYTES};
+use crate::wire::{DATA_HEADER_BYTES, MTU, TAG_BYTES};
 
 /// The room for a batch, in bytes: what a UDP socket takes at once.
 const BATCH_BYTES: usize = crate::socket::BATCH_BYTES_MAX;
@@ -27,6 +27,9 @@ impl Endpoint {
     ) -> Result<(), DropReason> {
         let packet = Packet::parse(bytes).map_err(|_| DropReason::OutboundMalformed)?;
         let index = self.routes.get(&self.through(packet.destination)).copied();
+        if let Some(index) = index.filter(|index| self.is_here(*index)) {
+            return self.send_frame_local(now_ns, index, header, bytes);
+        }
         let session = index.and_then(|index| {
             self.drop_dead_sessions(now_ns, index);
             let peer = self.peers.get(index)?;
@@ -70,6 +73,26 @@ impl Endpoint {
         }
         self.after_sending(now_ns, index);
         Ok(())
+    }
+
+    /// Sends a frame to a peer that is attached to the same router, whole.
+    fn send_frame_local(
+        &mut self,
+        now_ns: u64,
+        index: usize,
+        header: &VirtioNetHeader,
+        packet: &[u8],
+    ) -> Result<(), DropReason> {
+        let parsed = Packet::parse(packet).map_err(|_| DropReason::OutboundMalformed)?;
+        if header.segmentation.is_none() && parsed.len > MTU {
+            return Err(DropReason::OutboundOversize);
+        }
+        if !self.has(&parsed.source) {
+            return Err(DropReason::OutboundSource);
+        }
+        let payload = header.segmentation.map_or(MTU, |it| usize::from(it.payload_bytes));
+        self.ask_to_send(now_ns, index, &parsed, parsed.len.div_ceil(payload.max(1)))?;
+        self.send_local(now_ns, index, header, packet.get(..parsed.len).unwrap_or_default())
     }
 
     /// Sends each packet of a frame by itself.

@@ -30,7 +30,7 @@ const _: () = assert!(DIRECT_ROOM + DATA_OVERHEAD_BYTES + UDP_IPV6_BYTES <= 1500
 #[derive(Debug, PartialEq, Eq)]
 pub struct Transmit {
     /// Where to. For [`Path::Relayed`] the datagrams are relayed frames, whose link fields and tag
-    /// are zero.
+    /// are zero. For [`Path::Local`] it is one message for the uplink.
     pub to: Path,
     /// The datagrams, one after the other.
     pub bytes: Vec<u8>,
@@ -97,7 +97,7 @@ impl Endpoint {
     /// the frame around it, unless it has room for that in front.
     pub(super) fn transmit(&mut self, to: Path, datagram: Vec<u8>) {
         let bytes = match to {
-            Path::Direct(_) | Path::Stream(_) => datagram,
+            Path::Direct(_) | Path::Stream(_) | Path::Local(_) => datagram,
             Path::Relayed { .. } => {
                 let mut frame = self.transmits.buffer();
                 let header = self.relay_header(&to);

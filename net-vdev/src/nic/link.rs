@@ -9,7 +9,8 @@ use super::{ETHERNET_BYTES, HEADERS_BYTES, NicCounters, VIRTIO_HEADER_BYTES};
 use crate::codel::{Popped, Queue};
 use crate::endpoint::{Endpoint, Path};
 use crate::identity::PublicKey;
-use crate::offload::{PACKET_BYTES_MAX, VirtioNetHeader};
+use crate::offload::{Layout, PACKET_BYTES_MAX, Segmenter, VirtioNetHeader};
+use crate::uplink::Local;
 use crate::wire::MTU;
 
 /// The MAC address of the router that the guest sees: `02` and "Hypha".
@@ -33,6 +34,8 @@ pub struct Link {
     ipv4: Ipv4,
     /// Counted in frames.
     backlog: Queue<Inbound>,
+    /// Room for what is cut from a super-frame.
+    cut: Vec<u8>,
     /// What was dropped on the link and, by its owner, at queues and socket.
     pub(super) counters: NicCounters,
 }
@@ -41,6 +44,16 @@ pub struct Link {
 struct Inbound {
     ethertype: [u8; 2],
     payload: Vec<u8>,
+}
+
+impl Inbound {
+    /// A packet as the guest knows it.
+    fn of(ipv4: &Ipv4, packet: &[u8]) -> Self {
+        let payload = ipv4.arrive(packet).unwrap_or_else(|| packet.to_vec());
+        let is_ipv6 = payload.first().is_some_and(|first| first >> 4 == 6);
+        let ethertype = if is_ipv6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
+        Self { ethertype, payload }
+    }
 }
 
 impl Link {
@@ -52,6 +65,7 @@ impl Link {
             endpoint,
             ipv4: Ipv4::new(),
             backlog: Queue::new(BACKLOG_MAX, 1),
+            cut: Vec::new(),
             counters: NicCounters::default(),
         }
     }
@@ -104,11 +118,7 @@ impl Link {
         let (backlog, counters) = (&mut self.backlog, &mut self.counters);
         let ipv4 = &self.ipv4;
         self.endpoint.receive(now_ns, from, datagram, &mut |packet| {
-            let payload = ipv4.arrive(packet).unwrap_or_else(|| packet.to_vec());
-            let is_ipv6 = payload.first().is_some_and(|first| first >> 4 == 6);
-            let ethertype = if is_ipv6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
-            let frame = Inbound { ethertype, payload };
-            queue(now_ns, backlog, counters, frame);
+            queue(now_ns, backlog, counters, Inbound::of(ipv4, packet));
         });
     }
 
@@ -126,6 +136,23 @@ impl Link {
         let fields = VIRTIO_HEADER.into_iter().chain(ethernet);
         headers.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
         Some((headers, frame.payload))
+    }
+
+    /// Takes a packet or super-frame of a member on the same host. The guest gets plain packets.
+    pub(super) fn receive_local(&mut self, now_ns: u64, local: Local<'_>) {
+        let (backlog, counters, cut) = (&mut self.backlog, &mut self.counters, &mut self.cut);
+        let ipv4 = &self.ipv4;
+        self.endpoint.receive_local(now_ns, local, &mut |header, packet| {
+            let layout = Layout { headroom: 0, tailroom: 0, packet_bytes_max: MTU };
+            let Ok(mut segmenter) = Segmenter::new(header, packet, layout) else { return };
+            cut.resize(PACKET_BYTES_MAX, 0);
+            while let Ok(Some(batch)) = segmenter.fill(cut) {
+                let packets = cut.get(..batch.len).unwrap_or_default();
+                for packet in packets.chunks(batch.stride.max(1)) {
+                    queue(now_ns, backlog, counters, Inbound::of(ipv4, packet));
+                }
+            }
+        });
     }
 
     fn answer(&mut self, now_ns: u64, ethertype: [u8; 2], reply: Option<Vec<u8>>) {

@@ -10,17 +10,19 @@
 //! which features a driver takes is not known to the card.
 //!
 //! After construction the card makes two system calls, `sendmsg` and `recvmmsg`, each for a batch of
-//! datagrams, on one socket that never blocks (and `close` when it is dropped). An error of either is
+//! datagrams, on one socket that never blocks (and `close` when it is dropped). With an uplink to its
+//! node's router it also makes `recvfrom`. An error of either is
 //! a counted drop: it says something about the network, not about this VM.
 
 pub mod ipv4;
 mod link;
 mod neighbour;
 mod outbox;
+mod uplink;
 
 use std::io;
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 pub use link::{BACKLOG_MAX, Link, ROUTER_MAC};
 pub use neighbour::{Discovery, answer_arp, discover};
@@ -34,6 +36,7 @@ use virtio_bindings::virtio_net::{
 };
 
 use self::outbox::Outbox;
+use self::uplink::Uplink;
 use crate::endpoint::{Config, ConfigError, Counters, Endpoint, Path};
 use crate::offload::PACKET_BYTES_MAX;
 use crate::socket::{RECEIVE_BYTES, Socket};
@@ -85,6 +88,8 @@ pub struct NicCounters {
     pub buffer_small: u64,
     /// Batches of datagrams that the socket did not take.
     pub send_failed: u64,
+    /// Messages of the router of the card's node that are none of this version.
+    pub uplink_odd: u64,
     /// Errors of the socket when receiving.
     pub receive_failed: u64,
 }
@@ -93,28 +98,40 @@ pub struct NicCounters {
 pub struct NetDevice {
     link: Link,
     socket: Socket,
+    uplink: Option<Uplink>,
     outbox: Outbox,
     /// Room for a frame of the guest.
     frame: Box<[u8]>,
-    /// Room for a batch of datagrams of the network.
+    /// Room for a batch of datagrams of the network, or a message of the uplink.
     received: Box<[u8]>,
 }
 
 impl NetDevice {
     /// A card for the member of `config`, whose sessions run on the bound UDP `socket`. `seed` is
-    /// fresh random bytes (see [`Endpoint::new`]).
+    /// fresh random bytes (see [`Endpoint::new`]). With an `uplink`, a connected `SOCK_SEQPACKET`
+    /// socket to its node's router, it also reaches members through that, and the configuration
+    /// should say that it is routed.
     ///
     /// # Errors
     /// [`NicError`] if the configuration is contradictory or the socket refuses.
-    pub fn new(config: Config, socket: UdpSocket, seed: [u8; 32]) -> Result<Self, NicError> {
+    pub fn new(
+        config: Config,
+        socket: UdpSocket,
+        uplink: Option<OwnedFd>,
+        seed: [u8; 32],
+    ) -> Result<Self, NicError> {
         let endpoint = Endpoint::new(config, seed)?;
         let socket = Socket::new(socket).map_err(NicError::Socket)?;
+        let listening = socket.local_addr().map_err(NicError::Socket)?;
+        let uplink = uplink.map(|uplink| Uplink::new(uplink, listening));
+        let room = if uplink.is_some() { uplink::ROOM_BYTES } else { 0 };
         Ok(Self {
             link: Link::new(endpoint),
             socket,
+            uplink,
             outbox: Outbox::new(),
             frame: vec![0; FRAME_BYTES].into_boxed_slice(),
-            received: vec![0; RECEIVE_BYTES].into_boxed_slice(),
+            received: vec![0; RECEIVE_BYTES.max(room)].into_boxed_slice(),
         })
     }
 
@@ -186,6 +203,25 @@ impl NetDevice {
         Ok((BUDGET, used))
     }
 
+    /// Takes what the router of the node has, as [`NetDevice::drain_socket`] does.
+    fn drain_uplink(
+        &mut self,
+        queue: &mut DeviceQueue,
+        ram: &GuestRam,
+        now_ns: u64,
+    ) -> Result<(usize, bool), RingError> {
+        let mut used = false;
+        for taken in 0..BUDGET {
+            let Some(uplink) = &mut self.uplink else { return Ok((taken, used)) };
+            if !uplink.receive(now_ns, &mut self.link, &mut self.received) {
+                return Ok((taken, used));
+            }
+            used |= self.fill_receive_queue(queue, ram, now_ns)?;
+            self.flush();
+        }
+        Ok((BUDGET, used))
+    }
+
     /// Puts frames into the receive queue as long as there are both; returns whether any was used.
     fn fill_receive_queue(
         &mut self,
@@ -211,7 +247,8 @@ impl NetDevice {
 
     /// Hands the socket what the endpoint has to send.
     fn flush(&mut self) {
-        self.outbox.flush(&mut self.link, &mut self.socket);
+        uplink::ask(&mut self.link, self.uplink.as_mut());
+        self.outbox.flush(&mut self.link, &mut self.socket, self.uplink.as_mut());
     }
 }
 
@@ -269,17 +306,19 @@ impl Device for NetDevice {
         // First what waited for buffers and what the card itself answered, then the network.
         let answered = self.fill_receive_queue(receive, ram, now_ns).map_err(ring(0))?;
         let (datagrams, received) = self.drain_socket(receive, ram, now_ns).map_err(ring(0))?;
+        let (messages, passed_on) = self.drain_uplink(receive, ram, now_ns).map_err(ring(0))?;
         // Whatever the budget left over is for the next call, which is due at once.
-        let is_cut_short = sent == BUDGET || datagrams == BUDGET;
+        let is_cut_short = [sent, datagrams, messages].contains(&BUDGET);
         let deadline_ns = self.link.endpoint.next_deadline();
         Ok(Progress {
-            used_queues: u32::from(answered || received) | u32::from(sent > 0) << 1,
+            used_queues: u32::from(answered || received || passed_on) | u32::from(sent > 0) << 1,
             deadline_ns: if is_cut_short { Some(now_ns) } else { deadline_ns },
         })
     }
 
-    fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.socket.as_fd())
+    fn ready_fds<'a>(&'a self, into: &mut Vec<BorrowedFd<'a>>) {
+        into.push(self.socket.as_fd());
+        into.extend(self.uplink.as_ref().and_then(Uplink::ready_fd));
     }
 
     fn close(&mut self) -> Result<(), DeviceError> {

@@ -1,14 +1,13 @@
 //! What a card sends: datagrams of one size for one place share a system call.
 
-use std::net::SocketAddr;
-
 use super::link::Link;
+use super::uplink::Uplink;
 use crate::endpoint::{Path, Transmit};
 use crate::socket::{BATCH_BYTES_MAX, BATCH_COUNT_MAX, Socket};
 
 /// Datagrams for one place, all of `stride` bytes but the last, which may be shorter.
 pub(super) struct Outbox {
-    to: Option<SocketAddr>,
+    to: Option<Path>,
     datagrams: Vec<u8>,
     stride: usize,
 }
@@ -19,29 +18,36 @@ impl Outbox {
     }
 
     /// Sends all that the link's endpoint has to send.
-    pub(super) fn flush(&mut self, link: &mut Link, socket: &mut Socket) {
+    pub(super) fn flush(
+        &mut self,
+        link: &mut Link,
+        socket: &mut Socket,
+        uplink: Option<&mut Uplink>,
+    ) {
+        let mut uplink = uplink;
         let mut failed = 0;
         while let Some(Transmit { to, bytes, stride }) = link.endpoint.poll_transmit() {
-            match to {
-                Path::Direct(to) => {
-                    if !self.takes(to, &bytes, stride) {
-                        failed += u64::from(!self.send(socket));
-                        self.to = Some(to);
-                        self.stride = stride;
-                    }
-                    self.datagrams.extend_from_slice(&bytes);
+            if let Path::Local(_) = to {
+                // A message by itself; what waits was made before it.
+                failed += u64::from(!self.send(socket, uplink.as_deref_mut()));
+                let sent = uplink.as_deref_mut().is_some_and(|uplink| uplink.send(&[&bytes]));
+                failed += u64::from(!sent);
+            } else {
+                if !self.takes(to, &bytes, stride) {
+                    failed += u64::from(!self.send(socket, uplink.as_deref_mut()));
+                    self.to = Some(to);
+                    self.stride = stride;
                 }
-                // The card has neither streams nor a router.
-                Path::Stream(_) | Path::Relayed { .. } => failed += 1,
+                self.datagrams.extend_from_slice(&bytes);
             }
             link.endpoint.recycle(bytes);
         }
-        failed += u64::from(!self.send(socket));
+        failed += u64::from(!self.send(socket, uplink));
         link.counters.send_failed += failed;
     }
 
     /// Whether these datagrams may follow those that wait.
-    fn takes(&self, to: SocketAddr, bytes: &[u8], stride: usize) -> bool {
+    fn takes(&self, to: Path, bytes: &[u8], stride: usize) -> bool {
         let len = self.datagrams.len();
         let count = (len + bytes.len()).div_ceil(self.stride.max(1));
         self.to == Some(to)
@@ -53,11 +59,19 @@ impl Outbox {
             && count <= BATCH_COUNT_MAX
     }
 
-    /// Sends what waits; whether the socket took it.
-    fn send(&mut self, socket: &mut Socket) -> bool {
+    /// Sends what waits; whether it was taken.
+    fn send(&mut self, socket: &mut Socket, uplink: Option<&mut Uplink>) -> bool {
         let Some(to) = self.to.take() else { return true };
-        let sent = socket.send_batch(to, &self.datagrams, self.stride);
+        let (datagrams, stride) = (self.datagrams.as_slice(), self.stride);
+        let sent = match to {
+            Path::Direct(to) => socket.send_batch(to, datagrams, stride).is_ok(),
+            Path::Relayed { .. } => {
+                uplink.is_some_and(|uplink| uplink.send_frames(datagrams, stride))
+            }
+            // A card has no streams, and local packets don't wait.
+            Path::Stream(_) | Path::Local(_) => false,
+        };
         self.datagrams.clear();
-        sent.is_ok()
+        sent
     }
 }

@@ -7,6 +7,7 @@ mod exits;
 mod firewall;
 mod hostile;
 mod labels;
+mod local;
 mod nic;
 mod packets;
 mod paths;

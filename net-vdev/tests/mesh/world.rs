@@ -4,6 +4,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::{IpAddr, SocketAddr};
 
+use net_vdev::offload::VirtioNetHeader;
+use net_vdev::uplink::{Local, Up};
 use net_vdev::wire::{RELAY_HEADER_BYTES, RelayHeader};
 use net_vdev::{
     CipherSupport, Config, Endpoint, Event, Path, Peer, PrivateKey, Protocol, PublicKey, Rule,
@@ -109,6 +111,8 @@ pub(crate) struct World {
     /// Datagrams between these places are lost, in this direction.
     pub(crate) cut: Vec<(SocketAddr, SocketAddr)>,
     pub(crate) dice: Dice,
+    /// How many packets the router of one host passed on as they were.
+    pub(crate) passed_on: usize,
     /// Every datagram that was sent: (from, to, bytes).
     pub(crate) seen: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
     flights: BinaryHeap<Flight>,
@@ -148,6 +152,7 @@ impl World {
             relays: Relays { are_up: [true; 2], frame_bytes_max: 1452, one_way_ns: 2 * ONE_WAY_NS },
             cut: Vec::new(),
             dice,
+            passed_on: 0,
             seen: Vec::new(),
             flights: BinaryHeap::new(),
             count: 0,
@@ -260,7 +265,7 @@ impl World {
         let index = self.members.iter().position(|member| match to {
             Path::Direct(place) => member.place == place,
             Path::Relayed { member: address, .. } => member.key().address() == address,
-            Path::Stream(_) => false,
+            Path::Stream(_) | Path::Local(_) => false,
         });
         let Some(index) = index else { return };
         let Member { endpoint, got, .. } = &mut self.members[index];
@@ -309,6 +314,10 @@ impl World {
         while let Some(Transmit { to, bytes, stride }) =
             self.members[index].endpoint.poll_transmit()
         {
+            if let Path::Local(key) = to {
+                self.pass_on(index, &key, bytes);
+                continue;
+            }
             for datagram in bytes.chunks(stride) {
                 match to {
                     Path::Direct(to) => {
@@ -316,12 +325,29 @@ impl World {
                         self.seen.push((place, to, datagram.to_vec()));
                     }
                     Path::Relayed { .. } => self.relay(index, datagram),
-                    Path::Stream(_) => panic!("there are no streams in this world"),
+                    Path::Stream(_) | Path::Local(_) => {
+                        panic!("there are no such ways in this world")
+                    }
                 }
             }
         }
         while let Some(event) = self.members[index].endpoint.poll_event() {
             self.members[index].events.push(event);
+        }
+    }
+
+    /// What the router of one host does with a packet for another member there.
+    fn pass_on(&mut self, from: usize, to: &PublicKey, mut message: Vec<u8>) {
+        let member = self.members[from].key();
+        let Some(Up::Local(local)) = Up::parse(&mut message) else { panic!("no local message") };
+        assert_eq!(local.member, *to);
+        if self.relays.are_up[0]
+            && let Some(to) = self.members.iter_mut().find(|member| member.key() == *to)
+        {
+            let (got, local) = (&mut to.got, Local { member, ..local });
+            self.passed_on += 1;
+            let deliver = &mut |_: &VirtioNetHeader, packet: &[u8]| got.push(packet.to_vec());
+            to.endpoint.receive_local(self.now_ns, local, deliver);
         }
     }
 

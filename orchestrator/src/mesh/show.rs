@@ -58,6 +58,9 @@ pub(super) fn status(status: &Status) -> String {
             line(&mut text, format_args!("trouble     {}: {advice}", short(&peer.key)));
         }
     }
+    for member in &status.attached {
+        line(&mut text, format_args!("attached    {} {}", short(&member.key), member.address));
+    }
     for (name, count) in status.counters.iter().filter(|(_, count)| *count > 0) {
         line(&mut text, format_args!("  {name:<28} {count}"));
     }

@@ -7,6 +7,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
+use mesh_node::uplinks::CardEnds;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::{FdFlags, fcntl_setfd, ioctl_fionbio};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -73,6 +74,16 @@ impl Process {
         &self.prepared.config.name
     }
 
+    /// The uplink of its card.
+    pub(super) fn uplink(&self) -> Option<&CardEnds> {
+        self.prepared.uplink.as_ref()
+    }
+
+    /// It will not be started again: the mesh node sees that its card is gone.
+    pub(super) fn let_go(&mut self) {
+        self.prepared.uplink = None;
+    }
+
     /// Starts the VMM and returns its process ID.
     pub(super) fn start(&mut self, vmm: &Vmm) -> io::Result<u32> {
         let (keeper, theirs) = UnixStream::pair()?;
@@ -98,7 +109,8 @@ impl Process {
         let mut child = {
             let sockets = self.prepared.sockets.iter().map(AsFd::as_fd);
             let lines = disks.iter().flat_map(DiskLines::inherited);
-            let own = [config.as_fd(), theirs.as_fd()];
+            let uplink = self.prepared.uplink.iter().map(|ends| ends.card.as_fd());
+            let own = [config.as_fd(), theirs.as_fd()].into_iter().chain(uplink);
             let _inherited = Inherited::new(sockets.chain(lines).chain(own))?;
             command.spawn()?
         };

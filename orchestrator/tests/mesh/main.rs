@@ -9,6 +9,7 @@
 mod by_hand;
 mod lines;
 mod links;
+mod machines;
 mod nat;
 mod outside;
 mod repair;

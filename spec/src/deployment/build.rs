@@ -99,6 +99,8 @@ fn check_names(list: &[Entry<'_, '_>], report: &mut Report<'_>) {
 fn network(entry: &Entry<'_, '_>, report: &mut Report<'_>) -> Network {
     let mesh = entry.data("mesh");
     let listen = mesh.as_ref().and_then(|mesh| mesh.field("listen")?.text()?.parse().ok());
+    let attach = mesh.as_ref().and_then(|mesh| Some(mesh.field("attach")?.is_true()));
+    let exit = mesh.as_ref().and_then(|mesh| Public32::from_hex(mesh.field("exit")?.text()?));
     let list = mesh.and_then(|mesh| mesh.field("peers"));
     let mut peers: Vec<Peer> = Vec::new();
     for node in list.iter().flat_map(Node::items) {
@@ -113,6 +115,8 @@ fn network(entry: &Entry<'_, '_>, report: &mut Report<'_>) -> Network {
         subnet: entry.data("subnet").and_then(|node| Subnet::parse(node.text()?)),
         listen: listen.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         peers,
+        attach: attach.unwrap_or(true),
+        exit,
     }
 }
 

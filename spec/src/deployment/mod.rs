@@ -81,6 +81,10 @@ pub struct Network {
     pub listen: IpAddr,
     /// Mesh members outside this deployment.
     pub peers: Vec<Peer>,
+    /// Whether its members are attached to the mesh node of their host, if one runs.
+    pub attach: bool,
+    /// The key of the member through which its members reach what is outside of the mesh.
+    pub exit: Option<Public32>,
 }
 
 /// A mesh member outside the deployment.

@@ -118,6 +118,8 @@ static MESH: Object = Object {
             Shape::List { item: &Shape::Object(&PEER), min: 0, max: 256, why: "" },
             "Mesh members outside this deployment.",
         ),
+        optional("attach", Shape::Bool, "Attach members to this host's mesh node; true if absent."),
+        optional("exit", Shape::Text(&form::KEY), "Whom members reach the internet through."),
     ],
 };
 

@@ -37,6 +37,8 @@ impl Member {
         NetConfig {
             private_key: Secret32::new(self.key),
             socket_fd: self.socket.as_raw_fd(),
+            uplink_fd: None,
+            exit: None,
             ipv4: Vec::new(),
             peers: vec![PeerConfig {
                 public_key: Public32(peer.public().0),

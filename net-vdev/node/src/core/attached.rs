@@ -12,6 +12,8 @@ use super::{Core, Outside};
 
 /// How many members may be attached.
 pub const ATTACHED_MAX: usize = 4096;
+/// How many pairs of them may know that they are attached to the same node.
+const INTRODUCED_MAX: usize = 1 << 16;
 
 /// Why a member is not attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -22,9 +24,9 @@ pub enum AttachError {
     /// There are too many.
     #[error("{ATTACHED_MAX} members are attached already")]
     TooMany,
-    /// It is attached.
-    #[error("{0} is attached already")]
-    Twice(PublicKey),
+    /// What it signed is not what it was asked to sign.
+    #[error("it does not prove that it has this key")]
+    Proof,
 }
 
 impl Core {
@@ -38,10 +40,8 @@ impl Core {
         signed: &SignedAnnouncement,
     ) -> Result<PublicKey, AttachError> {
         let key = signed.announcement.key;
-        if self.attached.contains_key(&key.address()) {
-            return Err(AttachError::Twice(key));
-        }
-        if self.attached.len() >= ATTACHED_MAX {
+        let is_new = !self.attached.contains_key(&key.address());
+        if is_new && self.attached.len() >= ATTACHED_MAX {
             return Err(AttachError::TooMany);
         }
         self.router.originate(now_ns, *signed)?;
@@ -56,13 +56,42 @@ impl Core {
     }
 
     /// Lets a member go.
-    pub fn detach(&mut self, now_ns: u64, key: &PublicKey) {
+    pub fn detach(&mut self, now_ns: u64, key: &PublicKey, outside: &mut impl Outside) {
+        self.forget_here(key, outside);
         if self.attached.remove(&key.address()).is_some() {
             self.router.withdraw(now_ns, key);
         }
         self.asked.retain(|_, members| {
             members.remove(key);
             !members.is_empty()
+        });
+    }
+
+    /// Two attached members speak with each other: both are told so, once.
+    pub(super) fn introduce(
+        &mut self,
+        one: &PublicKey,
+        other: &PublicKey,
+        outside: &mut impl Outside,
+    ) {
+        let pair = (*one.min(other), *one.max(other));
+        if self.introduced.len() < INTRODUCED_MAX && self.introduced.insert(pair) {
+            outside.here(one, other, true);
+            outside.here(other, one, true);
+        }
+    }
+
+    /// Those who were told that a member is here are told that it is not, or that another process
+    /// has its key now.
+    pub fn forget_here(&mut self, key: &PublicKey, outside: &mut impl Outside) {
+        self.introduced.retain(|(one, other)| {
+            let partner = match (one == key, other == key) {
+                (true, _) => other,
+                (_, true) => one,
+                _ => return true,
+            };
+            outside.here(partner, key, false);
+            false
         });
     }
 

@@ -10,11 +10,10 @@ use net_vdev::{Peer, PublicKey};
 use super::{ANSWERS_MAX, Core, Outside, REDIAL_NS, Redial};
 
 impl Core {
-    /// The number that this node's key is to announce itself under next, if it is to: at least
-    /// that.
-    pub fn sequence_wanted(&mut self, own: &PublicKey) -> Option<u64> {
-        let wanted = std::mem::take(&mut self.wanted);
-        wanted.into_iter().filter(|(key, _)| key == own).map(|(_, number)| number).max()
+    /// The keys that are to announce themselves anew, the node's own or those of attached members,
+    /// and under which number at least.
+    pub fn take_wanted(&mut self) -> Vec<(PublicKey, u64)> {
+        std::mem::take(&mut self.wanted)
     }
 
     /// This host can't send to a neighbour's place: the way to it is gone. If no other way to the

@@ -48,6 +48,8 @@ pub trait Outside {
     fn deliver(&mut self, header: &VirtioNetHeader, packet: &[u8]);
     /// Hands frames to a member that is attached to this node.
     fn attached(&mut self, member: &PublicKey, frames: &[u8], stride: usize);
+    /// Tells an attached member that another one is attached too, or not any more.
+    fn here(&mut self, member: &PublicKey, other: &PublicKey, is_here: bool);
     /// Tells an attached member whose address this is, or that it is nobody's.
     fn resolved(&mut self, member: &PublicKey, address: &Ipv6Addr, key: Option<&PublicKey>);
 }
@@ -67,6 +69,8 @@ pub struct Core {
     configured: BTreeMap<PublicKey, Redial>,
     /// The members that are attached, by address.
     attached: BTreeMap<Ipv6Addr, PublicKey>,
+    /// Pairs of them that were told that they are both here, the smaller key first.
+    introduced: BTreeSet<(PublicKey, PublicKey)>,
     /// Which of them wait to be told whose address one is.
     asked: BTreeMap<Ipv6Addr, BTreeSet<PublicKey>>,
     coalescer: Coalescer,
@@ -124,6 +128,7 @@ impl Core {
             links: BTreeMap::new(),
             configured: BTreeMap::new(),
             attached: BTreeMap::new(),
+            introduced: BTreeSet::new(),
             asked: BTreeMap::new(),
             coalescer: Coalescer::new(accepts),
             counters: CoreCounters::default(),
@@ -262,6 +267,9 @@ impl Core {
             return;
         };
         if let Some(way) = self.route(now_ns, &header, frame, outside) {
+            if let Way::Attached(other) = &way {
+                self.introduce(member, other, outside);
+            }
             let run = Run { start: 0, end: frame.len(), way };
             self.pass_on(now_ns, frame, &run, frame.len(), outside);
         }
@@ -380,6 +388,8 @@ impl Core {
                 Path::Relayed { .. } => self.relay_own(now_ns, &mut bytes, stride, outside),
                 Path::Direct(to) => outside.send(to, &bytes, stride),
                 Path::Stream(number) => outside.send_stream(number, &bytes, stride),
+                // Only a card has peers that are attached to the same router.
+                Path::Local(_) => self.counters.frames_odd += 1,
             }
             self.endpoint.recycle(bytes);
         }
@@ -420,6 +430,6 @@ fn send(outside: &mut impl Outside, to: Path, datagrams: &[u8], stride: usize) {
         Path::Direct(to) => outside.send(to, datagrams, stride),
         Path::Stream(number) => outside.send_stream(number, datagrams, stride),
         // What goes through routers was made a frame for one before.
-        Path::Relayed { .. } => {}
+        Path::Relayed { .. } | Path::Local(_) => {}
     }
 }

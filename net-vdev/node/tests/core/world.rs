@@ -48,6 +48,7 @@ pub(crate) struct Wire {
     pub(crate) sent: Vec<(SocketAddr, Vec<u8>, usize)>,
     pub(crate) delivered: Vec<(VirtioNetHeader, Vec<u8>)>,
     pub(crate) attached: Vec<(PublicKey, Vec<u8>)>,
+    pub(crate) here: Vec<(PublicKey, PublicKey, bool)>,
     pub(crate) resolved: Vec<(PublicKey, Ipv6Addr, Option<PublicKey>)>,
 }
 
@@ -66,6 +67,10 @@ impl Outside for Wire {
 
     fn resolved(&mut self, member: &PublicKey, address: &Ipv6Addr, key: Option<&PublicKey>) {
         self.resolved.push((*member, *address, key.copied()));
+    }
+
+    fn here(&mut self, member: &PublicKey, other: &PublicKey, is_here: bool) {
+        self.here.push((*member, *other, is_here));
     }
 
     fn attached(&mut self, member: &PublicKey, frames: &[u8], stride: usize) {

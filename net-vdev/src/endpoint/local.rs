@@ -1,0 +1,133 @@
+//! What passes between a member and the router of the node that it is attached to: who the member
+//! is, and packets for members that are attached to the same one (see [`crate::uplink`]).
+//!
+//! A peer that is *here* has a session like any other: it proves who it is and shows its
+//! certificates, probes say whether the router lives, and data takes the session again as soon as
+//! something is amiss. As long as all is well, packets and super-frames pass as they are, since the
+//! host that passes them could read both members' memory. The firewall judges them at both ends.
+
+use super::{DropReason, Endpoint, Path, Transmit};
+use crate::announcement::{Announcement, Role, SignedAnnouncement};
+use crate::firewall::Packet;
+use crate::identity::PublicKey;
+use crate::offload::{Layout, PACKET_BYTES_MAX, Segmenter, VirtioNetHeader};
+use crate::signature::RANDOM_BYTES;
+use crate::uplink::{Challenge, Local, local_header};
+use crate::wire::MTU;
+
+/// How long a member's announcement holds.
+const ANNOUNCED_S: u64 = 3600;
+
+/// The packet itself, for a check of it against its header.
+const AS_IT_IS: Layout = Layout { headroom: 0, tailroom: 0, packet_bytes_max: PACKET_BYTES_MAX };
+
+impl Endpoint {
+    /// Answers a router's challenge: announces this member under a number larger than all before,
+    /// and signs both. The message for the router.
+    ///
+    /// The number is the time in milliseconds, or more if the router says that it has seen more. So
+    /// it needs no place on a disk, and grows when the member moves to another host.
+    pub fn answer_challenge(&mut self, now_ns: u64, challenge: &Challenge) -> Vec<u8> {
+        let unix_ns = self.unix_time_at_zero_ns.saturating_add(now_ns);
+        let next = self.announced.saturating_add(1);
+        self.announced = next.max(challenge.sequence).max(unix_ns / 1_000_000);
+        let announcement = Announcement {
+            key: self.key,
+            sequence: self.announced,
+            expires_unix_s: unix_ns / 1_000_000_000 + ANNOUNCED_S,
+            role: Role::Workload,
+        };
+        let mut random = [0; RANDOM_BYTES];
+        self.random.fill(&mut random);
+        let signed = SignedAnnouncement::sign(announcement, &self.identity, &random);
+        self.random.fill(&mut random);
+        challenge.answer(&signed, &self.identity, &random)
+    }
+
+    /// The router says that a peer is attached to it too, or not any more.
+    pub fn set_here(&mut self, peer: &PublicKey, is_here: bool) {
+        let index = self.by_key.get(peer).copied();
+        if let Some(peer) = index.and_then(|index| self.peers.get_mut(index)) {
+            peer.is_here = is_here;
+        }
+    }
+
+    /// This member is attached anew, or to another router: who is there is to be seen.
+    pub fn forget_who_is_here(&mut self) {
+        self.peers.iter_mut().for_each(|(_, peer)| peer.is_here = false);
+    }
+
+    /// Whether packets for a peer may go as they are.
+    pub(super) fn is_here(&self, index: usize) -> bool {
+        self.peers.get(index).is_some_and(|peer| peer.is_here && peer.current.is_some())
+    }
+
+    /// Sends a packet or super-frame that the firewall let pass to a peer that is here.
+    pub(super) fn send_local(
+        &mut self,
+        now_ns: u64,
+        index: usize,
+        header: &VirtioNetHeader,
+        bytes: &[u8],
+    ) -> Result<(), DropReason> {
+        if self.transmits.is_full() {
+            return Err(DropReason::OutboundQueue);
+        }
+        // Its ways are probed as if they were used: a router that died is noticed.
+        self.wake(now_ns, index);
+        let Some(peer) = self.peers.get_mut(index) else { return Ok(()) };
+        peer.sent_ns = now_ns;
+        peer.bytes_sent += bytes.len() as u64;
+        let (key, is_old) =
+            (peer.key, peer.current.as_ref().is_some_and(|session| session.wants_rekey(now_ns)));
+        self.counters.packets_local += 1;
+        self.counters.packets_sent += 1;
+        self.counters.bytes_sent += bytes.len() as u64;
+        let is_small = bytes.len() <= MTU;
+        let buffers = &mut self.transmits;
+        let mut message = if is_small { buffers.buffer() } else { buffers.batch_buffer() };
+        message.clear();
+        message.extend_from_slice(&local_header(&key, header));
+        message.extend_from_slice(bytes);
+        let stride = message.len();
+        self.queue(Transmit { to: Path::Local(key), bytes: message, stride });
+        if is_old {
+            self.begin_handshake(now_ns, index);
+        }
+        Ok(())
+    }
+
+    /// Takes a packet or super-frame that the router passed on from a peer that is here; `deliver`
+    /// gets it if it is for this member. What is not let in is dropped and counted.
+    pub fn receive_local(
+        &mut self,
+        now_ns: u64,
+        local: Local<'_>,
+        deliver: &mut dyn FnMut(&VirtioNetHeader, &[u8]),
+    ) {
+        if let Err(reason) = self.admit_local(now_ns, &local) {
+            self.counters.drop(reason);
+        } else {
+            deliver(&local.header, local.packet);
+        }
+    }
+
+    fn admit_local(&mut self, now_ns: u64, local: &Local<'_>) -> Result<(), DropReason> {
+        let index = self.by_key.get(&local.member).copied().ok_or(DropReason::LocalStranger)?;
+        self.drop_dead_sessions(now_ns, index);
+        if !self.peers.get(index).is_some_and(|peer| peer.current.is_some()) {
+            return Err(DropReason::LocalStranger);
+        }
+        let packet = Packet::parse(local.packet).map_err(|_| DropReason::InboundMalformed)?;
+        let is_whole = local.header.segmentation.is_some() || packet.len <= MTU;
+        let fits = Segmenter::new(&local.header, local.packet, AS_IT_IS).is_ok();
+        if !is_whole || !fits || packet.len != local.packet.len() {
+            return Err(DropReason::InboundMalformed);
+        }
+        self.check_inbound(now_ns, index, &packet)?;
+        if let Some(peer) = self.peers.get_mut(index) {
+            peer.heard_ns = now_ns;
+        }
+        Ok(())
+    }
+}
