@@ -32,6 +32,21 @@ const ALIAS: Kind = Kind { number: 1, purpose: Purpose::new("Hypha mesh 1: alias
 const LABEL: Kind = Kind { number: 2, purpose: Purpose::new("Hypha mesh 1: label") };
 const NAME: Kind = Kind { number: 3, purpose: Purpose::new("Hypha mesh 1: name") };
 
+/// A certificate as people pass it on: hexadecimal digits.
+#[must_use]
+pub fn to_hex(certificate: &[u8]) -> String {
+    certificate.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bytes of a certificate in hexadecimal digits; `None` if they are none.
+#[must_use]
+pub fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|it| u8::try_from(it).ok());
+    let byte = |[high, low]: &[u8; 2]| Some(digit(*high)? << 4 | digit(*low)?);
+    pairs.iter().map(byte).collect::<Option<Vec<u8>>>().filter(|_| rest.is_empty())
+}
+
 /// Why bytes are no certificate that counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {

@@ -397,6 +397,8 @@ impl Neighbours<'_> {
                 port: Some(port.target),
             }));
         }
+        let egress = self.interface.egress.as_ref();
+        let egress = egress.map(|rules| rules.iter().flat_map(|rule| self.rules(rule)));
         NetConfig {
             private_key: card.private.clone(),
             socket_fd: card.socket.as_raw_fd(),
@@ -405,6 +407,11 @@ impl Neighbours<'_> {
             ipv4: ipv4(machine).collect(),
             peers,
             allow,
+            egress: egress.map(Iterator::collect),
+            packets_per_second: self.interface.limits.packets_per_second,
+            bytes_per_second: self.interface.limits.bytes_per_second,
+            requires_post_quantum: self.interface.requires_post_quantum,
+            certificates: self.interface.certificates.clone(),
         }
     }
 

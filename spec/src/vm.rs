@@ -176,6 +176,21 @@ pub struct NetConfig {
     /// Who may open flows to this card; everybody else is dropped.
     #[serde(default)]
     pub allow: Vec<AllowRule>,
+    /// To whom it may open flows ([`AllowRule::from`] is the other side); to anybody without a list.
+    #[serde(default)]
+    pub egress: Option<Vec<AllowRule>>,
+    /// IP packets per second in each direction; not 0.
+    #[serde(default)]
+    pub packets_per_second: Option<u64>,
+    /// Their bytes per second; not 0.
+    #[serde(default)]
+    pub bytes_per_second: Option<u64>,
+    /// Whether peers that can't do ML-KEM-768 are refused.
+    #[serde(default)]
+    pub requires_post_quantum: bool,
+    /// Certificates of labels that the card shows, in hexadecimal digits.
+    #[serde(default)]
+    pub certificates: Vec<String>,
 }
 
 /// A peer of the mesh.

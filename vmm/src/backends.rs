@@ -1,15 +1,18 @@
 //! From the configuration's network cards and volumes to devices.
 
 use std::net::UdpSocket;
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 
-use net_vdev::certificate::{Label, TextError};
+use net_vdev::certificate::{self, Label, TextError};
 use net_vdev::endpoint::{Exits, Strangers};
-use net_vdev::{NetDevice, Peer, PrivateKey, PublicKey, Rule, Who};
+use net_vdev::{Caps, NetDevice, Peer, PostQuantum, PrivateKey, PublicKey, Rule, Who};
 use spec::vm::{AllowFrom, AllowRule, BlockConfig, NetConfig, Protocol};
 
 use crate::devices::NamedDevice;
 use crate::launch::LaunchError;
+use crate::output::message;
+use crate::vm::now_ns;
 use crate::volumes::{DiskSockets, open_disk};
 
 /// The environment variable that tells the guest its card's addresses.
@@ -56,33 +59,57 @@ pub fn open_net(
         endpoint: peer.endpoint,
         addresses: peer.addresses.clone(),
     });
-    let rules: Vec<Rule> =
-        card.allow.iter().map(rule).collect::<Result<_, _>>().map_err(|error| {
-            LaunchError::Config { field: format!("net[{number}].allow"), reason: error.to_string() }
-        })?;
+    let refused = |name: &str, reason: String| {
+        let field = format!("net[{number}].{name}");
+        LaunchError::Config { field, reason }
+    };
+    let rules = |name: &str, rules: &[AllowRule]| {
+        let rules = rules.iter().map(rule).collect::<Result<Vec<Rule>, _>>();
+        rules.map_err(|error| refused(name, error.to_string()))
+    };
+    let egress = card.egress.as_ref().map(|list| rules("egress", list)).transpose()?;
+    let rules = rules("allow", &card.allow)?;
+    let certificates = card.certificates.iter().map(|text| certificate::from_hex(text));
+    let certificates = certificates
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| refused("certificates", "not hexadecimal digits".to_owned()))?;
     // Who has a label need not be listed.
-    let has_labels = rules.iter().any(|rule| matches!(rule.who, Who::Label(_)));
+    let has_labels =
+        rules.iter().chain(egress.iter().flatten()).any(|rule| matches!(rule.who, Who::Label(_)));
     let is_routed = sockets.uplink.is_some();
     let strangers = match (is_routed, has_labels) {
         (true, _) => Strangers::Welcome { at_most: FOUND_PEERS_MAX },
         (false, true) => Strangers::Welcome { at_most: LABELLED_PEERS_MAX },
         (false, false) => Strangers::Refused,
     };
+    let post_quantum =
+        if card.requires_post_quantum { PostQuantum::Required } else { PostQuantum::Upgrade };
     let through = card.exit.map(|key| PublicKey(key.0));
     let key = PrivateKey::new(*card.private_key.expose());
     let config = net_vdev::Config {
         addresses: card.ipv4.iter().map(|(address, _)| (*address).into()).collect(),
         peers: peers.collect(),
         rules,
+        egress,
+        caps: Caps {
+            packets_per_s: card.packets_per_second.and_then(NonZeroU64::new),
+            bytes_per_s: card.bytes_per_second.and_then(NonZeroU64::new),
+        },
+        post_quantum,
         strangers,
         is_routed,
         exits: Exits { through, ..Exits::default() },
         ..net_vdev::Config::new(key, facts.unix_time_at_zero_ns)
     };
     let CardSockets { datagrams, uplink } = sockets;
-    let device = NetDevice::new(config, datagrams, uplink, facts.seed).map_err(|error| {
+    let mut device = NetDevice::new(config, datagrams, uplink, facts.seed).map_err(|error| {
         LaunchError::Config { field: format!("net[{number}]"), reason: error.to_string() }
     })?;
+    if device.set_certificates(now_ns(), &certificates) < certificates.len() {
+        message(&format!(
+            "warning: a certificate of network card {number} is not this machine's, or has ended"
+        ));
+    }
     Ok(NamedDevice { name: format!("network card {number}"), device: Box::new(device) })
 }
 

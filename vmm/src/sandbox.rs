@@ -21,6 +21,9 @@ const KVM_SET_REGS: u64 = 0x4090_ae82;
 const KVM_GET_SREGS: u64 = 0x8138_ae83;
 const KVM_GET_VCPU_EVENTS: u64 = 0x8040_ae9f;
 
+/// The one call that a test may see or not, as the host's clock has it.
+pub const CLOCK_FALLBACK: &str = "clock_gettime";
+
 /// What the VM has, and so what its thread will call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Needs {
@@ -91,7 +94,8 @@ pub fn restrict_files() -> Result<(), SandboxError> {
 }
 
 /// The system calls that the thread of a VM with these devices may make: name and number. A test
-/// traces real guests and finds that no other is made and each of these is.
+/// traces real guests and finds that no other is made and each of these is ([`CLOCK_FALLBACK`]
+/// depends on the host).
 #[must_use]
 pub fn allowed_calls(needs: Needs) -> Vec<(&'static str, i64)> {
     let mut calls = vec![
@@ -102,6 +106,9 @@ pub fn allowed_calls(needs: Needs) -> Vec<(&'static str, i64)> {
         ("setitimer", libc::SYS_setitimer),       // upcalls
         ("rt_sigreturn", libc::SYS_rt_sigreturn), // from SIGALRM, SIGTERM and SIGINT
         ("exit_group", libc::SYS_exit_group),
+        // The vDSO asks the kernel when the host's clock source can't be read from user space, and a
+        // host may change to such a one at any time (a TSC found unstable).
+        (CLOCK_FALLBACK, libc::SYS_clock_gettime),
     ];
     if needs.block || needs.servers || needs.net {
         calls.push(("brk", libc::SYS_brk)); // memory for what is in flight

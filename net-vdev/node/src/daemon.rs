@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use mesh_router::Router;
 use net_vdev::announcement::{Announcement, Role, SignedAnnouncement};
+use net_vdev::certificate;
 use net_vdev::endpoint::{Endpoint, Path, Strangers};
 use net_vdev::offload::{Accepts, PACKET_BYTES_MAX, VirtioNetHeader};
 use net_vdev::socket::{RECEIVE_BYTES, SendError, Socket};
@@ -68,6 +69,8 @@ pub struct NodeConfig {
     pub tun: Option<String>,
     /// Who may open flows to its host.
     pub rules: Vec<Rule>,
+    /// The certificates of labels that it shows to its peers.
+    pub certificates: Vec<Vec<u8>>,
     /// How many members that nobody configured may have sessions with it.
     pub strangers_max: usize,
     /// What it lets members reach outside of the mesh.
@@ -137,6 +140,8 @@ pub struct Daemon {
     announced_ns: u64,
     /// The number that the next announcement is to have at least, if one was asked for.
     wanted: Option<u64>,
+    /// Its certificates; those that have ended are not shown.
+    certificates: Vec<Vec<u8>>,
     orders: Desk,
     uplinks: Uplinks,
     errands: Errands,
@@ -309,6 +314,7 @@ impl Daemon {
             sequence,
             announced_ns: now_ns,
             wanted: None,
+            certificates: config.certificates,
             orders,
             uplinks,
             errands: Errands::default(),
@@ -515,6 +521,12 @@ impl Daemon {
         let answer = match &asked.order {
             Order::Ping { .. } | Order::Trace { .. } => return self.errands.begin(now_ns, asked),
             Order::Status => self.status(),
+            Order::Certificates { certificates } => {
+                let bytes = certificates.iter().filter_map(|text| certificate::from_hex(text));
+                self.certificates = bytes.collect();
+                self.core.set_certificates(now_ns, &self.certificates);
+                Answer::Done
+            }
             Order::Rules { rules } => {
                 let rules: Vec<_> = rules.iter().map(AclEntry::rule).collect();
                 self.core.set_rules(&rules);
@@ -556,6 +568,7 @@ impl Daemon {
         let signed = SignedAnnouncement::sign(announcement, &self.key, &random);
         self.announced_ns = now_ns;
         self.announced = Some(signed);
+        self.core.set_certificates(now_ns, &self.certificates);
         let outcome = self.core.originate(now_ns, &signed);
         outcome.map_err(|error| NodeError::Announcement(error.to_string()))
     }

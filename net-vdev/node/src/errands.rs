@@ -52,7 +52,7 @@ impl Errands {
         let (to, stage) = match asked.order {
             Order::Ping { to } => (to, Stage::Ping),
             Order::Trace { to } => (to, Stage::Trace { hop_limit: 1, hops: Vec::new() }),
-            Order::Status | Order::Rules { .. } => return,
+            Order::Status | Order::Rules { .. } | Order::Certificates { .. } => return,
         };
         if self.list.len() >= ERRANDS_MAX {
             return say(&asked.reply, failed("too many pings and traces are under way"));

@@ -46,6 +46,11 @@ pub enum Order {
         /// Who may open flows to the host.
         rules: Vec<AclEntry>,
     },
+    /// Show these certificates of labels to peers from now on.
+    Certificates {
+        /// Each in hexadecimal digits.
+        certificates: Vec<String>,
+    },
     /// Find the routers on the way to a member.
     Trace {
         /// Its address.

@@ -141,6 +141,11 @@ impl NetDevice {
         self.link.mac()
     }
 
+    /// The certificates of labels that the card's member shows from now on; returns how many count.
+    pub fn set_certificates(&mut self, now_ns: u64, certificates: &[Vec<u8>]) -> usize {
+        self.link.endpoint.set_certificates(now_ns, certificates)
+    }
+
     /// What the card has dropped.
     #[must_use]
     pub fn counters(&self) -> NicCounters {

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use mesh_node::acl::AclEntry;
 
+use serde::de::DeserializeOwned;
+
 use super::MeshError;
 use crate::state;
 
@@ -16,18 +18,26 @@ const BYTES_MAX: u64 = 1 << 20;
 
 /// Reads the rules of a node's folder; none if there is no file.
 pub(super) fn load(folder: &Path) -> Result<Vec<AclEntry>, MeshError> {
-    let path = folder.join(FILE);
-    let bad = |reason: String| MeshError::Acl { path: path.clone(), reason };
-    match fs::metadata(&path) {
+    read_list(&folder.join(FILE), BYTES_MAX)
+}
+
+/// Reads a list from a file of JSON; an empty one if there is no file.
+pub(super) fn read_list<T: DeserializeOwned>(
+    path: &Path,
+    bytes_max: u64,
+) -> Result<Vec<T>, MeshError> {
+    let bad = |reason: String| MeshError::Acl { path: path.to_owned(), reason };
+    match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(bad(error.to_string())),
-        Ok(facts) if facts.len() > BYTES_MAX => {
-            return Err(bad(format!("{} bytes; at most {BYTES_MAX} are read", facts.len())));
+        Ok(facts) if facts.len() > bytes_max => {
+            return Err(bad(format!("{} bytes; at most {bytes_max} are read", facts.len())));
         }
         Ok(_) => {}
     }
-    let text = fs::read_to_string(&path).map_err(|error| bad(error.to_string()))?;
-    serde_json::from_str(&text).map_err(|error| bad(format!("no list of rules: {error}")))
+    let text = fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+    serde_json::from_str(&text)
+        .map_err(|error| bad(format!("not the list that belongs here: {error}")))
 }
 
 /// Writes the rules.

@@ -6,9 +6,9 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use mesh_egress::address::Block;
-use mesh_node::acl::{AclEntry, Transport};
+use mesh_node::acl::{AclEntry, AclFrom, Transport};
 use net_vdev::PublicKey;
-use net_vdev::certificate::HostName;
+use net_vdev::certificate::{HostName, LabelName};
 use spec::secret::Public32;
 
 /// The UDP port of a node if nothing else is said.
@@ -72,6 +72,12 @@ pub enum MeshVerb {
     /// Says who may open flows to this host, and changes it.
     #[command(subcommand)]
     Acl(AclVerb),
+    /// Keeps groups: keys that give labels to members, which rules may name instead of keys.
+    #[command(subcommand)]
+    Group(GroupVerb),
+    /// Keeps the certificates of labels that this host shows to others.
+    #[command(subcommand)]
+    Certificate(CertificateVerb),
 }
 
 /// What all verbs take.
@@ -181,12 +187,91 @@ pub enum AclVerb {
     },
 }
 
+/// `hypha mesh group`.
+#[derive(Debug, Subcommand)]
+pub enum GroupVerb {
+    /// Makes a group: a key that stays here, and signs.
+    #[command(after_help = "Example:\n  \
+        hypha mesh group new team\n  \
+        hypha mesh acl add $(hypha mesh group show team -q)/admin tcp 22")]
+    New {
+        /// Its name, which only this host knows it by.
+        #[arg(value_parser = parse_name)]
+        name: HostName,
+        /// What all verbs take.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Prints a group's key, or all groups.
+    Show {
+        /// Its name.
+        #[arg(value_parser = parse_name)]
+        name: Option<HostName>,
+        /// Print the key alone.
+        #[arg(short, long, requires = "name")]
+        quiet: bool,
+        /// What all verbs take.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Gives a member a label of a group for a time: prints a certificate, which the member shows.
+    #[command(after_help = "Example:\n  \
+        hypha mesh group give team admin 4c9f…e1 --days 7")]
+    Give {
+        /// The group's name.
+        #[arg(value_parser = parse_name)]
+        name: HostName,
+        /// The label: a-z 0-9 - . _ = with a letter or digit at both ends.
+        #[arg(value_parser = parse_label)]
+        label: LabelName,
+        /// The member: its whole key.
+        #[arg(value_parser = parse_key)]
+        member: Public32,
+        /// For how many days.
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=3660))]
+        days: u16,
+        /// What all verbs take.
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// `hypha mesh certificate`.
+#[derive(Debug, Subcommand)]
+pub enum CertificateVerb {
+    /// Lists the certificates that this host shows, and when they end.
+    List(Common),
+    /// Shows one from now on.
+    Add {
+        /// As `hypha mesh group give` printed it.
+        certificate: String,
+        /// What all verbs take.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Does not show those of a label any more.
+    Remove {
+        /// The label: GROUP/LABEL, as the list has it.
+        label: String,
+        /// What all verbs take.
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+fn parse_name(text: &str) -> Result<HostName, String> {
+    text.parse().map_err(|error| format!("{text:?} is no name: {error}"))
+}
+
+fn parse_label(text: &str) -> Result<LabelName, String> {
+    text.parse().map_err(|error| format!("{text:?} is no label: {error}"))
+}
+
 /// A rule, word by word.
 #[derive(Debug, Args)]
 pub struct RuleArguments {
-    /// Whose flows: a member's whole key.
-    #[arg(value_parser = parse_key)]
-    pub from: Public32,
+    /// Whose flows: a member's whole key, or GROUP/LABEL for all who show a certificate of a label.
+    pub from: AclFrom,
     /// tcp, udp or icmp.
     #[arg(value_parser = parse_protocol)]
     pub protocol: Transport,

@@ -4,13 +4,16 @@
 //! $HYPHA_STATE/mesh/key        the node's X25519 key, 32 bytes, 0600
 //!                  /sequence   the number of its last announcement
 //!                  /acl.json   who may open flows to this host
+//!                  /groups/NAME/key       a group's key, 32 bytes, 0600
+//!                  /certificates.json     what this host shows of groups
 //!                  /socket     where a running node is asked
-//!                  /uplink     where members of this host attach to it
+//!                  /uplink     where it takes the cards of VMs
 //!                  /gateway/   key and sequence of its gateway
 //! ```
 
 mod acl;
 pub mod arguments;
+mod labels;
 mod show;
 mod up;
 
@@ -56,6 +59,12 @@ pub enum MeshError {
         /// What is wrong.
         reason: String,
     },
+    /// A group that is not there.
+    #[error("there is no group {0:?} here; `hypha mesh group show` lists them")]
+    NoGroup(String),
+    /// A certificate of no use.
+    #[error("the certificate is of no use here: {0}")]
+    Certificate(String),
     /// A rule that is not there.
     #[error("there is no rule {0}; `hypha mesh acl list` lists them")]
     NoRule(String),
@@ -71,9 +80,10 @@ impl MeshError {
         use mesh_node::NodeError;
         match self {
             Self::Acl { .. }
+            | Self::Certificate(_)
             | Self::Node(NodeError::Config(_))
             | Self::Gateway(GatewayError::File { .. }) => exit_code::BAD_SPEC,
-            Self::NoRule(_) => exit_code::NOT_FOUND,
+            Self::NoRule(_) | Self::NoGroup(_) => exit_code::NOT_FOUND,
             Self::Node(
                 NodeError::Busy(_) | NodeError::Listen { .. } | NodeError::ListenTcp { .. },
             )
@@ -102,6 +112,8 @@ pub fn run(verb: MeshVerb) -> Result<i32, MeshError> {
             print(&show::answer(&answer, common.json)?)
         }
         MeshVerb::Acl(verb) => change_acl(&verb),
+        MeshVerb::Group(verb) => labels::groups(&verb),
+        MeshVerb::Certificate(verb) => labels::certificates(&verb),
     }
 }
 

@@ -20,6 +20,7 @@ use signal_hook::flag;
 
 use super::acl;
 use super::arguments::{PORT, Up};
+use super::labels;
 use super::{GATEWAY, MeshError, folder, key, print, show};
 use crate::gateway::{Gateway, GatewayConfig};
 use crate::scrape;
@@ -51,6 +52,7 @@ pub(super) fn up(arguments: &Up) -> Result<i32, MeshError> {
         zone: arguments.zone,
         tun: (!arguments.no_tun).then(|| arguments.tun.clone()),
         rules: acl::load(&folder)?.iter().map(AclEntry::rule).collect(),
+        certificates: labels::load(&folder)?,
         strangers_max: usize::from(arguments.sessions),
         exit: exit(arguments)?,
     };

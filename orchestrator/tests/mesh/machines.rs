@@ -36,10 +36,8 @@ fn give_key(node: &Node, name: &str, byte: u8) -> PublicKey {
 
 /// A deployment of one machine of its own name on a network of nobody else.
 fn machine(name: &str, image: &str, args: &[&str], allow: &[&str]) -> Value {
-    let allow: Vec<_> = allow
-        .iter()
-        .map(|key| json!({"from": {"key": key}, "protocol": "tcp", "port": 8080}))
-        .collect();
+    let allow: Vec<_> =
+        allow.iter().map(|key| json!({"from": key, "protocol": "tcp", "port": 8080})).collect();
     json!({"name": name, "workloads": [
         {"type": "network", "name": "net", "data": {}},
         {"type": "volume", "name": "data",

@@ -12,8 +12,8 @@ use super::form;
 use super::problem::{Reason, Report, nearest};
 use super::tables::WORKLOAD_TYPES;
 use super::{
-    Allow, Conflict, Deployment, From, Image, Interface, MEMORY_BYTES_DEFAULT, Machine, Mount,
-    Network, Peer, PublishedPort, Restart, RestartPolicy, STRINGS_BYTES_MAX, Subnet, Volume,
+    Allow, Conflict, Deployment, From, Image, Interface, Limits, MEMORY_BYTES_DEFAULT, Machine,
+    Mount, Network, Peer, PublishedPort, Restart, RestartPolicy, STRINGS_BYTES_MAX, Subnet, Volume,
 };
 use crate::node::{NodeSpec, Place};
 use crate::secret::Public32;
@@ -258,10 +258,32 @@ impl Builder<'_, '_, '_, '_> {
         };
         let ipv4 = node.field("ip").and_then(|ip| self.address(entry, &ip, network));
         let mesh_port = node.field("mesh_port").and_then(|port| self.mesh_port(entry, &port));
-        let rules = node.field("allow");
-        let allow = rules.iter().flat_map(Node::items);
-        let allow = allow.filter_map(|rule| self.allow(&rule, name)).collect();
-        Some(Interface { network: Arc::clone(network), ipv4, mesh_port, allow })
+        let allow = self.rules(node.field("allow").as_ref(), "from", name);
+        let egress = node.field("egress");
+        let egress = egress.map(|rules| self.rules(Some(&rules), "to", name));
+        let limits = node.field("limits");
+        let limit = |name| limits.as_ref()?.field(name);
+        let limits = Limits {
+            packets_per_second: limit("packets_per_second").and_then(|node| node.integer()),
+            bytes_per_second: limit("bytes_per_second").and_then(|node| Some(node.size()?.0)),
+        };
+        let policy = node.field("post_quantum");
+        Some(Interface {
+            network: Arc::clone(network),
+            ipv4,
+            mesh_port,
+            allow,
+            egress,
+            limits,
+            requires_post_quantum: policy.is_some_and(|node| node.text() == Some("required")),
+            certificates: texts(node.field("certificates").as_ref()),
+        })
+    }
+
+    /// A list of rules that name the other side in the field `whom`.
+    fn rules(&mut self, list: Option<&Node<'_, '_>>, whom: &str, network: &str) -> Vec<Allow> {
+        let rules = list.into_iter().flat_map(Node::items);
+        rules.filter_map(|rule| self.allow(&rule, whom, network)).collect()
     }
 
     fn address(
@@ -294,7 +316,7 @@ impl Builder<'_, '_, '_, '_> {
         Some(port)
     }
 
-    fn allow(&mut self, rule: &Node<'_, '_>, network: &str) -> Option<Allow> {
+    fn allow(&mut self, rule: &Node<'_, '_>, whom: &str, network: &str) -> Option<Allow> {
         let protocol = match rule.field("protocol")?.text()? {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
@@ -304,7 +326,7 @@ impl Builder<'_, '_, '_, '_> {
         if let (Protocol::Icmp, Some(node)) = (protocol, &port_node) {
             self.conflict(node, Conflict::IcmpPort);
         }
-        let from_node = rule.field("from")?;
+        let from_node = rule.field(whom)?;
         let from = from_node.text()?;
         let from = if let Some(key) = Public32::from_hex(from) {
             From::Key(key)

@@ -101,6 +101,16 @@ pub(crate) static KEY: Form = Form {
     accepts: |text| Public32::from_hex(text).is_some(),
 };
 
+/// A certificate as `hypha mesh group give` prints it.
+pub(crate) static CERTIFICATE: Form = Form {
+    expected: "a certificate of 200 to 600 hexadecimal digits, as \"hypha mesh group give\" prints it",
+    pattern: "^([0-9a-fA-F]{2}){100,300}$",
+    accepts: |text| {
+        let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        digits && text.len().is_multiple_of(2) && (200..=600).contains(&text.len())
+    },
+};
+
 /// An address with a port.
 pub(crate) static ENDPOINT: Form = Form {
     expected: "an address with a port, such as \"192.0.2.7:51820\" or \"[2001:db8::7]:51820\"",

@@ -222,6 +222,14 @@ pub struct Interface {
     pub mesh_port: Option<u16>,
     /// Who may open flows to this machine; everybody else is dropped.
     pub allow: Vec<Allow>,
+    /// To whom it may open flows ([`Allow::from`] is the other side); to anybody without a list.
+    pub egress: Option<Vec<Allow>>,
+    /// How much of its traffic passes in each direction.
+    pub limits: Limits,
+    /// Whether it refuses peers that can't do ML-KEM-768.
+    pub requires_post_quantum: bool,
+    /// Certificates of labels that it shows to its peers, in hexadecimal digits.
+    pub certificates: Vec<String>,
 }
 
 /// A firewall rule.
@@ -233,6 +241,15 @@ pub struct Allow {
     pub protocol: Protocol,
     /// The destination port; `None` for all, and for ICMP.
     pub port: Option<u16>,
+}
+
+/// How much of a machine's traffic passes, in each direction for itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// IP packets per second; not 0.
+    pub packets_per_second: Option<u64>,
+    /// Their bytes per second; not 0.
+    pub bytes_per_second: Option<u64>,
 }
 
 /// Whom a firewall rule is about.

@@ -279,8 +279,29 @@ static INTERFACE: Object = Object {
             Shape::List { item: &Shape::Object(&ALLOW), min: 0, max: 256, why: "" },
             "Who may open flows to this machine.",
         ),
+        optional(
+            "egress",
+            Shape::List { item: &Shape::Object(&EGRESS), min: 0, max: 256, why: "" },
+            "To whom this machine may open flows; absent: to anybody.",
+        ),
+        optional("limits", Shape::Object(&LIMITS), "How much of its traffic passes each way."),
+        optional(
+            "post_quantum",
+            Shape::Choice { what: "policy", names: &["upgrade", "required"], later: &[] },
+            "Whether peers without ML-KEM-768 are refused; absent: \"upgrade\".",
+        ),
+        optional(
+            "certificates",
+            Shape::List {
+                item: &Shape::Text(&form::CERTIFICATE),
+                min: 0,
+                max: 5,
+                why: "so many fit one message",
+            },
+            "Certificates of labels that this machine has, from `hypha mesh group give`.",
+        ),
         later("mac", ""),
-        later("rate", ""),
+        later("rate", "use \"limits\""),
     ],
 };
 
@@ -294,6 +315,35 @@ static ALLOW: Object = Object {
             "The protocol.",
         ),
         optional("port", Shape::Port, "The destination port; absent for all."),
+    ],
+};
+
+static EGRESS: Object = Object {
+    what: "an egress rule",
+    fields: &[
+        required("to", Shape::Text(&form::FROM), "To whom."),
+        required(
+            "protocol",
+            Shape::Choice { what: "protocol", names: &["tcp", "udp", "icmp"], later: &[] },
+            "The protocol.",
+        ),
+        optional("port", Shape::Port, "The destination port; absent for all."),
+    ],
+};
+
+static LIMITS: Object = Object {
+    what: "limits",
+    fields: &[
+        optional(
+            "packets_per_second",
+            Shape::Integer { min: 1, max: 1 << 32, why: "" },
+            "IP packets per second.",
+        ),
+        optional(
+            "bytes_per_second",
+            Shape::Size { min: 1 << 10, max: 1 << 40, multiple: 1 },
+            "Their bytes per second.",
+        ),
     ],
 };
 

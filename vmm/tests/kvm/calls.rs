@@ -7,7 +7,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use vmm::sandbox::{Needs, allowed_calls};
+use vmm::sandbox::{CLOCK_FALLBACK, Needs, allowed_calls};
 
 use crate::pair::{Member, pair};
 use crate::servers::{Servers, await_confined};
@@ -42,6 +42,7 @@ impl Trace {
         let (_, behind) = text.split_once("SECCOMP_SET_MODE_FILTER").expect("a filter is set");
         let names = behind.lines().skip(1).filter_map(|line| Some(line.split_once('(')?.0));
         names
+            .filter(|name| *name != CLOCK_FALLBACK)
             .filter(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
             .map(str::to_owned)
             .collect()
@@ -57,7 +58,8 @@ fn have_strace() -> bool {
 }
 
 fn names(needs: Needs) -> BTreeSet<String> {
-    allowed_calls(needs).into_iter().map(|(name, _)| name.to_owned()).collect()
+    let names = allowed_calls(needs).into_iter().map(|(name, _)| name.to_owned());
+    names.filter(|name| name != CLOCK_FALLBACK).collect()
 }
 
 fn stop(mut child: Child) {

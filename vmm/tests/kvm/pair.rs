@@ -46,6 +46,11 @@ impl Member {
                 addresses: Vec::new(),
             }],
             allow,
+            egress: None,
+            packets_per_second: None,
+            bytes_per_second: None,
+            requires_post_quantum: false,
+            certificates: Vec::new(),
         }
     }
 }

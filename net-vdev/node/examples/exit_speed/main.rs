@@ -67,6 +67,7 @@ fn node(state: PathBuf) -> Result<(), Box<dyn Error>> {
         neighbours: Vec::new(),
         zone: 0,
         tun: Some("hypha0".to_owned()),
+        certificates: Vec::new(),
         rules: Vec::new(),
         strangers_max: 1,
         exit: ExitConfig {

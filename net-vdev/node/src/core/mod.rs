@@ -173,6 +173,14 @@ impl Core {
         self.endpoint.set_rules(rules);
     }
 
+    /// Shows these certificates of labels to peers from now on.
+    pub fn set_certificates(&mut self, now_ns: u64, certificates: &[Vec<u8>]) {
+        let count = self.endpoint.set_certificates(now_ns, certificates);
+        if count < certificates.len() {
+            tracing::warn!("{count} of {} certificates count now", certificates.len());
+        }
+    }
+
     /// Announces the node's own key, or that of an attached member.
     ///
     /// # Errors
