@@ -245,7 +245,10 @@ impl Machine {
             .arg("-initrd")
             .arg(initramfs)
             // Without no_timer_check a boot under load can panic.
-            .args(["-append", "console=ttyS0 quiet panic=-1 no_timer_check tsc=nowatchdog rdinit=/init"])
+            .args([
+                "-append",
+                "console=ttyS0 quiet panic=-1 no_timer_check tsc=nowatchdog rdinit=/init",
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         let started = command.spawn();

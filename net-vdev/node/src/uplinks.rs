@@ -219,6 +219,13 @@ impl Uplinks {
         deliver(&card.socket, &message, &mut self.counters);
     }
 
+    /// Asks a card once more what it was asked last. An answer to it that is on its way counts too.
+    fn ask_again(&mut self, id: u64) {
+        if let Some(card) = self.cards.get(&id) {
+            deliver(&card.socket, &card.challenge.message(), &mut self.counters);
+        }
+    }
+
     /// Takes what a card has to say.
     fn hear(&mut self, now_ns: u64, id: u64, core: &mut Core, outside: &mut impl Outside) {
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -262,7 +269,7 @@ impl Uplinks {
         let mut local = None;
         match (Up::parse(message), member) {
             // A VMM that has just started does not know what the one before was told.
-            (Some(Up::Join), _) => self.challenge(now_ns, id, 0),
+            (Some(Up::Join), _) => self.ask_again(id),
             (Some(Up::Attach(answer)), _) => {
                 self.attach(now_ns, id, &answer, core, outside);
             }
@@ -301,10 +308,9 @@ impl Uplinks {
         let (signed, signature) = answer;
         let key = signed.announcement.key;
         let Some(card) = self.cards.get_mut(&id) else { return };
-        // One member per card, and no answer counts twice.
+        // One member per card.
         let is_same = card.member.is_none_or(|member| member == key);
         let is_proven = is_same && card.challenge.is_answered(&key, signature);
-        card.challenge.nonce = [0; 32];
         let attached =
             if is_proven { core.attach(now_ns, signed) } else { Err(AttachError::Proof) };
         match attached {
