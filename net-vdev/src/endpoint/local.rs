@@ -102,10 +102,10 @@ impl Endpoint {
     pub fn receive_local(
         &mut self,
         now_ns: u64,
-        local: Local<'_>,
+        local: &Local<'_>,
         deliver: &mut dyn FnMut(&VirtioNetHeader, &[u8]),
     ) {
-        if let Err(reason) = self.admit_local(now_ns, &local) {
+        if let Err(reason) = self.admit_local(now_ns, local) {
             self.counters.drop(reason);
         } else {
             deliver(&local.header, local.packet);
@@ -115,7 +115,7 @@ impl Endpoint {
     fn admit_local(&mut self, now_ns: u64, local: &Local<'_>) -> Result<(), DropReason> {
         let index = self.by_key.get(&local.member).copied().ok_or(DropReason::LocalStranger)?;
         self.drop_dead_sessions(now_ns, index);
-        if !self.peers.get(index).is_some_and(|peer| peer.current.is_some()) {
+        if self.peers.get(index).is_none_or(|peer| peer.current.is_none()) {
             return Err(DropReason::LocalStranger);
         }
         let packet = Packet::parse(local.packet).map_err(|_| DropReason::InboundMalformed)?;

@@ -139,7 +139,7 @@ impl Link {
     }
 
     /// Takes a packet or super-frame of a member on the same host. The guest gets plain packets.
-    pub(super) fn receive_local(&mut self, now_ns: u64, local: Local<'_>) {
+    pub(super) fn receive_local(&mut self, now_ns: u64, local: &Local<'_>) {
         let (backlog, counters, cut) = (&mut self.backlog, &mut self.counters, &mut self.cut);
         let ipv4 = &self.ipv4;
         self.endpoint.receive_local(now_ns, local, &mut |header, packet| {

@@ -97,7 +97,7 @@ impl Uplink {
                 endpoint.learn(now_ns, &key, &[]);
             }
             Down::Unknown(address) => endpoint.give_up(&address),
-            Down::Local(local) => link.receive_local(now_ns, local),
+            Down::Local(local) => link.receive_local(now_ns, &local),
             Down::Here(key) => endpoint.set_here(&key, true),
             Down::Gone(key) => endpoint.set_here(&key, false),
         }

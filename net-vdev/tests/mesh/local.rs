@@ -89,7 +89,7 @@ fn a_super_frame_arrives_whole_and_one_that_is_not_what_it_says_not_at_all() {
     ] {
         let before = endpoint.counters().dropped(DropReason::InboundMalformed);
         let local = Local { member, header, packet: &mut packet.clone() };
-        endpoint.receive_local(now_ns, local, &mut |_, _| panic!("{header:?} came through"));
+        endpoint.receive_local(now_ns, &local, &mut |_, _| panic!("{header:?} came through"));
         assert_eq!(endpoint.counters().dropped(DropReason::InboundMalformed), before + 1);
     }
 }
@@ -108,7 +108,7 @@ fn the_firewall_and_the_check_of_sources_hold_as_ever() {
     let endpoint = &mut world.members[1].endpoint;
     let mut give = |member: PublicKey, packet: &mut [u8]| {
         let local = Local { member, header: VirtioNetHeader::default(), packet };
-        endpoint.receive_local(now_ns, local, &mut |_, _| panic!("it came through"));
+        endpoint.receive_local(now_ns, &local, &mut |_, _| panic!("it came through"));
     };
     give(member, &mut forged);
     // Under the right source, but a key that there is no session with.

@@ -347,7 +347,7 @@ impl World {
             let (got, local) = (&mut to.got, Local { member, ..local });
             self.passed_on += 1;
             let deliver = &mut |_: &VirtioNetHeader, packet: &[u8]| got.push(packet.to_vec());
-            to.endpoint.receive_local(self.now_ns, local, deliver);
+            to.endpoint.receive_local(self.now_ns, &local, deliver);
         }
     }
 
