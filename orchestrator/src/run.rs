@@ -114,7 +114,7 @@ pub fn run(
         output,
         clock: Clock::start(),
         output_lost: false,
-        node: Handover::new(&state_directory.join("mesh")),
+        node: Handover::new(state_directory.join("mesh/uplink")),
     };
     runner.show(Event::State { directory: state.root() });
     for (workload, identity) in &addresses {

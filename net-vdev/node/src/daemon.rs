@@ -263,8 +263,7 @@ impl Daemon {
         let uplinks = Uplinks::open(&config.state.join("uplink"), config.key.public())?;
         let now_ns = boot_ns();
         let unix_time_at_zero_ns = unix_ns().saturating_sub(now_ns);
-        let udp = config.listen.iter().map(|address| listen(*address));
-        let udp = udp.collect::<Result<Vec<_>, _>>()?;
+        let udp = config.listen.iter().map(|it| listen(*it)).collect::<Result<Vec<_>, _>>()?;
         let public = config.key.public();
         let tun = config.tun.map(|name| {
             let addresses = vec![(public.address(), MESH_PREFIX_BITS)];
@@ -326,11 +325,15 @@ impl Daemon {
             buffer: vec![0; RECEIVE_BYTES.max(PACKET_BYTES_MAX)],
         };
         daemon.announce(now_ns, 0)?;
-        let candidates = daemon.candidates();
-        let addresses = candidates.iter().map(SocketAddr::ip).collect();
-        daemon.uplinks.set_addresses(addresses);
-        daemon.core.set_candidates(candidates);
+        daemon.tell_candidates();
         Ok(daemon)
+    }
+
+    /// Tells its own member, and those attached to it, where this host may be reached.
+    fn tell_candidates(&mut self) {
+        let candidates = self.candidates();
+        self.uplinks.set_addresses(candidates.iter().map(SocketAddr::ip).collect());
+        self.core.set_candidates(candidates);
     }
 
     /// The node's key.

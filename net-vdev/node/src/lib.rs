@@ -20,7 +20,7 @@ pub mod exit;
 mod interfaces;
 mod netlink;
 pub mod orders;
-pub mod sequence;
+mod sequence;
 mod streams;
 pub mod tun;
 pub mod uplinks;

@@ -8,18 +8,14 @@ use std::path::{Path, PathBuf};
 use crate::daemon::NodeError;
 
 /// The last number that was given out.
-#[derive(Debug)]
-pub struct Sequence {
+pub(crate) struct Sequence {
     file: PathBuf,
     last: u64,
 }
 
 impl Sequence {
     /// Reads the number from `file`; a node's first is 0.
-    ///
-    /// # Errors
-    /// [`NodeError::State`] if the file is there and can't be read, or holds no number.
-    pub fn open(file: &Path) -> Result<Self, NodeError> {
+    pub(crate) fn open(file: &Path) -> Result<Self, NodeError> {
         let failed = |source| NodeError::State { path: file.to_owned(), source };
         let last = match fs::read_to_string(file) {
             Ok(text) => text.trim().parse().map_err(|_| {
@@ -33,10 +29,7 @@ impl Sequence {
     }
 
     /// The next number, at least `wanted`. It is on disk when this returns.
-    ///
-    /// # Errors
-    /// [`NodeError::State`] if it can't be written.
-    pub fn next(&mut self, wanted: u64) -> Result<u64, NodeError> {
+    pub(crate) fn next(&mut self, wanted: u64) -> Result<u64, NodeError> {
         let next = self.last.saturating_add(1).max(wanted);
         let failed = |source| NodeError::State { path: self.file.clone(), source };
         write_whole(&self.file, next.to_string().as_bytes()).map_err(failed)?;

@@ -6,17 +6,24 @@
 //! something is amiss. As long as all is well, packets and super-frames pass as they are, since the
 //! host that passes them could read both members' memory. The firewall judges them at both ends.
 
+use std::net::SocketAddr;
+
 use super::{DropReason, Endpoint, Path, Transmit};
 use crate::announcement::{Announcement, Role, SignedAnnouncement};
 use crate::firewall::Packet;
 use crate::identity::PublicKey;
 use crate::offload::{Layout, PACKET_BYTES_MAX, Segmenter, VirtioNetHeader};
 use crate::signature::RANDOM_BYTES;
-use crate::uplink::{Challenge, Local, local_header};
-use crate::wire::MTU;
+use crate::uplink::{Challenge, Down, Local, local_header};
+use crate::wire::{MTU, RELAY_HEADER_BYTES, RelayHeader};
 
 /// How long a member's announcement holds.
 const ANNOUNCED_S: u64 = 3600;
+
+/// A router's message that means nothing to this member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a message of the router that means nothing here")]
+pub struct OddMessage;
 
 /// The packet itself, for a check of it against its header.
 const AS_IT_IS: Layout = Layout { headroom: 0, tailroom: 0, packet_bytes_max: PACKET_BYTES_MAX };
@@ -44,17 +51,61 @@ impl Endpoint {
         challenge.answer(&signed, &self.identity, &random)
     }
 
+    /// Takes a message of the router that this member is attached to; `deliver` gets each packet or
+    /// super-frame for this member. `port` is that of the member's UDP socket, if other hosts reach
+    /// it. The message to answer with, if any.
+    ///
+    /// # Errors
+    /// [`OddMessage`] if it is none of this version, or brings frames for somebody else.
+    pub fn receive_from_router(
+        &mut self,
+        now_ns: u64,
+        message: &mut [u8],
+        port: Option<u16>,
+        deliver: &mut dyn FnMut(&VirtioNetHeader, &[u8]),
+    ) -> Result<Option<Vec<u8>>, OddMessage> {
+        match Down::parse(message).ok_or(OddMessage)? {
+            Down::Challenge(challenge) => {
+                // Perhaps it is another router, or another process of this one.
+                self.peers.iter_mut().for_each(|(_, peer)| peer.is_here = false);
+                return Ok(Some(self.answer_challenge(now_ns, &challenge)));
+            }
+            Down::Attached(addresses) => {
+                let at =
+                    |port| addresses.iter().map(move |ip| SocketAddr::new(*ip, port)).collect();
+                self.set_candidates(port.map_or_else(Vec::new, at));
+                self.ask_again();
+            }
+            Down::Frames { stride, frames } => {
+                let plain = VirtioNetHeader::default();
+                for frame in frames.chunks_mut(stride) {
+                    let header = RelayHeader::parse(frame).map_err(|_| OddMessage)?;
+                    let own = self.key.address();
+                    let datagram = frame.get_mut(RELAY_HEADER_BYTES..);
+                    let datagram = datagram.filter(|_| header.destination == own);
+                    let (member, is_alternate) = (header.source, header.is_alternate);
+                    let from = Path::Relayed { member, is_alternate };
+                    let datagram = datagram.ok_or(OddMessage)?;
+                    self.receive(now_ns, from, datagram, &mut |packet| deliver(&plain, packet));
+                }
+            }
+            Down::Resolved(key) => {
+                self.learn(now_ns, &key, &[]);
+            }
+            Down::Unknown(address) => self.give_up(&address),
+            Down::Local(local) => self.receive_local(now_ns, &local, deliver),
+            Down::Here(key) => self.set_here(&key, true),
+            Down::Gone(key) => self.set_here(&key, false),
+        }
+        Ok(None)
+    }
+
     /// The router says that a peer is attached to it too, or not any more.
     pub fn set_here(&mut self, peer: &PublicKey, is_here: bool) {
         let index = self.by_key.get(peer).copied();
         if let Some(peer) = index.and_then(|index| self.peers.get_mut(index)) {
             peer.is_here = is_here;
         }
-    }
-
-    /// This member is attached anew, or to another router: who is there is to be seen.
-    pub fn forget_who_is_here(&mut self) {
-        self.peers.iter_mut().for_each(|(_, peer)| peer.is_here = false);
     }
 
     /// Whether packets for a peer may go as they are.

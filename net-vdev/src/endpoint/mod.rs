@@ -70,6 +70,7 @@ pub use events::{EVENTS_MAX, Event};
 pub use exit::Exits;
 pub(crate) use exit::OUTSIDE_PREFIX;
 use limit::{Bucket, SourceBuckets};
+pub use local::OddMessage;
 pub use paths::{PATHS_MAX, Path, PathView};
 use peer::{PeerState, WAITING_MAX};
 pub use relay::Hop;

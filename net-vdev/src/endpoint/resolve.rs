@@ -81,6 +81,12 @@ impl Endpoint {
         if surplus { Err(DropReason::OutboundWaiting) } else { Ok(()) }
     }
 
+    /// Asks once more about all that packets wait for: what was asked before may have been lost.
+    pub(super) fn ask_again(&mut self) {
+        let addresses: Vec<_> = self.unresolved.waiting.keys().copied().collect();
+        addresses.into_iter().for_each(|address| self.tell(Event::Resolve(address)));
+    }
+
     /// Nobody has this address, as far as the owner can find out: what waits for it is dropped.
     pub fn give_up(&mut self, address: &Ipv6Addr) {
         let dropped = self.unresolved.take(address).len();

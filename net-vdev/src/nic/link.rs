@@ -7,10 +7,9 @@ use super::ipv4::{Ipv4, Leaving};
 use super::neighbour::{Discovery, answer_arp, discover};
 use super::{ETHERNET_BYTES, HEADERS_BYTES, NicCounters, VIRTIO_HEADER_BYTES};
 use crate::codel::{Popped, Queue};
-use crate::endpoint::{Endpoint, Path};
+use crate::endpoint::{Endpoint, OddMessage, Path};
 use crate::identity::PublicKey;
-use crate::offload::{Layout, PACKET_BYTES_MAX, Segmenter, VirtioNetHeader};
-use crate::uplink::Local;
+use crate::offload::{PACKET_BYTES_MAX, VirtioNetHeader, each_packet};
 use crate::wire::MTU;
 
 /// The MAC address of the router that the guest sees: `02` and "Hypha".
@@ -138,21 +137,21 @@ impl Link {
         Some((headers, frame.payload))
     }
 
-    /// Takes a packet or super-frame of a member on the same host. The guest gets plain packets.
-    pub(super) fn receive_local(&mut self, now_ns: u64, local: &Local<'_>) {
+    /// Takes a message of the router that the card is attached to; what it has for the guest waits in
+    /// the backlog, as plain packets. The message to answer with, if any.
+    pub(super) fn receive_from_router(
+        &mut self,
+        now_ns: u64,
+        message: &mut [u8],
+        port: Option<u16>,
+    ) -> Result<Option<Vec<u8>>, OddMessage> {
         let (backlog, counters, cut) = (&mut self.backlog, &mut self.counters, &mut self.cut);
         let ipv4 = &self.ipv4;
-        self.endpoint.receive_local(now_ns, local, &mut |header, packet| {
-            let layout = Layout { headroom: 0, tailroom: 0, packet_bytes_max: MTU };
-            let Ok(mut segmenter) = Segmenter::new(header, packet, layout) else { return };
-            cut.resize(PACKET_BYTES_MAX, 0);
-            while let Ok(Some(batch)) = segmenter.fill(cut) {
-                let packets = cut.get(..batch.len).unwrap_or_default();
-                for packet in packets.chunks(batch.stride.max(1)) {
-                    queue(now_ns, backlog, counters, Inbound::of(ipv4, packet));
-                }
-            }
-        });
+        self.endpoint.receive_from_router(now_ns, message, port, &mut |header, packet| {
+            each_packet(header, packet, MTU, cut, |packet| {
+                queue(now_ns, backlog, counters, Inbound::of(ipv4, packet));
+            });
+        })
     }
 
     fn answer(&mut self, now_ns: u64, ethertype: [u8; 2], reply: Option<Vec<u8>>) {

@@ -8,9 +8,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 
 use super::link::Link;
-use crate::endpoint::{Event, Path};
-use crate::uplink::{self, Down, MESSAGE_BYTES_MAX};
-use crate::wire::{RELAY_HEADER_BYTES, RelayHeader};
+use crate::endpoint::Event;
+use crate::uplink::{self, MESSAGE_BYTES_MAX};
 
 /// The room that [`Uplink::receive`] needs to see that a message is too long.
 pub(super) const ROOM_BYTES: usize = MESSAGE_BYTES_MAX + 1;
@@ -53,7 +52,6 @@ impl Uplink {
             // The other end is nobody's any more, for good.
             Ok((0, _)) => {
                 self.is_closed = true;
-                link.endpoint.forget_who_is_here();
                 return false;
             }
             Ok((len, _)) => len,
@@ -63,9 +61,12 @@ impl Uplink {
             }
         };
         let message = buffer.get_mut(..len).filter(|_| len <= MESSAGE_BYTES_MAX);
-        match message.and_then(Down::parse) {
-            Some(message) => self.heed(now_ns, link, message),
-            None => link.counters.uplink_odd += 1,
+        match message.map(|message| link.receive_from_router(now_ns, message, self.port)) {
+            Some(Ok(None)) => {}
+            Some(Ok(Some(answer))) => {
+                link.counters.send_failed += u64::from(!self.send(&[&answer]));
+            }
+            Some(Err(_)) | None => link.counters.uplink_odd += 1,
         }
         true
     }
@@ -74,48 +75,6 @@ impl Uplink {
     pub(super) fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
         (!self.is_closed).then(|| self.socket.as_fd())
     }
-
-    fn heed(&mut self, now_ns: u64, link: &mut Link, message: Down<'_>) {
-        let endpoint = &mut link.endpoint;
-        match message {
-            Down::Challenge(challenge) => {
-                endpoint.forget_who_is_here();
-                let answer = endpoint.answer_challenge(now_ns, &challenge);
-                link.counters.send_failed += u64::from(!self.send(&[&answer]));
-            }
-            Down::Attached(addresses) => {
-                let at =
-                    |port| addresses.iter().map(move |ip| SocketAddr::new(*ip, port)).collect();
-                endpoint.set_candidates(self.port.map_or_else(Vec::new, at));
-            }
-            Down::Frames { stride, frames } => {
-                for frame in frames.chunks_mut(stride) {
-                    receive_frame(now_ns, link, frame);
-                }
-            }
-            Down::Resolved(key) => {
-                endpoint.learn(now_ns, &key, &[]);
-            }
-            Down::Unknown(address) => endpoint.give_up(&address),
-            Down::Local(local) => link.receive_local(now_ns, &local),
-            Down::Here(key) => endpoint.set_here(&key, true),
-            Down::Gone(key) => endpoint.set_here(&key, false),
-        }
-    }
-}
-
-fn receive_frame(now_ns: u64, link: &mut Link, frame: &mut [u8]) {
-    let header = RelayHeader::parse(frame).ok();
-    let own = link.endpoint.key().address();
-    let header = header.filter(|header| header.destination == own);
-    let Some((header, (_, datagram))) =
-        header.and_then(|header| Some((header, frame.split_at_mut_checked(RELAY_HEADER_BYTES)?)))
-    else {
-        link.counters.uplink_odd += 1;
-        return;
-    };
-    let (member, is_alternate) = (header.source, header.is_alternate);
-    link.receive(now_ns, Path::Relayed { member, is_alternate }, datagram);
 }
 
 /// Asks the router what the card's endpoint wants to know.

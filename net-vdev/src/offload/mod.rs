@@ -41,7 +41,7 @@ pub use header::{
     VIRTIO_HEADER_BYTES, VirtioNetHeader,
 };
 pub use mss::clamp_mss;
-pub use segment::{Batch, Layout, SEGMENTS_MAX, SegmentError, Segmenter};
+pub use segment::{Batch, Layout, SEGMENTS_MAX, SegmentError, Segmenter, each_packet};
 
 /// The largest IP packet, super-frames included.
 pub const PACKET_BYTES_MAX: usize = 65_535;

@@ -189,6 +189,28 @@ impl<'a> Segmenter<'a> {
     }
 }
 
+/// Hands out the packets of at most `packet_bytes_max` that a frame stands for, in order. A frame
+/// that is not what its header says has none. `room` is kept for the next frame.
+pub fn each_packet(
+    header: &VirtioNetHeader,
+    packet: &[u8],
+    packet_bytes_max: usize,
+    room: &mut Vec<u8>,
+    mut take: impl FnMut(&[u8]),
+) {
+    if header.checksum.is_none() {
+        // Nothing is to be cut or computed.
+        return take(packet);
+    }
+    let layout = Layout { headroom: 0, tailroom: 0, packet_bytes_max };
+    let Ok(mut segmenter) = Segmenter::new(header, packet, layout) else { return };
+    room.resize(PACKET_BYTES_MAX, 0);
+    while let Ok(Some(batch)) = segmenter.fill(room) {
+        let packets = room.get(..batch.len).unwrap_or_default();
+        packets.chunks(batch.stride.max(1)).for_each(&mut take);
+    }
+}
+
 impl Cut {
     /// Writes the next packet to the start of `room`; returns its length.
     fn write_next(&mut self, frame: &[u8], room: &mut [u8]) -> Option<usize> {

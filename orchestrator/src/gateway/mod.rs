@@ -31,8 +31,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mesh_node::sequence::Sequence;
-use net_vdev::announcement::{Announcement, Role, SignedAnnouncement};
 use net_vdev::endpoint::Strangers;
 use net_vdev::{Config, PrivateKey};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -56,9 +54,6 @@ pub const OF_ONE_MAX: usize = 128;
 const TURNS_MAX: usize = 32;
 /// How long it waits at most before it looks whether its file is to be read anew.
 const TICK: Duration = Duration::from_millis(500);
-/// How long an announcement holds, and when the next one is made.
-const ANNOUNCED_S: u64 = 3600;
-const RENEW_NS: u64 = 1_200_000_000_000;
 /// How many workloads may have sessions with it.
 const WORKLOADS_MAX: usize = 1024;
 /// `unrecognized_name`, fatal (RFC 6066 §3, RFC 8446 §6).
@@ -71,8 +66,6 @@ pub struct GatewayConfig {
     pub key: PrivateKey,
     /// The file of its routes.
     pub file: PathBuf,
-    /// The file of its announcements' number.
-    pub sequence: PathBuf,
     /// The socket where the node takes members.
     pub uplink: PathBuf,
     /// Set when the file is to be read anew.
@@ -100,9 +93,6 @@ pub enum GatewayError {
         #[source]
         source: io::Error,
     },
-    /// Its number of announcements.
-    #[error(transparent)]
-    Sequence(#[from] mesh_node::NodeError),
     /// Its member can't be made.
     #[error(transparent)]
     Member(#[from] net_vdev::ConfigError),
@@ -130,9 +120,8 @@ impl Gateway {
         let (stop, stopped) = UnixStream::pair()?;
         let mut doors = Doors::default();
         doors.change(load(&config)?)?;
-        let sequence = Sequence::open(&config.sequence)?;
         let thread = std::thread::Builder::new().name("gateway".to_owned()).spawn(move || {
-            let outcome = Running::start(config, doors, sequence, stopped).and_then(Running::run);
+            let outcome = Running::start(config, doors, stopped).and_then(Running::run);
             if let Err(error) = outcome {
                 tracing::error!(%error, "the gateway is closed");
             }
@@ -172,8 +161,6 @@ struct Running {
     connections: Vec<Connection>,
     flows: Flows,
     stack: Stack,
-    sequence: Sequence,
-    announced_ns: u64,
     /// Readable (at its end) once the gateway is to stop.
     stopped: UnixStream,
 }
@@ -182,12 +169,11 @@ impl Running {
     fn start(
         config: GatewayConfig,
         doors: Doors,
-        mut sequence: Sequence,
         stopped: UnixStream,
     ) -> Result<Self, GatewayError> {
         let mut seed = [0; 32];
         SystemRandom::new().fill(&mut seed).map_err(|_| GatewayError::Random)?;
-        let uplink = attach(&config, &mut sequence)?;
+        let uplink = Uplink::open(&config.uplink)?;
         let member = Config {
             strangers: Strangers::Welcome { at_most: WORKLOADS_MAX },
             is_routed: true,
@@ -196,18 +182,7 @@ impl Running {
         let flows = Flows::new(config.key.public().address());
         let stack = Stack::new(member, seed, Wire::Node(uplink))?;
         let (callers, connections) = (Vec::new(), Vec::new());
-        let announced_ns = stack.now_ns();
-        Ok(Self {
-            config,
-            doors,
-            callers,
-            connections,
-            flows,
-            stack,
-            sequence,
-            announced_ns,
-            stopped,
-        })
+        Ok(Self { config, doors, callers, connections, flows, stack, stopped })
     }
 
     fn run(mut self) -> Result<(), GatewayError> {
@@ -219,11 +194,6 @@ impl Running {
             let now_ns = self.stack.now_ns();
             if self.config.reload.swap(false, Ordering::Relaxed) {
                 self.reload();
-            }
-            if now_ns.saturating_sub(self.announced_ns) >= RENEW_NS {
-                self.announced_ns = now_ns;
-                let uplink = attach(&self.config, &mut self.sequence)?;
-                self.stack.set_uplink(uplink);
             }
             self.flows.expire(now_ns, |door| self.doors.has_udp(door));
         }
@@ -376,20 +346,6 @@ impl Running {
         }
         Ok(fds.first().is_none_or(|stopped| stopped.revents().is_empty()))
     }
-}
-
-/// Attaches the gateway's member to the node, under a number larger than all before.
-fn attach(config: &GatewayConfig, sequence: &mut Sequence) -> Result<Uplink, GatewayError> {
-    let announcement = Announcement {
-        key: config.key.public(),
-        sequence: sequence.next(0)?,
-        expires_unix_s: unix_time_ns() / 1_000_000_000 + ANNOUNCED_S,
-        role: Role::Workload,
-    };
-    let mut random = [0; 64];
-    SystemRandom::new().fill(&mut random).map_err(|_| GatewayError::Random)?;
-    let signed = SignedAnnouncement::sign(announcement, &config.key, &random);
-    Ok(Uplink::attach(&config.uplink, &signed)?)
 }
 
 /// Tells a client of TLS that nobody here has that name.

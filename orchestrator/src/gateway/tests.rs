@@ -46,6 +46,7 @@ impl World {
             zone: 0,
             tun: None,
             rules: Vec::new(),
+            certificates: Vec::new(),
             strangers_max: 16,
             exit: ExitConfig::default(),
         };
@@ -57,8 +58,7 @@ impl World {
         });
         is_ready.recv().unwrap();
         let (stopped, uplink) = (Arc::clone(&stop), folder.path().join("uplink"));
-        let sequence = folder.path().join("workload");
-        let workload = std::thread::spawn(move || serve(lets_in, &uplink, &sequence, &stopped));
+        let workload = std::thread::spawn(move || serve(lets_in, &uplink, &stopped));
         let mut world = Self {
             folder,
             stop,
@@ -75,7 +75,6 @@ impl World {
         GatewayConfig {
             key: PrivateKey::new(key),
             file: self.folder.path().join("gateway.json"),
-            sequence: self.folder.path().join("gateway"),
             uplink: self.folder.path().join("uplink"),
             reload: Arc::clone(&self.reload),
         }
@@ -103,16 +102,9 @@ fn listening(stack: &mut Stack) -> SocketHandle {
 }
 
 /// A workload that sends back what it gets, over TCP and UDP.
-fn serve(lets_in: bool, uplink: &Path, sequence: &Path, stop: &AtomicBool) {
+fn serve(lets_in: bool, uplink: &Path, stop: &AtomicBool) {
     let key = PrivateKey::new(WORKLOAD);
-    let config = GatewayConfig {
-        key: key.clone(),
-        file: PathBuf::new(),
-        sequence: PathBuf::new(),
-        uplink: uplink.to_owned(),
-        reload: Arc::default(),
-    };
-    let uplink = attach(&config, &mut Sequence::open(sequence).unwrap()).unwrap();
+    let uplink = Uplink::open(uplink).unwrap();
     let own = key.public().address();
     let rule = |protocol| Rule {
         who: PrivateKey::new(GATEWAY).public().into(),

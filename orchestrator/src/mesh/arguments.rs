@@ -196,7 +196,7 @@ pub enum GroupVerb {
         hypha mesh acl add $(hypha mesh group show team -q)/admin tcp 22")]
     New {
         /// Its name, which only this host knows it by.
-        #[arg(value_parser = parse_name)]
+        #[arg(value_parser = parse_group)]
         name: HostName,
         /// What all verbs take.
         #[command(flatten)]
@@ -205,7 +205,7 @@ pub enum GroupVerb {
     /// Prints a group's key, or all groups.
     Show {
         /// Its name.
-        #[arg(value_parser = parse_name)]
+        #[arg(value_parser = parse_group)]
         name: Option<HostName>,
         /// Print the key alone.
         #[arg(short, long, requires = "name")]
@@ -219,7 +219,7 @@ pub enum GroupVerb {
         hypha mesh group give team admin 4c9f…e1 --days 7")]
     Give {
         /// The group's name.
-        #[arg(value_parser = parse_name)]
+        #[arg(value_parser = parse_group)]
         name: HostName,
         /// The label: a-z 0-9 - . _ = with a letter or digit at both ends.
         #[arg(value_parser = parse_label)]
@@ -259,7 +259,7 @@ pub enum CertificateVerb {
     },
 }
 
-fn parse_name(text: &str) -> Result<HostName, String> {
+fn parse_group(text: &str) -> Result<HostName, String> {
     text.parse().map_err(|error| format!("{text:?} is no name: {error}"))
 }
 

@@ -8,7 +8,7 @@
 //!                  /certificates.json     what this host shows of groups
 //!                  /socket     where a running node is asked
 //!                  /uplink     where it takes the cards of VMs
-//!                  /gateway/   key and sequence of its gateway
+//!                  /gateway/   the key of its gateway
 //! ```
 
 mod acl;

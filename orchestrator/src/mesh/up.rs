@@ -105,7 +105,6 @@ fn gateway(file: &Path, folder: &Path) -> Result<Gateway, MeshError> {
     Ok(Gateway::open(GatewayConfig {
         key,
         file: file.to_owned(),
-        sequence: own.join("sequence"),
         uplink: folder.join("uplink"),
         reload,
     })?)

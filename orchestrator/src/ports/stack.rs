@@ -143,12 +143,6 @@ impl Stack {
         self.link.datagrams.pop_front()
     }
 
-    /// Has another way into the mesh from now on; sessions go on.
-    pub(crate) fn set_uplink(&mut self, uplink: Uplink) {
-        self.wire = Wire::Node(uplink);
-        self.blocked = None;
-    }
-
     /// The time that the stack goes by.
     pub(crate) fn now_ns(&self) -> u64 {
         self.clock.now_ns()
@@ -229,7 +223,9 @@ impl Stack {
                 (Wire::Network(udp), Path::Direct(to)) => {
                     udp.send_to(&transmit.bytes, to).map(|_| ())
                 }
-                (Wire::Node(uplink), Path::Relayed { .. }) => uplink.send(&transmit),
+                (Wire::Node(uplink), Path::Relayed { .. } | Path::Local(_)) => {
+                    uplink.send(&transmit)
+                }
                 // The machines of a deployment have no router between them, and who is attached to
                 // one has nothing else.
                 _ => Ok(()),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use mesh_lab::{Lab, Node};
@@ -49,7 +49,7 @@ fn machine(name: &str, image: &str, args: &[&str], allow: &[&str]) -> Value {
 }
 
 /// `hypha run` of a spec on the host of a node.
-fn run(lab: &Lab, node: &Node, dist: &PathBuf, spec: &Value) -> Command {
+fn run(lab: &Lab, node: &Node, dist: &Path, spec: &Value) -> Command {
     let path = node.state.join(format!("{}.json", spec["name"].as_str().unwrap()));
     fs::write(&path, spec.to_string()).unwrap();
     let mut command = lab.command(&node.namespace, &hypha().to_string_lossy());

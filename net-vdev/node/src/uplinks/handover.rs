@@ -4,7 +4,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use net_vdev::uplink::{MESSAGE_BYTES_MAX, VERSION};
 use rustix::io::Errno;
@@ -79,10 +79,10 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// Looks for a node whose state is the folder `mesh`.
+    /// Looks for a node that takes cards at this path.
     #[must_use]
-    pub fn new(mesh: &Path) -> Self {
-        Self { path: mesh.join("uplink"), node: None, look_at_ns: 0 }
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, node: None, look_at_ns: 0 }
     }
 
     /// What is readable when the node ended.
