@@ -70,7 +70,7 @@ impl Path {
     /// Which kind is preferred: UDP, then a stream, then routers.
     fn rank(&self) -> u8 {
         match self {
-            Self::Direct(_) => 0,
+            Self::Direct(_) | Self::Local(_) => 0,
             Self::Stream(_) => 1,
             Self::Relayed { .. } => 2,
         }
@@ -207,7 +207,7 @@ impl State {
     /// What a way is worth: less is better. A router on the way costs a millisecond.
     fn cost_ns(&self) -> u64 {
         let extra_ns = match self.path {
-            Path::Direct(_) => 0,
+            Path::Direct(_) | Path::Local(_) => 0,
             Path::Stream(_) => STREAM_COST_NS,
             Path::Relayed { is_alternate: false, .. } => HYSTERESIS_NS,
             Path::Relayed { is_alternate: true, .. } => 2 * HYSTERESIS_NS,
