@@ -37,6 +37,8 @@ const PATIENCE_NS: u64 = 1_500_000_000;
 /// How long an answer is kept; that there is no such workload for less.
 const TTL_S: u32 = 60;
 const NOBODY_S: u32 = 10;
+/// For how long the number of a record is remembered when its node has taken the name away.
+const KEPT_S: u64 = 3600;
 const SECOND_NS: u64 = 1_000_000_000;
 const DNS_PORT: u16 = 53;
 /// The ports of questions; the host's programs that use one of them too lose answers of port 53.
@@ -69,6 +71,9 @@ struct Known {
     /// Whose name it is; nobody's if there is none.
     workload: Option<PublicKey>,
     until_ns: u64,
+    /// Of the record that said so: its number, and when it ends. No older one counts until then.
+    sequence: u64,
+    expires_unix_s: u64,
 }
 
 impl Records {
@@ -154,9 +159,15 @@ impl Records {
         });
         // Anything else on this port is not the answer; the node may be asked again.
         let Some(response) = response else { return Vec::new() };
+        let newest = self.known.get(&asked.name).filter(|known| unix_s < known.expires_unix_s);
+        let least = newest.map_or(0, |known| known.sequence);
         let known = read(now_ns, unix_s, &asked.name, &response);
+        let known = known.filter(|known| known.workload.is_none() || known.sequence >= least);
         let Some(asked) = self.asked.remove(&port) else { return Vec::new() };
-        if let Some(known) = known {
+        if let Some(mut known) = known {
+            if known.workload.is_none() {
+                (known.sequence, known.expires_unix_s) = (least, unix_s.saturating_add(KEPT_S));
+            }
             self.keep(now_ns, asked.name, known);
         }
         let answer = |(asker, query): Waiting| {
@@ -208,13 +219,19 @@ fn question((node, name): &WorkloadName) -> Option<Question> {
 fn read(now_ns: u64, unix_s: u64, name: &WorkloadName, response: &Response) -> Option<Known> {
     let until = |ttl_s: u64| now_ns.saturating_add(ttl_s.saturating_mul(SECOND_NS));
     if response.code == NAME_ERROR {
-        return Some(Known { workload: None, until_ns: until(u64::from(NOBODY_S)) });
+        let until_ns = until(u64::from(NOBODY_S));
+        return Some(Known { workload: None, until_ns, sequence: 0, expires_unix_s: 0 });
     }
     let record = response.answers.iter().find(|record| record.kind == NAME_RECORD)?;
     let record = NameRecord::verify(&record.data, unix_s).ok()?;
     let is_asked = (record.node, record.name) == *name && response.code == NO_ERROR;
     let left_s = record.expires_unix_s.saturating_sub(unix_s).min(u64::from(TTL_S));
-    is_asked.then(|| Known { workload: Some(record.workload), until_ns: until(left_s) })
+    is_asked.then(|| Known {
+        workload: Some(record.workload),
+        until_ns: until(left_s),
+        sequence: record.sequence,
+        expires_unix_s: record.expires_unix_s,
+    })
 }
 
 /// The answer to a member.

@@ -32,12 +32,16 @@ fn node(key: [u8; 32], names: Names) -> Egress<Outside> {
 
 /// What a node signs about the name `web`.
 fn signed(signer: [u8; 32], name: &str, expires_unix_s: u64) -> Vec<u8> {
+    numbered(2, signer, name, expires_unix_s)
+}
+
+fn numbered(sequence: u64, signer: [u8; 32], name: &str, expires_unix_s: u64) -> Vec<u8> {
     let key = PrivateKey::new(signer);
     let record = NameRecord {
         node: key.public(),
         workload: WORKLOAD,
         name: name.parse().unwrap(),
-        sequence: 1,
+        sequence,
         expires_unix_s,
     };
     record.sign(&key, &[3; 64]).unwrap()
@@ -158,4 +162,21 @@ fn a_stranger_is_told_of_this_nodes_names_and_nothing_else() {
     let packet = udp((&MEMBER, 4000), to, &message(1, 0x0100, &web, NAME_RECORD, &[]));
     let answered = (0..5000).filter(|_| world.named.receive_stranger(SECOND_NS, &packet)).count();
     assert!(answered <= 1000, "{answered}");
+}
+
+#[test]
+fn an_older_record_does_not_count_as_long_as_the_newer_would() {
+    let mut world = World::new(signed(NODE, "web", UNIX_S + 3600));
+    assert_eq!(code(&world.ask("web.berlin.mesh", AAAA, true).unwrap()), 0);
+    let web: HostName = "web".parse().unwrap();
+    let say = |world: &mut World, sequence: u64, after_s: u64| {
+        let certificate = numbered(sequence, NODE, "web", UNIX_S + 99_999);
+        let node_key = PrivateKey::new(NODE).public();
+        world.named.names_mut().set_workloads(node_key, [(web, WORKLOAD, certificate)]);
+        world.now_ns += after_s * SECOND_NS;
+        code(&world.ask("web.berlin.mesh", AAAA, true).unwrap())
+    };
+    assert_eq!(say(&mut world, 1, 61), 2, "an older one");
+    assert_eq!(say(&mut world, 2, 61), 0, "the same");
+    assert_eq!(say(&mut world, 3, 61), 0, "a newer one");
 }
