@@ -282,6 +282,7 @@ fn speak(world: &mut World, kind: u8, input: &mut Input<'_>) {
                 sequence: u64::from(sequence) << (flags & 0x38),
                 hops: flags,
                 wants_announcement: flags & 1 != 0,
+                attempt: flags >> 2 & 3,
                 is_search: flags & 2 != 0,
             };
             let bytes = message::request(world.header(), request);

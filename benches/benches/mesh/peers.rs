@@ -69,7 +69,10 @@ fn wireguard(program: &str, options: &[&str]) -> Result<Tunnel, String> {
     }
     let mut ends = Vec::new();
     for (index, end) in ["a", "b"].into_iter().enumerate() {
-        let device = format!("{}{end}", wire.devices[index]);
+        // The sockets that configure these programs lie in one folder for all namespaces, under the
+        // device's name: two programs with devices of one name would configure each other.
+        let initials: String = program.chars().take(4).collect();
+        let device = format!("hy{initials}{end}");
         let mut command = lab.command(end, program);
         command.args(options).arg(&device).stdout(Stdio::null()).stderr(Stdio::null());
         command.env("WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD", "1");

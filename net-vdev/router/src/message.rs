@@ -23,6 +23,8 @@ const ACK: u8 = 4;
 const REQUEST: u8 = 5;
 const DOUBT: u8 = 6;
 
+const ATTEMPT_MAX: u8 = 3;
+
 const NEWS: u8 = 1;
 const ROUTE: u8 = 2;
 const RETRACTION: u8 = 3;
@@ -107,6 +109,9 @@ pub struct Request {
     /// Whether a router that knows nothing is to ask all its neighbours, even if the destination is
     /// a node of its zone, of which it should be told.
     pub is_search: bool,
+    /// How often the first asker asked before, 3 at most: tells a repetition from a copy that took a
+    /// longer way.
+    pub attempt: u8,
 }
 
 /// The entries of an update, read one by one.
@@ -253,7 +258,8 @@ fn read_request(reader: &mut Reader<'_>) -> Option<Request> {
     let (address, sequence) = (reader.u128()?, reader.u64()?);
     let (hops, flags) = (reader.u8()?, reader.u8()?);
     let (wants_announcement, is_search) = (flags & 1 != 0, flags & 2 != 0);
-    Some(Request { address, sequence, hops, wants_announcement, is_search })
+    let attempt = flags >> 2 & ATTEMPT_MAX;
+    Some(Request { address, sequence, hops, wants_announcement, is_search, attempt })
 }
 
 fn header(kind: u8, header: Header, body_bytes: usize) -> Vec<u8> {
@@ -295,6 +301,7 @@ pub fn ack(head: Header, highest: u64, before: u64) -> Vec<u8> {
 pub fn request(head: Header, request: Request) -> Vec<u8> {
     let mut bytes = header(REQUEST, head, 26);
     let flags = u8::from(request.wants_announcement) | u8::from(request.is_search) << 1;
+    let flags = flags | request.attempt.min(ATTEMPT_MAX) << 2;
     bytes.extend_from_slice(&request.address.to_be_bytes());
     bytes.extend_from_slice(&request.sequence.to_be_bytes());
     bytes.extend_from_slice(&[request.hops, flags]);
@@ -383,11 +390,17 @@ mod tests {
         assert_eq!(bytes[12..], [0x11, 0x12, 0x13, 0x14]);
         assert_eq!(reply(HEAD, 1)[..2], [1, 2]);
         assert_eq!(ack(HEAD, 1, 2)[12..], [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
-        let asked =
-            Request { address: 1, sequence: 2, hops: 3, wants_announcement: true, is_search: true };
+        let asked = Request {
+            address: 1,
+            sequence: 2,
+            hops: 3,
+            wants_announcement: true,
+            is_search: true,
+            attempt: 2,
+        };
         let bytes = request(HEAD, asked);
         assert_eq!(bytes.len(), 38);
-        assert_eq!(bytes[27..], [1, 0, 0, 0, 0, 0, 0, 0, 2, 3, 3]);
+        assert_eq!(bytes[27..], [1, 0, 0, 0, 0, 0, 0, 0, 2, 3, 11]);
         let bytes = doubt(HEAD, Doubt { teller: 1, silent: 2, hops: 3 });
         assert_eq!((bytes[1], bytes.len(), &bytes[43..]), (6, 45, &[2, 3][..]));
         assert_eq!(bytes[27], 1);
@@ -395,8 +408,14 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read() {
-        let asked =
-            Request { address: 1, sequence: 2, hops: 3, wants_announcement: true, is_search: true };
+        let asked = Request {
+            address: 1,
+            sequence: 2,
+            hops: 3,
+            wants_announcement: true,
+            is_search: true,
+            attempt: 2,
+        };
         let doubted = Doubt { teller: 1, silent: 2, hops: 3 };
         let cases = [
             (probe(HEAD, 7), Body::Probe { id: 7 }),

@@ -19,6 +19,8 @@ const MS: u64 = 1_000_000;
 const HOPS: u8 = 32;
 /// A request that was passed on is not passed on again within this time.
 const AGAIN_NS: u64 = 80 * MS;
+/// Nor is a copy of a search that took a longer way, within this.
+const COPY_NS: u64 = 1000 * MS;
 /// When a request is repeated, counted from the one before; then it has failed.
 const REPEATS_NS: [u64; 4] = [100 * MS, 200 * MS, 300 * MS, 400 * MS];
 /// How long "nobody has a route" is remembered.
@@ -29,8 +31,12 @@ const REMEMBER_NS: u64 = 2000 * MS;
 pub(crate) const LEASE_S: u32 = 120;
 /// How long a packet that went somewhere keeps the route wanted.
 pub(crate) const USED_S: u32 = 60;
-/// The most neighbours that are told when an unknown address is found.
+/// The most neighbours that are told when an unknown address is found: of those who ask for
+/// themselves, and of those who pass a search on. The latter ask others, too, and the first of them
+/// are nearest to whoever wants to know: if all were told, the answer would go wherever the search
+/// did.
 const ASKERS_MAX: usize = 16;
+const SEARCHERS_MAX: usize = 1;
 /// A neighbour's share of the table: one in so many.
 const SHARE: u32 = 8;
 /// The most neighbours that a request goes to, if some are known to help.
@@ -47,6 +53,8 @@ struct Wanted {
     /// Nobody answered.
     is_negative: bool,
     attempts: usize,
+    /// That of the request that was passed on last.
+    attempt: u8,
     /// When to repeat it, or to forget it.
     next_ns: u64,
     passed_on_ns: Option<u64>,
@@ -97,6 +105,7 @@ impl Requests {
             is_awaited: false,
             is_negative: false,
             attempts: 0,
+            attempt: 0,
             next_ns: u64::MAX,
             passed_on_ns: None,
             askers: Vec::new(),
@@ -123,7 +132,8 @@ impl Requests {
 
 /// A request of this router's own.
 fn search(address: u128, sequence: u64, is_search: bool) -> Request {
-    Request { address, sequence, hops: HOPS, wants_announcement: false, is_search }
+    let wants_announcement = false;
+    Request { address, sequence, hops: HOPS, wants_announcement, is_search, attempt: 0 }
 }
 
 impl Router {
@@ -162,7 +172,7 @@ impl Router {
         wanted.is_negative = false;
         wanted.sequence = wanted.sequence.max(sequence);
         wanted.slot = NONE;
-        wanted.attempts = 0;
+        (wanted.attempts, wanted.attempt) = (0, 0);
         wanted.next_ns = now_ns + REPEATS_NS[0];
         wanted.passed_on_ns = Some(now_ns);
         self.requests.due_at(now_ns + REPEATS_NS[0]);
@@ -280,7 +290,9 @@ impl Router {
             self.counters.refused += 1;
             return;
         };
-        if !wanted.askers.contains(&slot) && wanted.askers.len() < ASKERS_MAX {
+        let is_passed_on = request.is_search && request.hops < HOPS;
+        let askers_max = if is_passed_on { SEARCHERS_MAX } else { ASKERS_MAX };
+        if !wanted.askers.contains(&slot) && wanted.askers.len() < askers_max {
             wanted.askers.push(slot);
         }
         if !wanted.is_own {
@@ -294,12 +306,15 @@ impl Router {
         let max = self.config.requests_max;
         let Some(hops) = request.hops.checked_sub(1) else { return };
         let Some(wanted) = self.requests.entry(request.address, slot, max) else { return };
-        let is_recent = wanted.passed_on_ns.is_some_and(|at_ns| now_ns < at_ns + AGAIN_NS);
+        let is_copy = request.is_search && request.attempt <= wanted.attempt;
+        let pause_ns = if is_copy { COPY_NS } else { AGAIN_NS };
+        let is_recent = wanted.passed_on_ns.is_some_and(|at_ns| now_ns < at_ns + pause_ns);
         if is_recent && wanted.sequence == request.sequence {
             return;
         }
         wanted.passed_on_ns = Some(now_ns);
         wanted.sequence = request.sequence;
+        wanted.attempt = request.attempt;
         if !wanted.is_own {
             wanted.next_ns = now_ns + REMEMBER_NS;
             self.requests.due_at(now_ns + REMEMBER_NS);
@@ -382,7 +397,10 @@ impl Router {
             wanted.next_ns = now_ns + repeat_ns;
             wanted.passed_on_ns = Some(now_ns);
             let (sequence, is_awaited) = (wanted.sequence, wanted.is_awaited);
-            return self.pass_on(search(address, sequence, is_awaited), NONE);
+            let attempt = u8::try_from(wanted.attempts).unwrap_or(u8::MAX);
+            wanted.attempt = attempt;
+            let request = Request { attempt, ..search(address, sequence, is_awaited) };
+            return self.pass_on(request, NONE);
         }
         if wanted.is_awaited && !wanted.is_negative {
             wanted.is_negative = true;

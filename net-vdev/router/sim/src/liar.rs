@@ -121,6 +121,7 @@ impl Liar {
                     sequence: 0,
                     hops: 255,
                     wants_announcement: rng.chance_ppm(500_000),
+                    attempt: u8::try_from(rng.range(0, 4)).unwrap_or(0),
                     is_search: rng.chance_ppm(500_000),
                 };
                 all.push(message::request(head, request));
