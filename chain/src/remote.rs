@@ -344,7 +344,9 @@ fn call_object(call: &Call) -> Value {
     Value::Object(object)
 }
 
-fn read_head(block: &Value) -> Option<Head> {
+/// A block as a node describes it; `None` if anything of it cannot be read.
+#[must_use]
+pub fn read_head(block: &Value) -> Option<Head> {
     Some(Head {
         number: read_quantity(&block["number"])?,
         timestamp: read_quantity(&block["timestamp"])?,
@@ -352,7 +354,9 @@ fn read_head(block: &Value) -> Option<Head> {
     })
 }
 
-fn read_receipt(receipt: &Value) -> Option<Receipt> {
+/// A receipt as a node describes it; `None` if anything of it cannot be read.
+#[must_use]
+pub fn read_receipt(receipt: &Value) -> Option<Receipt> {
     let logs = receipt["logs"].as_array()?;
     let contract = match &receipt["contractAddress"] {
         Value::Null => None,
@@ -369,7 +373,9 @@ fn read_receipt(receipt: &Value) -> Option<Receipt> {
     })
 }
 
-fn read_log(log: &Value) -> Option<FoundLog> {
+/// A log as a node describes it; `None` if anything of it cannot be read.
+#[must_use]
+pub fn read_log(log: &Value) -> Option<FoundLog> {
     let topics: Vec<B256> =
         log["topics"].as_array()?.iter().map(read_hash).collect::<Option<_>>()?;
     Some(FoundLog {

@@ -9,6 +9,9 @@
 
 pub mod boot_elf;
 pub mod certificate;
+pub mod chain_answer;
+pub mod chain_question;
+pub mod chain_transaction;
 pub mod dhcp;
 pub mod disk;
 pub mod dns;
@@ -50,6 +53,9 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "boot_elf", check: boot_elf::check, runs: 20000 },
     Target { name: "certificate", check: certificate::check, runs: 3000 },
+    Target { name: "chain_answer", check: chain_answer::check, runs: 20000 },
+    Target { name: "chain_question", check: chain_question::check, runs: 500 },
+    Target { name: "chain_transaction", check: chain_transaction::check, runs: 2000 },
     Target { name: "dhcp", check: dhcp::check, runs: 20000 },
     Target { name: "disk", check: disk::check, runs: 500 },
     Target { name: "dns", check: dns::check, runs: 10000 },

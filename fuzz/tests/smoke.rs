@@ -189,3 +189,18 @@ fn a_node_withstands_a_neighbour_that_says_anything() {
 fn a_router_withstands_any_neighbour() {
     smoke("mesh_router");
 }
+
+#[test]
+fn the_chain_withstands_any_transaction() {
+    smoke("chain_transaction");
+}
+
+#[test]
+fn the_chain_withstands_any_question() {
+    smoke("chain_question");
+}
+
+#[test]
+fn a_client_withstands_any_answer_of_a_node() {
+    smoke("chain_answer");
+}
