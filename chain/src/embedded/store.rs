@@ -1,6 +1,7 @@
 //! The chain on disk: one redb file. A block and all that it changes are written in one transaction
 //! that is durable before anyone hears of it. Each value ends with a CRC-32C over its key and itself.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use alloy_primitives::{Address, B256, U256};
@@ -254,15 +255,30 @@ fn write_block(transaction: &WriteTransaction, block: &NewBlock<'_>) -> Result<(
         put(transaction, BODIES, &number, &encoded(&raw))?;
         put(transaction, RECEIPTS, &number, &encoded(&block.receipts.to_vec()))?;
     }
-    for (index, (hash, _)) in (0_u64..).zip(block.transactions) {
-        let place = [number, index.to_be_bytes()].concat();
-        put(transaction, TRANSACTIONS, hash.as_slice(), &place)?;
-    }
-    for log in block.receipts.iter().flat_map(|receipt| &receipt.logs) {
-        put(transaction, EMITTERS, &[log.address.as_slice(), &number].concat(), &[])?;
-    }
+    write_places(transaction, block, number)?;
     write_changes(transaction, block.changes)?;
     put(transaction, META, META_HEAD, &number)
+}
+
+/// Where each transaction is, and which contracts have logs in the block.
+fn write_places(
+    transaction: &WriteTransaction,
+    block: &NewBlock<'_>,
+    number: [u8; 8],
+) -> Result<(), StoreError> {
+    let mut places = transaction.open_table(TRANSACTIONS)?;
+    for (index, (hash, _)) in (0_u64..).zip(block.transactions) {
+        let place = [number, index.to_be_bytes()].concat();
+        places.insert(hash.as_slice(), sealed(hash.as_slice(), &place).as_slice())?;
+    }
+    let mut emitters = transaction.open_table(EMITTERS)?;
+    let logs = block.receipts.iter().flat_map(|receipt| &receipt.logs);
+    let addresses: BTreeSet<Address> = logs.map(|log| log.address).collect();
+    for address in addresses {
+        let key = [address.as_slice(), &number].concat();
+        emitters.insert(key.as_slice(), sealed(&key, &[]).as_slice())?;
+    }
+    Ok(())
 }
 
 fn write_changes(transaction: &WriteTransaction, changes: &Changes) -> Result<(), StoreError> {
