@@ -17,8 +17,10 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
 
-/// The most connections, and the most from one address.
-const STREAMS_MAX: usize = 256;
+/// The most connections that others made, that this node made, and from one address. Whoever fills
+/// the former leaves the latter alone.
+const INCOMING_MAX: usize = 192;
+const CALLED_MAX: usize = 64;
 const STREAMS_PER_ADDRESS: usize = 16;
 /// How many connections are taken in a turn.
 const ACCEPTS_PER_TURN: usize = 16;
@@ -112,7 +114,7 @@ impl Streams {
     /// Calls a neighbour by the port that it has UDP on and by that of HTTPS in turn, unless a call is
     /// under way or the last one was too short ago.
     pub(crate) fn call(&mut self, now_ns: u64, key: &PublicKey, at: SocketAddr) {
-        if self.open.len() >= STREAMS_MAX
+        if self.called().len() >= CALLED_MAX
             || self.open.values().any(|stream| stream.called.as_ref() == Some(key))
         {
             return;
@@ -198,7 +200,8 @@ impl Streams {
         }
         for (socket, remote) in taken {
             let of_address = self.open.values().filter(|it| it.remote.ip() == remote.ip()).count();
-            let has_room = self.open.len() < STREAMS_MAX && of_address < STREAMS_PER_ADDRESS;
+            let incoming = self.open.values().filter(|it| it.called.is_none()).count();
+            let has_room = incoming < INCOMING_MAX && of_address < STREAMS_PER_ADDRESS;
             // Dropping it closes it.
             if has_room && socket.set_nonblocking(true).is_ok() {
                 prepare(&socket);
@@ -484,6 +487,30 @@ mod tests {
         drop(clients);
         let ended = streams.turn(2);
         assert_eq!(ended.len(), STREAMS_PER_ADDRESS);
+    }
+
+    #[test]
+    fn whoever_takes_all_connections_does_not_keep_this_node_from_calling() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let at = listener.local_addr().unwrap();
+        let mut streams = Streams::new(vec![listener]);
+        let mut clients = Vec::new();
+        for host in 1..=20 {
+            for _ in 0..STREAMS_PER_ADDRESS {
+                let family = AddressFamily::INET;
+                let client = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+                let client = client.unwrap();
+                let from: SocketAddr = ([127, 0, 1, host], 0).into();
+                rustix::net::bind(&client, &from).unwrap();
+                connect(&client, &at).unwrap();
+                clients.push(client);
+                streams.turn(1);
+            }
+        }
+        assert_eq!(streams.open.len(), INCOMING_MAX);
+        streams.call(1, &PublicKey([9; 32]), at);
+        assert_eq!(streams.called().len(), 1);
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! the whole story, [`net_vdev::uplink`] the messages.
 
 mod handover;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -42,6 +44,9 @@ const READY_PER_TURN: usize = 64;
 const RENEW_NS: u64 = 1_200_000_000_000;
 /// The least time between two challenges of one card.
 const CHALLENGE_PAUSE_NS: u64 = 2_000_000_000;
+/// How many answers of one card are verified in so long: two signatures each, for which others wait.
+const ANSWERS_MAX: u32 = 16;
+const ANSWERS_PERIOD_NS: u64 = 4_000_000_000;
 
 const LISTENER: u64 = u64::MAX;
 
@@ -81,7 +86,21 @@ struct Card {
     /// What it was asked last, and when.
     challenge: Challenge,
     asked_ns: u64,
+    /// Since when its answers are counted, and how many there were.
+    answers: (u64, u32),
     member: Option<PublicKey>,
+}
+
+impl Card {
+    /// Whether another answer is looked at now.
+    fn may_answer(&mut self, now_ns: u64) -> bool {
+        let (since_ns, count) = &mut self.answers;
+        if now_ns >= since_ns.saturating_add(ANSWERS_PERIOD_NS) {
+            (*since_ns, *count) = (now_ns, 0);
+        }
+        *count = count.saturating_add(1);
+        *count <= ANSWERS_MAX
+    }
 }
 
 impl Uplinks {
@@ -179,6 +198,14 @@ impl Uplinks {
         watched.is_ok().then_some(self.next)
     }
 
+    /// To be called before a socket is closed: others have copies of it, so the kernel would go on
+    /// telling of it, and nobody here could take what it has.
+    fn unwatch(&self, socket: &OwnedFd) {
+        if let Err(error) = epoll::delete(&self.ready, socket) {
+            tracing::warn!(%error, "a socket stays watched");
+        }
+    }
+
     /// Takes the cards that one who runs VMs hands over.
     fn take_cards(&mut self, now_ns: u64, client: u64) {
         for _ in 0..MESSAGES_PER_TURN {
@@ -188,7 +215,9 @@ impl Uplinks {
                 Ok(None) => return,
                 Err(reason) => {
                     tracing::debug!(reason, "one who runs VMs is gone");
-                    self.clients.remove(&client);
+                    if let Some(socket) = self.clients.remove(&client) {
+                        self.unwatch(&socket);
+                    }
                 }
             }
         }
@@ -201,7 +230,8 @@ impl Uplinks {
         }
         let Some(id) = self.watch(&socket) else { return };
         let challenge = Challenge { node: self.node, nonce: [0; 32], sequence: 0 };
-        self.cards.insert(id, Card { socket, challenge, asked_ns: 0, member: None });
+        let card = Card { socket, challenge, asked_ns: 0, answers: (now_ns, 0), member: None };
+        self.cards.insert(id, card);
         self.challenge(now_ns, id, 0);
     }
 
@@ -248,9 +278,9 @@ impl Uplinks {
     }
 
     fn remove(&mut self, now_ns: u64, id: u64, core: &mut Core, outside: &mut impl Outside) {
-        if let Some(member) = self.cards.remove(&id).and_then(|card| card.member)
-            && self.members.get(&member) == Some(&id)
-        {
+        let Some(card) = self.cards.remove(&id) else { return };
+        self.unwatch(&card.socket);
+        if let Some(member) = card.member.filter(|it| self.members.get(it) == Some(&id)) {
             self.members.remove(&member);
             core.detach(now_ns, &member, outside);
         }
@@ -310,7 +340,8 @@ impl Uplinks {
         let Some(card) = self.cards.get_mut(&id) else { return };
         // One member per card.
         let is_same = card.member.is_none_or(|member| member == key);
-        let is_proven = is_same && card.challenge.is_answered(&key, signature);
+        let may_answer = is_same && card.may_answer(now_ns);
+        let is_proven = may_answer && card.challenge.is_answered(&key, signature);
         let attached =
             if is_proven { core.attach(now_ns, signed) } else { Err(AttachError::Proof) };
         match attached {
@@ -322,7 +353,9 @@ impl Uplinks {
                 // The member's VM was started again by somebody else: the one before is cut off.
                 if let Some(before) = before.filter(|before| *before != id) {
                     tracing::info!(%member, "attached on another socket; the one before is cut off");
-                    self.cards.remove(&before);
+                    if let Some(card) = self.cards.remove(&before) {
+                        self.unwatch(&card.socket);
+                    }
                     core.forget_here(&member, outside);
                 }
             }

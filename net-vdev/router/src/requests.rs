@@ -156,6 +156,12 @@ impl Router {
         NextHop::Unreachable
     }
 
+    /// Whether an address is being looked for, or is known not to be found.
+    pub(crate) fn is_searching(&self, address: &Ipv6Addr) -> bool {
+        let wanted = self.requests.wanted.get(&u128::from(*address));
+        wanted.is_some_and(|wanted| wanted.is_own || wanted.is_negative)
+    }
+
     /// The smallest sequence number under which any route may be used.
     fn sequence_that_helps(&self, address: u128) -> u64 {
         let found = self.table.find_covering(address).and_then(|index| self.table.get(index));

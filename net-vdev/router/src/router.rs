@@ -340,6 +340,13 @@ impl Router {
         Some(NextHop::Link(chosen.unwrap_or(primary).id))
     }
 
+    /// Whether [`Router::next_hop`] for this address starts a search, which all routers hear of. Their
+    /// owner limits how many it lets others start.
+    #[must_use]
+    pub fn would_search(&self, address: &Ipv6Addr) -> bool {
+        self.route_to(address, false) == NextHop::Unreachable && !self.is_searching(address)
+    }
+
     /// The key that an address belongs to, for a session with it.
     #[must_use]
     pub fn resolve(&self, address: &Ipv6Addr) -> Option<PublicKey> {

@@ -107,7 +107,8 @@ impl Core {
             return outside.resolved(member, address, Some(&key));
         }
         let is_crowded = self.asked.len() >= ATTACHED_MAX;
-        if is_crowded || self.router.next_hop(now_ns, address, false) != NextHop::Pending {
+        let may_ask = !is_crowded && self.may_search(now_ns, member, address);
+        if !may_ask || self.router.next_hop(now_ns, address, false) != NextHop::Pending {
             return outside.resolved(member, address, None);
         }
         self.asked.entry(*address).or_default().insert(*member);

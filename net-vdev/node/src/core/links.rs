@@ -31,15 +31,22 @@ impl Core {
         }
     }
 
-    /// Somebody on the way, or who claims to be, says that a neighbour's place takes no datagrams.
-    /// That is a hint, and probes find out.
-    pub fn place_is_doubtful(&mut self, now_ns: u64, place: SocketAddr) {
-        let path = Path::Direct(place);
-        for peer in self.peers_at(&path) {
-            self.endpoint.path_is_doubtful(now_ns, &peer.key, &path);
+    /// Somebody on the way, or who claims to be, says that these places take no datagrams. That is a
+    /// hint, and probes find out. Anybody can say it of any place, and often: so the peers are gone
+    /// through once for all of them.
+    pub fn places_are_doubtful(&mut self, now_ns: u64, places: &BTreeSet<SocketAddr>) {
+        if places.is_empty() {
+            return;
+        }
+        let is_meant = |path: &Path| matches!(path, Path::Direct(at) if places.contains(at));
+        let ways = self.endpoint.peers().flat_map(|PeerView { key, paths, .. }| {
+            paths.into_iter().map(move |view| (key, view.path)).filter(|(_, path)| is_meant(path))
+        });
+        for (key, path) in ways.collect::<Vec<_>>() {
+            self.endpoint.path_is_doubtful(now_ns, &key, &path);
             // Frames and probes of the router take this one.
-            let is_chosen = self.endpoint.direct_path(&peer.key) == Some(path);
-            if is_chosen && let Some(link) = self.links.get(&peer.key) {
+            let is_chosen = self.endpoint.direct_path(&key) == Some(path);
+            if is_chosen && let Some(link) = self.links.get(&key) {
                 self.router.suspect(now_ns, *link);
             }
         }
@@ -179,7 +186,7 @@ impl Core {
             // Anybody can ask for any number: it gets the next one.
             RouterEvent::SequenceWanted { key, .. } => self.want(key, 0),
             // This one was signed with the key itself.
-            RouterEvent::Superseded { key, sequence } => self.want(key, sequence + 1),
+            RouterEvent::Superseded { key, sequence } => self.want(key, sequence.saturating_add(1)),
         }
     }
 

@@ -21,6 +21,7 @@ mod attached;
 mod diagnosis;
 mod found;
 mod links;
+mod searches;
 mod streams;
 mod waiting;
 
@@ -36,6 +37,7 @@ use net_vdev::wire::{self, Kind, RELAY_HEADER_BYTES, RelayHeader};
 use net_vdev::{PublicKey, Rule};
 
 use crate::counters::CoreCounters;
+use searches::Searches;
 use waiting::WaitingFrames;
 
 /// What a [`Core`] needs of the world: sockets, or a simulated network.
@@ -73,6 +75,8 @@ pub struct Core {
     introduced: BTreeSet<(PublicKey, PublicKey)>,
     /// Which of them wait to be told whose address one is.
     asked: BTreeMap<Ipv6Addr, BTreeSet<PublicKey>>,
+    /// What members and neighbours had looked for of late.
+    searches: Searches,
     coalescer: Coalescer,
     counters: CoreCounters,
     /// Frames for members that the router is looking for.
@@ -130,6 +134,7 @@ impl Core {
             attached: BTreeMap::new(),
             introduced: BTreeSet::new(),
             asked: BTreeMap::new(),
+            searches: Searches::default(),
             coalescer: Coalescer::new(accepts),
             counters: CoreCounters::default(),
             waiting: WaitingFrames::default(),
@@ -257,7 +262,7 @@ impl Core {
             self.counters.frames_unexpected += 1;
             return None;
         }
-        self.route(now_ns, &hop.header, frame, outside)
+        self.route(now_ns, &hop.neighbour, &hop.header, frame, outside)
     }
 
     /// A frame of a member that is attached to this node: its source is that member's address.
@@ -274,7 +279,7 @@ impl Core {
             self.counters.frames_odd += 1;
             return;
         };
-        if let Some(way) = self.route(now_ns, &header, frame, outside) {
+        if let Some(way) = self.route(now_ns, member, &header, frame, outside) {
             if let Way::Attached(other) = &way {
                 self.introduce(member, other, outside);
             }
@@ -283,10 +288,12 @@ impl Core {
         }
     }
 
-    /// Where a frame goes. For a neighbour it gets its new hop limit and tag.
+    /// Where a frame goes that a neighbour or an attached member sent. For a neighbour it gets its new
+    /// hop limit and tag.
     fn route(
         &mut self,
         now_ns: u64,
+        from: &PublicKey,
         header: &RelayHeader,
         frame: &mut [u8],
         outside: &mut impl Outside,
@@ -303,6 +310,10 @@ impl Core {
         if header.hop_limit <= 1 {
             self.counters.frames_expired += 1;
             self.notify_expired(now_ns, header, frame, outside);
+            return None;
+        }
+        if !self.may_search(now_ns, from, &header.destination) {
+            self.counters.frames_unroutable += 1;
             return None;
         }
         self.forward(now_ns, &header.destination, header.is_alternate, header.hop_limit - 1, frame)

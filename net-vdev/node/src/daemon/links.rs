@@ -46,9 +46,7 @@ impl Daemon {
             self.keep_streams(now_ns);
         }
         self.discover(now_ns);
-        for place in doubtful {
-            self.core.place_is_doubtful(now_ns, place);
-        }
+        self.core.places_are_doubtful(now_ns, &doubtful);
     }
 
     /// Looks for nodes on local networks, and says that this one is there.

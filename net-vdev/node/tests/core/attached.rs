@@ -166,3 +166,53 @@ fn a_member_can_t_be_another_or_attach_with_what_it_did_not_sign() {
     let again = announcement(&PrivateKey::new([1; 32]), 2);
     assert_eq!(core.attach(world.now_ns, &again), Ok(one.key), "a newer announcement");
 }
+
+#[test]
+fn a_member_that_asks_for_nobody_s_addresses_does_not_keep_others_from_being_found() {
+    for asks in [true, false] {
+        let mut world = World::new(3, &[(0, 1), (2, 1)], 5);
+        world.run(SECOND);
+        let greedy = vm(&mut world, 0, 1, &[]);
+        let one = vm(&mut world, 0, 2, &[]);
+        let two = vm(&mut world, 2, 3, &[one.key]);
+        let to = two.key.address();
+        let Node { core, wire, .. } = &mut world.nodes[0];
+        for number in 0..5000u16 {
+            let nobody = Ipv6Addr::new(0x400, 0, 0, 0, 0, 0, 1, number);
+            if asks {
+                core.resolve_for(world.now_ns, &greedy.key, &nobody, wire);
+            } else {
+                let header = RelayHeader {
+                    hop_limit: 9,
+                    is_alternate: false,
+                    receiver: 0,
+                    counter: 0,
+                    destination: nobody,
+                    source: greedy.key.address(),
+                };
+                core.receive_attached(world.now_ns, &greedy.key, &mut header.to_bytes(), wire);
+            }
+        }
+        let mut vms = [one, two];
+        let packet = send(&world, &mut vms[0], to, b"hello");
+        run(&mut world, &mut vms, 200 * MS);
+        assert_eq!(vms[1].got, [packet], "by questions: {asks}");
+    }
+}
+
+#[test]
+fn the_largest_number_of_all_is_a_number() {
+    let mut world = World::new(2, &[(0, 1)], 6);
+    world.run(SECOND);
+    let key = PrivateKey::new([1; 32]);
+    for (node, number) in [(0, 1), (1, 2), (0, u64::MAX)] {
+        let signed = announcement(&key, number);
+        assert_eq!(world.nodes[node].core.attach(world.now_ns, &signed), Ok(key.public()));
+        world.settle(node);
+        let Node { core, wire, .. } = &mut world.nodes[1];
+        core.resolve_for(world.now_ns, &key.public(), &key.public().address(), wire);
+        world.run(SECOND / 2);
+    }
+    let wanted = world.nodes[1].core.take_wanted();
+    assert!(wanted.contains(&(key.public(), u64::MAX)), "{wanted:?}");
+}

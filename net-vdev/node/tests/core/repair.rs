@@ -77,7 +77,7 @@ fn what_a_host_says_about_a_dead_neighbour_repairs_at_once() {
         let middle = carrier(&world);
         kill(&mut world, middle);
         for end in [0, 3] {
-            world.nodes[end].core.place_is_doubtful(world.now_ns, place(middle));
+            world.nodes[end].core.places_are_doubtful(world.now_ns, &[place(middle)].into());
             world.settle(end);
         }
         let payload = world.send(0, 3);
@@ -101,7 +101,7 @@ fn lies_about_living_neighbours_lose_no_packet_and_no_link() {
         for _ in 0..100 {
             // About both at once, as often as a flood of ICMP errors could tell.
             for node in [1, 2] {
-                world.nodes[0].core.place_is_doubtful(world.now_ns, place(node));
+                world.nodes[0].core.places_are_doubtful(world.now_ns, &[place(node)].into());
             }
             world.settle(0);
             payloads.push(world.send(0, 3));
