@@ -13,9 +13,10 @@ use std::os::fd::AsFd;
 
 use net_vdev::PublicKey;
 use net_vdev::wire::FRAME_BYTES_MAX;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
+use rustix::time::Timespec;
 
 /// The most connections that others made, that this node made, and from one address. Whoever fills
 /// the former leaves the latter alone.
@@ -75,13 +76,22 @@ pub(crate) struct Streams {
     open: BTreeMap<u32, Stream>,
     next: u32,
     calls: BTreeMap<PublicKey, Calls>,
+    /// What was just read of one connection.
+    buffer: Vec<u8>,
     pub(crate) overflowed: u64,
 }
 
 impl Streams {
     /// Takes connections from these, which don't block.
     pub(crate) fn new(listeners: Vec<TcpListener>) -> Self {
-        Self { listeners, open: BTreeMap::new(), next: 1, calls: BTreeMap::new(), overflowed: 0 }
+        Self {
+            listeners,
+            open: BTreeMap::new(),
+            next: 1,
+            calls: BTreeMap::new(),
+            buffer: vec![0; INPUT_BYTES],
+            overflowed: 0,
+        }
     }
 
     /// Where connections are taken.
@@ -169,25 +179,45 @@ impl Streams {
     pub(crate) fn turn(&mut self, now_ns: u64) -> Vec<Change> {
         self.accept(now_ns);
         let mut changes = Vec::new();
-        for (number, stream) in &mut self.open {
+        for number in self.ready() {
+            let Some(stream) = self.open.get_mut(&number) else { continue };
             if stream.is_connecting {
                 match stream.connected() {
                     Ok(false) => {}
                     Ok(true) => {
                         stream.is_connecting = false;
-                        changes.extend(stream.called.map(|key| Change::Up(*number, key)));
+                        changes.extend(stream.called.map(|key| Change::Up(number, key)));
                     }
                     Err(error) => {
                         tracing::debug!(remote = %stream.remote, %error, "no connection");
-                        changes.push(Change::Down(*number));
+                        changes.push(Change::Down(number));
                     }
                 }
-            } else if let Err(error) = stream.fill() {
+            } else if let Err(error) = stream.fill(&mut self.buffer) {
                 tracing::debug!(remote = %stream.remote, %error, "a connection ends");
-                changes.push(Change::Down(*number));
+                changes.push(Change::Down(number));
             }
         }
         changes
+    }
+
+    /// The connections that have something: others may have hundreds that say nothing, and none of
+    /// them is to cost a call each time that a datagram comes in.
+    fn ready(&self) -> Vec<u32> {
+        if self.open.is_empty() {
+            return Vec::new();
+        }
+        let interest = |stream: &Stream| {
+            if stream.is_connecting { PollFlags::OUT } else { PollFlags::IN }
+        };
+        let entries = self.open.values().map(|it| PollFd::new(&it.socket, interest(it)));
+        let mut entries: Vec<PollFd<'_>> = entries.collect();
+        if let Err(error) = poll(&mut entries, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            tracing::debug!(%error, "looking at connections");
+            return Vec::new();
+        }
+        let ready = entries.iter().map(|entry| !entry.revents().is_empty());
+        self.open.keys().zip(ready).filter_map(|(number, is)| is.then_some(*number)).collect()
     }
 
     fn accept(&mut self, now_ns: u64) {
@@ -279,19 +309,18 @@ impl Stream {
     }
 
     /// Reads what is there, unless much waits to be taken.
-    fn fill(&mut self) -> io::Result<()> {
+    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         self.input.drain(..self.taken);
         self.taken = 0;
-        let old = self.input.len();
-        if old >= INPUT_BYTES {
+        if self.input.len() >= INPUT_BYTES {
             return Ok(());
         }
-        self.input.resize(old + INPUT_BYTES, 0);
-        let outcome = self.socket.read(self.input.get_mut(old..).unwrap_or_default());
-        self.input.truncate(old + outcome.as_ref().copied().unwrap_or(0));
-        match outcome {
+        match self.socket.read(buffer) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => Ok(()),
+            Ok(len) => {
+                self.input.extend_from_slice(buffer.get(..len).unwrap_or_default());
+                Ok(())
+            }
             Err(error) if is_transient(&error) => Ok(()),
             Err(error) => Err(error),
         }
