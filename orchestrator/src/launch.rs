@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mesh_node::uplinks::CardEnds;
+use net_vdev::certificate::HostName;
 use net_vdev::{PrivateKey, PublicKey};
 use spec::deployment::{Deployment, From, Image, Interface, Machine, Network};
 use spec::secret::{Public32, Secret32};
@@ -268,10 +269,16 @@ fn card(
     let public = PrivateKey::new(*private.expose()).public();
     let port = interface.mesh_port.unwrap_or(0);
     let (socket, endpoint) = bind(&machine.name, interface.network.listen, port)?;
-    let ends = interface.network.attach.then(CardEnds::new).transpose();
+    let ends =
+        interface.network.attach.then(|| CardEnds::new(host_name(&machine.name))).transpose();
     let uplink =
         ends.map_err(|source| LaunchError::Uplink { workload: machine.name.clone(), source })?;
     Ok(Card { private, public, socket, endpoint, uplink })
+}
+
+/// What a machine is called in the mesh, if its name can be one of a host: in lower case.
+fn host_name(machine: &str) -> Option<HostName> {
+    machine.to_ascii_lowercase().parse().ok()
 }
 
 /// A socket, and where members on this host reach it.

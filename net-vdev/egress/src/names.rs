@@ -93,15 +93,20 @@ impl Names {
         self.nicknames.insert(name.to_ascii_lowercase(), node);
     }
 
-    /// The names that this node gives, with their certificates, which it signed.
-    pub fn set_workloads(
-        &mut self,
-        own: PublicKey,
-        workloads: impl IntoIterator<Item = (HostName, PublicKey, Vec<u8>)>,
-    ) {
+    /// Which node this is: it alone says who the workloads below its name are.
+    pub fn set_own(&mut self, own: PublicKey) {
         self.own = Some(own);
-        let workloads = workloads.into_iter();
-        self.workloads = workloads.map(|(name, key, signed)| (name, (key, signed))).collect();
+    }
+
+    /// Gives a workload a name on this node; the certificate says so, which the node signed. A name
+    /// has one workload, the last that it was given to.
+    pub fn name_workload(&mut self, name: HostName, workload: PublicKey, certificate: Vec<u8>) {
+        self.workloads.insert(name, (workload, certificate));
+    }
+
+    /// Takes away the names on this node that are not to be kept.
+    pub fn retain_workloads(&mut self, keep: impl Fn(&HostName, &PublicKey) -> bool) {
+        self.workloads.retain(|name, (workload, _)| keep(name, workload));
     }
 
     /// Whose name this is: its labels without the last, `mesh`.
@@ -163,7 +168,8 @@ mod tests {
         let web: HostName = "web".parse().unwrap();
         assert_eq!(names.resolve(&[b"Web", b"berlin"]), Whose::Elsewhere(node, web));
         assert_eq!(names.resolve(&[b"web", b"paris"]), Whose::Nobody);
-        names.set_workloads(node, [(web, key, vec![1])]);
+        names.set_own(node);
+        names.name_workload(web, key, vec![1]);
         assert_eq!(names.resolve(&[b"Web", b"berlin"]), Whose::Own(key, &[1]));
         assert_eq!(names.resolve(&[b"db", b"berlin"]), Whose::Nobody);
     }

@@ -489,6 +489,7 @@ impl Daemon {
         // It is lent out: what it has goes through the core to the sockets.
         let Some(mut exit) = self.outside.exit.take() else { return };
         exit.set_attached(self.core.attached());
+        exit.set_machines(self.uplinks.named());
         exit.sign_names(now_ns, || {
             let mut random = [0; 64];
             SystemRandom::new().fill(&mut random).ok().map(|()| random)
@@ -551,6 +552,7 @@ impl Daemon {
             zone: self.zone,
             sockets: self.outside.counters,
             uplinks: self.uplinks.counters(),
+            named: self.uplinks.named(),
             exit: self.outside.exit.as_ref().map(Exit::counters).unwrap_or_default(),
         };
         orders::status(&self.core, facts)

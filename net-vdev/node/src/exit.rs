@@ -21,6 +21,9 @@ use net_vdev::{PrivateKey, PublicKey};
 /// How long a workload's name holds, in seconds, and when it is signed anew.
 const NAMES_S: u64 = 3600;
 const NAMES_RENEW_NS: u64 = 1_200_000_000_000;
+/// How many names are signed in one turn, and when it is tried again if that failed.
+const NAMES_PER_TURN: usize = 16;
+const NAMES_RETRY_NS: u64 = 10_000_000_000;
 
 /// What lies outside of the mesh as far as this node lets anybody get there.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +40,8 @@ pub struct ExitConfig {
     pub nicknames: Vec<(String, PublicKey)>,
     /// Names of workloads on this node, as in `<name>.<node>.mesh`.
     pub names: Vec<(HostName, PublicKey)>,
+    /// Whether the machines that are attached here have their own names on this node, too.
+    pub names_machines: bool,
     /// Who may besides the host and the members attached here.
     pub members: Vec<PublicKey>,
 }
@@ -50,7 +55,7 @@ impl ExitConfig {
 
     /// Whether anything is to be resolved: names of the outside, or this node's own.
     fn resolves(&self) -> bool {
-        self.resolvers.is_some() || !self.names.is_empty()
+        self.resolvers.is_some() || !self.names.is_empty() || self.names_machines
     }
 
     /// What the node's member is to others.
@@ -73,10 +78,14 @@ pub(crate) struct Exit {
     egress: Egress<HostSockets>,
     own: PublicKey,
     key: PrivateKey,
-    names: Vec<(HostName, PublicKey)>,
+    /// Whether machines have names, those that have one, and those of the operator.
+    names_machines: bool,
+    machines: BTreeMap<HostName, PublicKey>,
+    configured: BTreeMap<HostName, PublicKey>,
+    /// Who has which name, and when that is to be signed (anew); and when the first of them is.
+    due: BTreeMap<HostName, (PublicKey, u64)>,
+    next_due_ns: u64,
     unix_time_at_zero_ns: u64,
-    /// When the names are signed anew.
-    renew_ns: u64,
     listed: BTreeMap<Ipv6Addr, PublicKey>,
     attached: BTreeMap<Ipv6Addr, PublicKey>,
     /// Packets of members that may not.
@@ -92,6 +101,7 @@ impl Exit {
     ) -> std::io::Result<Self> {
         let own = key.public();
         let mut names = Names::new();
+        names.set_own(own);
         for (nickname, key) in &config.nicknames {
             names.nickname(nickname, *key);
         }
@@ -109,9 +119,12 @@ impl Exit {
             egress: Egress::new(config_of_egress, HostSockets::new()?, seed),
             own,
             key,
-            names: config.names,
+            names_machines: config.names_machines,
+            machines: BTreeMap::new(),
+            due: config.names.iter().map(|(name, key)| (*name, (*key, 0))).collect(),
+            next_due_ns: 0,
+            configured: config.names.into_iter().collect(),
             unix_time_at_zero_ns,
-            renew_ns: 0,
             listed: config.members.iter().map(|key| (key.address(), *key)).collect(),
             attached: BTreeMap::new(),
             strangers: 0,
@@ -160,18 +173,40 @@ impl Exit {
         self.attached.clone_from(attached);
     }
 
-    /// Signs the names of this node's workloads, if that is due; `random` gives fresh bytes.
+    /// These machines are attached now, by their names. A name that the operator gave to somebody
+    /// is that one's.
+    pub(crate) fn set_machines(&mut self, machines: &BTreeMap<HostName, PublicKey>) {
+        if !self.names_machines || self.machines == *machines {
+            return;
+        }
+        self.machines.clone_from(machines);
+        let wanted = self.wanted();
+        self.egress.names_mut().retain_workloads(|name, key| wanted.get(name) == Some(key));
+        self.due.retain(|name, (key, _)| wanted.get(name) == Some(key));
+        for (name, key) in wanted {
+            self.due.entry(name).or_insert((key, 0));
+        }
+        self.next_due_ns = 0;
+    }
+
+    /// The names that this node gives.
+    fn wanted(&self) -> BTreeMap<HostName, PublicKey> {
+        let machines = self.machines.iter().chain(&self.configured);
+        machines.map(|(name, key)| (*name, *key)).collect()
+    }
+
+    /// Signs the names of this node's workloads that are due; `random` gives fresh bytes.
     pub(crate) fn sign_names(
         &mut self,
         now_ns: u64,
         random: impl Fn() -> Option<[u8; RANDOM_BYTES]>,
     ) {
-        if now_ns < self.renew_ns {
+        if now_ns < self.next_due_ns {
             return;
         }
-        self.renew_ns = now_ns.saturating_add(NAMES_RENEW_NS);
         let unix_ns = self.unix_time_at_zero_ns.saturating_add(now_ns);
-        let signed = self.names.iter().filter_map(|(name, workload)| {
+        let is_due = |(_, (_, due_ns)): &(&HostName, &mut (PublicKey, u64))| *due_ns <= now_ns;
+        for (name, (workload, due_ns)) in self.due.iter_mut().filter(is_due).take(NAMES_PER_TURN) {
             let record = NameRecord {
                 node: self.own,
                 workload: *workload,
@@ -179,14 +214,16 @@ impl Exit {
                 sequence: unix_ns,
                 expires_unix_s: unix_ns / 1_000_000_000 + NAMES_S,
             };
-            let certificate = record.sign(&self.key, &random()?).ok()?;
-            Some((*name, *workload, certificate))
-        });
-        let signed: Vec<_> = signed.collect();
-        if signed.len() < self.names.len() {
-            tracing::error!("the kernel gives no random bytes: some names are not signed");
+            let signed = random().and_then(|random| record.sign(&self.key, &random).ok());
+            let pause_ns = if signed.is_some() { NAMES_RENEW_NS } else { NAMES_RETRY_NS };
+            *due_ns = now_ns.saturating_add(pause_ns);
+            match signed {
+                Some(it) => self.egress.names_mut().name_workload(*name, *workload, it),
+                None => tracing::error!(%name, "a name could not be signed"),
+            }
         }
-        self.egress.names_mut().set_workloads(self.own, signed);
+        let next_due_ns = self.due.values().map(|(_, due_ns)| *due_ns).min();
+        self.next_due_ns = next_due_ns.unwrap_or(u64::MAX);
     }
 
     /// The next packet of the node's own member for the mesh.

@@ -15,6 +15,8 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use mesh_router::LinkId;
+use net_vdev::announcement::Role;
+use net_vdev::certificate::HostName;
 use net_vdev::endpoint::{Path, PathView, PeerView};
 use net_vdev::{DropReason, PublicKey};
 use rustix::event::{EventfdFlags, eventfd};
@@ -133,6 +135,9 @@ pub struct AttachedStatus {
     pub key: String,
     /// Its address.
     pub address: Ipv6Addr,
+    /// Its name on this node, if it has one.
+    #[serde(default)]
+    pub name: Option<String>,
 }
 
 /// A member with a session.
@@ -176,6 +181,9 @@ pub struct NeighbourStatus {
     pub key: String,
     /// Its address.
     pub address: Ipv6Addr,
+    /// Its zone, as it says.
+    #[serde(default)]
+    pub zone: u16,
     /// Whether frames may be sent to it.
     pub is_usable: bool,
     /// The smallest round trip of late, in microseconds.
@@ -191,6 +199,9 @@ pub struct RouteStatus {
     pub prefix: String,
     /// Whose it is.
     pub key: String,
+    /// The zone of the node that it leads to; `None` for a workload.
+    #[serde(default)]
+    pub zone: Option<u16>,
     /// What it costs, in microseconds.
     pub cost_us: Option<u32>,
     /// The neighbour that it goes to; `None` for this node.
@@ -300,7 +311,7 @@ fn serve_one(stream: &UnixStream, sender: &Sender<Asked>, bell: &OwnedFd) -> io:
 }
 
 /// What only the daemon knows of itself.
-pub(crate) struct NodeFacts {
+pub(crate) struct NodeFacts<'a> {
     pub(crate) now_ns: u64,
     pub(crate) listening: Vec<SocketAddr>,
     pub(crate) listening_tcp: Vec<SocketAddr>,
@@ -310,12 +321,19 @@ pub(crate) struct NodeFacts {
     pub(crate) zone: u16,
     pub(crate) sockets: SocketCounters,
     pub(crate) uplinks: UplinkCounters,
+    pub(crate) named: &'a BTreeMap<HostName, PublicKey>,
     pub(crate) exit: Vec<(String, u64)>,
 }
 
 /// How the node is.
-pub(crate) fn status(core: &Core, facts: NodeFacts) -> Answer {
+pub(crate) fn status(core: &Core, facts: NodeFacts<'_>) -> Answer {
     let endpoint = core.endpoint();
+    let names: BTreeMap<_, _> = facts.named.iter().map(|(name, key)| (*key, *name)).collect();
+    let attached_status = |key: &PublicKey| AttachedStatus {
+        key: key.to_string(),
+        address: key.address(),
+        name: names.get(key).map(HostName::to_string),
+    };
     let key_of = |link: LinkId| {
         let neighbour = core.router().neighbours().find(|neighbour| neighbour.link == link);
         neighbour.map(|neighbour| neighbour.key.to_string())
@@ -323,6 +341,7 @@ pub(crate) fn status(core: &Core, facts: NodeFacts) -> Answer {
     let neighbours = core.router().neighbours().map(|neighbour| NeighbourStatus {
         key: neighbour.key.to_string(),
         address: neighbour.key.address(),
+        zone: neighbour.zone,
         is_usable: neighbour.is_usable,
         round_trip_us: neighbour.round_trip_ns / 1000,
         cost_us: neighbour.cost_us,
@@ -330,6 +349,10 @@ pub(crate) fn status(core: &Core, facts: NodeFacts) -> Answer {
     let routes = core.router().routes().map(|route| RouteStatus {
         prefix: format!("{}/{}", route.prefix.0, route.prefix.1),
         key: route.key.to_string(),
+        zone: match route.role {
+            Role::Node { zone } => Some(zone),
+            Role::Workload => None,
+        },
         cost_us: route.metric_us,
         next: route.primary.and_then(key_of),
         next_best: route.alternate.and_then(key_of),
@@ -343,7 +366,7 @@ pub(crate) fn status(core: &Core, facts: NodeFacts) -> Answer {
         listening_tcp: facts.listening_tcp,
         observed: endpoint.observed().collect(),
         tun: facts.tun,
-        attached: core.attached().iter().map(attached_status).collect(),
+        attached: core.attached().values().map(attached_status).collect(),
         neighbours: neighbours.collect(),
         routes: routes.collect(),
         counters: counters(core, facts.sockets, facts.uplinks)
@@ -353,11 +376,7 @@ pub(crate) fn status(core: &Core, facts: NodeFacts) -> Answer {
     }))
 }
 
-fn attached_status((address, key): (&Ipv6Addr, &PublicKey)) -> AttachedStatus {
-    AttachedStatus { key: key.to_string(), address: *address }
-}
-
-fn peer_status(core: &Core, facts: &NodeFacts, peer: &PeerView) -> PeerStatus {
+fn peer_status(core: &Core, facts: &NodeFacts<'_>, peer: &PeerView) -> PeerStatus {
     let name = |path: &Path| match path {
         Path::Stream(number) => facts.streams.get(number).map(|at| format!("tcp {at}")),
         _ => None,

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 pub use handover::{CardEnds, Handover};
 use net_vdev::PublicKey;
 use net_vdev::announcement::SignedAnnouncement;
+use net_vdev::certificate::HostName;
 use net_vdev::signature::SIGNATURE_BYTES;
 use net_vdev::uplink::{self, Challenge, LOCAL_BYTES, MESSAGE_BYTES_MAX, Up, local_header};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -60,6 +61,8 @@ pub(crate) struct Uplinks {
     cards: BTreeMap<u64, Card>,
     /// Which card a member has.
     members: BTreeMap<PublicKey, u64>,
+    /// Which member has a name here.
+    named: BTreeMap<HostName, PublicKey>,
     next: u64,
     buffer: Vec<u8>,
     /// Where the host may be reached.
@@ -83,6 +86,8 @@ pub struct UplinkCounters {
 
 struct Card {
     socket: OwnedFd,
+    /// What its machine is to be called.
+    name: Option<HostName>,
     /// What it was asked last, and when.
     challenge: Challenge,
     asked_ns: u64,
@@ -129,6 +134,7 @@ impl Uplinks {
             clients: BTreeMap::new(),
             cards: BTreeMap::new(),
             members: BTreeMap::new(),
+            named: BTreeMap::new(),
             next: 0,
             buffer: vec![0; MESSAGE_BYTES_MAX + 1],
             addresses: Vec::new(),
@@ -211,7 +217,7 @@ impl Uplinks {
         for _ in 0..MESSAGES_PER_TURN {
             let Some(socket) = self.clients.get(&client) else { return };
             match handover::receive(socket.as_fd()) {
-                Ok(Some(card)) => self.add(now_ns, card),
+                Ok(Some((card, name))) => self.add(now_ns, card, name),
                 Ok(None) => return,
                 Err(reason) => {
                     tracing::debug!(reason, "one who runs VMs is gone");
@@ -223,14 +229,15 @@ impl Uplinks {
         }
     }
 
-    fn add(&mut self, now_ns: u64, socket: OwnedFd) {
+    fn add(&mut self, now_ns: u64, socket: OwnedFd, name: Option<HostName>) {
         if self.cards.len() >= CARDS_MAX {
             tracing::warn!("{CARDS_MAX} cards are connected; another one is refused");
             return;
         }
         let Some(id) = self.watch(&socket) else { return };
         let challenge = Challenge { node: self.node, nonce: [0; 32], sequence: 0 };
-        let card = Card { socket, challenge, asked_ns: 0, answers: (now_ns, 0), member: None };
+        let answers = (now_ns, 0);
+        let card = Card { socket, name, challenge, asked_ns: 0, answers, member: None };
         self.cards.insert(id, card);
         self.challenge(now_ns, id, 0);
     }
@@ -284,6 +291,23 @@ impl Uplinks {
             self.members.remove(&member);
             core.detach(now_ns, &member, outside);
         }
+        self.name_members();
+    }
+
+    /// Of members with one name, the one whose card came first has it; those who proved nothing yet
+    /// have none.
+    fn name_members(&mut self) {
+        self.named.clear();
+        for card in self.cards.values() {
+            if let (Some(name), Some(member)) = (card.name, card.member) {
+                self.named.entry(name).or_insert(member);
+            }
+        }
+    }
+
+    /// Which attached member has which name.
+    pub(crate) fn named(&self) -> &BTreeMap<HostName, PublicKey> {
+        &self.named
     }
 
     /// Does what a card's message says; whether it is one that the card may send now.
@@ -358,6 +382,7 @@ impl Uplinks {
                     }
                     core.forget_here(&member, outside);
                 }
+                self.name_members();
             }
             Err(error) => {
                 tracing::warn!(member = %key, %error, "a card is not attached");

@@ -26,7 +26,7 @@ pub(crate) struct Uplink {
 impl Uplink {
     /// Hands a socket to the node that listens at `path`; it asks the member who it is by that.
     pub(crate) fn open(path: &FilePath) -> io::Result<Self> {
-        let ends = CardEnds::new()?;
+        let ends = CardEnds::new(None)?;
         let mut handover = Handover::new(path.to_owned());
         if !handover.serve(0, [&ends].into_iter()) {
             let reason = format!("the node does not answer at {}", path.display());

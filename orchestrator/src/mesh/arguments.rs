@@ -47,6 +47,16 @@ pub enum MeshVerb {
     Peers(Common),
     /// Lists neighbours and routes.
     Routes(Common),
+    /// Draws the mesh as this node sees it: neighbours, and who is reached through which of them.
+    #[command(after_help = "Example:\n  hypha mesh map --svg > mesh.svg")]
+    Map {
+        /// Draw a picture, for a browser.
+        #[arg(long, conflicts_with = "json")]
+        svg: bool,
+        /// What all verbs take.
+        #[command(flatten)]
+        common: Common,
+    },
     /// Asks a member whether it is there, and how long that takes.
     #[command(
         after_help = "Example:\n  hypha mesh ping 5f5:db79:2573:eebf:15e3:4ae0:bb2f:88e1 -c 3"
@@ -139,6 +149,10 @@ pub struct Up {
     /// Give a workload a name on this node: NAME=KEY makes it NAME.<this node>.mesh for everybody.
     #[arg(long = "name", value_name = "NAME=KEY", value_parser = parse_name)]
     pub names: Vec<(HostName, Public32)>,
+    /// Give the machines of this host no names of their own. Without this, a machine of `hypha run`
+    /// that is attached here is <its name>.<this node>.mesh for everybody.
+    #[arg(long)]
+    pub no_names: bool,
     /// Call another node by a name of this host's own: NAME=KEY makes it NAME.mesh here.
     #[arg(long = "nickname", value_name = "NAME=KEY", value_parser = parse_name, requires = "dns")]
     pub nicknames: Vec<(HostName, Public32)>,

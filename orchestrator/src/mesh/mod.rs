@@ -14,6 +14,7 @@
 mod acl;
 pub mod arguments;
 mod labels;
+mod map;
 mod show;
 mod up;
 
@@ -106,6 +107,7 @@ pub fn run(verb: MeshVerb) -> Result<i32, MeshError> {
         MeshVerb::Status(common) => show_status(&common, show::status),
         MeshVerb::Peers(common) => show_status(&common, show::peers),
         MeshVerb::Routes(common) => show_status(&common, show::routes),
+        MeshVerb::Map { svg, common } => show_map(svg, &common),
         MeshVerb::Ping { to, count, common } => ping(&Order::Ping { to: to.0 }, count, &common),
         MeshVerb::Trace { to, common } => {
             let answer = ask(&common, &Order::Trace { to: to.0 })?;
@@ -171,6 +173,19 @@ fn show_status(common: &Common, text: fn(&Status) -> String) -> Result<i32, Mesh
         answer if common.json => print(&show::answer(&answer, true)?),
         Answer::Status(status) => print(&text(&status)),
         answer => print(&show::answer(&answer, false)?),
+    }
+}
+
+fn show_map(svg: bool, common: &Common) -> Result<i32, MeshError> {
+    let answer = ask(common, &Order::Status)?;
+    let Answer::Status(status) = &answer else {
+        return print(&show::answer(&answer, common.json)?);
+    };
+    let map = map::Map::new(status);
+    match (svg, common.json) {
+        (true, _) => print(&map::svg::draw(&map)),
+        (false, true) => print(&(serde_json::to_string(&map).map_err(io::Error::from)? + "\n")),
+        (false, false) => print(&map.text()),
     }
 }
 

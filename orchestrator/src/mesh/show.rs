@@ -59,7 +59,9 @@ pub(super) fn status(status: &Status) -> String {
         }
     }
     for member in &status.attached {
-        line(&mut text, format_args!("attached    {} {}", short(&member.key), member.address));
+        let name = member.name.as_ref().map_or_else(String::new, |name| format!(" {name}"));
+        let key = short(&member.key);
+        line(&mut text, format_args!("attached    {key} {}{name}", member.address));
     }
     for (name, count) in status.counters.iter().filter(|(_, count)| *count > 0) {
         line(&mut text, format_args!("  {name:<28} {count}"));

@@ -85,6 +85,7 @@ fn exit(arguments: &Up) -> Result<ExitConfig, MeshError> {
         through: arguments.exit.map(|key| PublicKey(key.0)),
         resolvers: resolvers.transpose()?,
         names: arguments.names.iter().map(|(name, key)| (*name, PublicKey(key.0))).collect(),
+        names_machines: !arguments.no_names,
         nicknames: arguments
             .nicknames
             .iter()

@@ -1,6 +1,7 @@
 //! VMs as members of the mesh: their cards are attached to the node of their host.
 
 use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -9,6 +10,7 @@ use mesh_lab::{Lab, Node};
 use net_vdev::{PrivateKey, PublicKey};
 use serde_json::{Value, json};
 
+use crate::outside::start_with;
 use crate::{await_that, hypha, lab, nodes, start};
 
 /// The folder with `vmm` and `images/`, if guests can run here; otherwise says loudly why not.
@@ -121,4 +123,111 @@ fn guests_are_reached_by_their_addresses_from_other_hosts_and_by_guests_there_an
     await_that("the guest is attached again", || curl(&lab, &two, &[&url]).stdout == b"value");
     let status = one.status(&lab).unwrap();
     assert_eq!(status["attached"].as_array().unwrap().len(), 1, "who ended is not attached");
+}
+
+#[test]
+fn a_machine_is_reached_by_the_name_that_it_has_on_its_node() {
+    let (Some(mut lab), Some(dist)) = (lab(), dist()) else { return };
+    let [one, two] = nodes(&mut lab, ["a", "b"]);
+    let wire = lab.wire("a", "b").unwrap();
+    start(&mut lab, &one, &[]);
+    let nickname = format!("berlin={}", one.key);
+    start_with(&mut lab, &two, &[(&one, &wire)], &["--dns", "--nickname", &nickname]);
+    lab.await_member(&two, &one).unwrap();
+    let store = give_key(&one, "kv", 21);
+    let mut command = run(&lab, &one, &dist, &machine("kv", "kv", &[], &[&two.key]));
+    lab.start(command.stdout(Stdio::null()).stderr(Stdio::null())).unwrap();
+
+    // The resolver of the host, as its programs would have it in /etc/resolv.conf.
+    let prefix = u128::from(two.address) & !u128::from(u64::MAX);
+    let resolver = Ipv6Addr::from(prefix | 0x53);
+    let file = lab.folder().join("resolv.conf");
+    fs::write(&file, format!("nameserver {resolver}\n")).unwrap();
+    let script = format!("mount --bind {} /etc/resolv.conf && exec curl \"$@\"", file.display());
+    let fetch = |words: &[&str]| {
+        let mut command = lab.command(&two.namespace, "unshare");
+        command.args(["-m", "sh", "-c", &script, "curl", "-sS", "--noproxy", "*", "-m", "5", "-f"]);
+        command.args(words).output().unwrap()
+    };
+    let url = "http://kv.berlin.mesh:8080/kv/key";
+    await_that("the machine answers by its name", || {
+        fetch(&["-X", "PUT", "--data", "value", url]).status.success()
+    });
+    let by_key = format!("http://kv.{}.mesh:8080/kv/key", label(&one.key));
+    for url in [url, &by_key] {
+        assert_eq!(fetch(&[url]).stdout, b"value", "{url}");
+    }
+    let nobody = fetch(&["http://db.berlin.mesh:8080/"]);
+    assert_eq!(nobody.status.code(), Some(6), "curl could not resolve it: {nobody:?}");
+    let status = one.status(&lab).unwrap();
+    assert_eq!(status["attached"][0]["name"], "kv");
+    assert_eq!(status["attached"][0]["key"], store.to_string());
+}
+
+/// A key of hexadecimal digits as a label of a name.
+fn label(key: &str) -> String {
+    let bytes = (0..64).step_by(2).map(|at| u8::from_str_radix(&key[at..at + 2], 16).unwrap());
+    let bytes: Vec<u8> = bytes.collect();
+    mesh_egress::names::key_label(&PublicKey(bytes.try_into().unwrap()))
+}
+
+/// Keeps what is put and gives it back, over HTTP, as `kv` does; its argument is the address.
+const STORE: &str = "
+import http.server, sys
+class Store(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    values = {}
+    def do_PUT(self):
+        self.values[self.path] = self.rfile.read(int(self.headers['Content-Length']))
+        self.send_response(204)
+        self.end_headers()
+    def do_GET(self):
+        value = self.values.get(self.path)
+        self.send_response(404 if value is None else 200)
+        self.send_header('Content-Length', str(len(value or b'')))
+        self.end_headers()
+        self.wfile.write(value or b'')
+    def log_message(self, *_):
+        pass
+http.server.ThreadingHTTPServer((sys.argv[1], 8080), Store).serve_forever()
+";
+
+#[test]
+fn a_guest_reaches_a_plain_ipv4_server_through_an_exit_that_lets_it_and_no_other_does() {
+    let (Some(mut lab), Some(dist)) = (lab(), dist()) else { return };
+    let [one, exit] = nodes(&mut lab, ["a", "x"]);
+    lab.namespace("s").unwrap();
+    let wire = lab.wire("a", "x").unwrap();
+    let beyond = lab.wire("x", "s").unwrap();
+    let server = beyond.addresses[1].clone();
+    let mut store = lab.command("s", "python3");
+    store.args(["-c", STORE, &server]).stdout(Stdio::null()).stderr(Stdio::null());
+    lab.start(&mut store).unwrap();
+    let [listed, other] = [give_key(&one, "listed", 31), give_key(&one, "other", 32)];
+    assert_ne!(listed, other);
+    let destination = format!("{server}/32");
+    let listed = listed.to_string();
+    let words = ["--nat64", "--allow-destination", &destination, "--exit-for", &listed];
+    start_with(&mut lab, &exit, &[], &words);
+    start(&mut lab, &one, &[(&exit, &wire)]);
+    lab.await_member(&one, &exit).unwrap();
+
+    let [a, b, c, d] = server.parse::<Ipv4Addr>().unwrap().octets().map(u16::from);
+    let address = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, a << 8 | b, c << 8 | d);
+    let target = format!("[{address}]:8080");
+    for (name, patience_s, is_let_out) in [("listed", "30", true), ("other", "4", false)] {
+        let count = ["--count", "20", "--timed", "10", "--patience-s", patience_s];
+        let args: Vec<&str> = ["--target", &target].into_iter().chain(count).collect();
+        let mut spec = machine(name, "load", &args, &[]);
+        spec["workloads"][0]["data"] = json!({"mesh": {"exit": exit.key}});
+        let before = counter(&lab, &exit, "exit_flows_opened");
+        let output = run(&lab, &one, &dist, &spec).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.success(), is_let_out, "{name}: {told} {output:?}");
+        let flows = counter(&lab, &exit, "exit_flows_opened") - before;
+        assert_eq!(flows >= 1, is_let_out, "{name}: {flows} flows");
+        let word = if is_let_out { "verified 20 values, 0 lost" } else { "does not answer" };
+        assert!(told.contains(word), "{name}: {told}");
+    }
+    assert!(counter(&lab, &exit, "exit_strangers") >= 1);
 }

@@ -34,7 +34,12 @@ fn fetch(lab: &Lab, namespace: &str, url: &str) -> Result<String, String> {
 }
 
 /// Starts a node that calls `other` over a wire, with more words on its command line.
-fn start_with(lab: &mut Lab, node: &Node, calls: &[(&Node, &Wire)], more: &[&str]) -> u32 {
+pub(crate) fn start_with(
+    lab: &mut Lab,
+    node: &Node,
+    calls: &[(&Node, &Wire)],
+    more: &[&str],
+) -> u32 {
     let neighbours = calls.iter().map(|(other, wire)| {
         let end = wire.ends.iter().position(|end| *end == other.namespace).unwrap();
         other.at(&wire.addresses[end])

@@ -59,7 +59,8 @@ impl World {
         let mut names = Names::new();
         let node_key = PrivateKey::new(NODE).public();
         let web: HostName = "web".parse().unwrap();
-        names.set_workloads(node_key, [(web, WORKLOAD, certificate)]);
+        names.set_own(node_key);
+        names.name_workload(web, WORKLOAD, certificate);
         let mut nicknames = Names::new();
         nicknames.nickname("berlin", node_key);
         Self { named: node(NODE, names), asking: node(ASKING, nicknames), now_ns: SECOND_NS }
@@ -171,8 +172,7 @@ fn an_older_record_does_not_count_as_long_as_the_newer_would() {
     let web: HostName = "web".parse().unwrap();
     let say = |world: &mut World, sequence: u64, after_s: u64| {
         let certificate = numbered(sequence, NODE, "web", UNIX_S + 99_999);
-        let node_key = PrivateKey::new(NODE).public();
-        world.named.names_mut().set_workloads(node_key, [(web, WORKLOAD, certificate)]);
+        world.named.names_mut().name_workload(web, WORKLOAD, certificate);
         world.now_ns += after_s * SECOND_NS;
         code(&world.ask("web.berlin.mesh", AAAA, true).unwrap())
     };

@@ -48,7 +48,7 @@ impl Host {
             Accepts::default(),
         );
         let uplinks = Uplinks::open(&path, key).unwrap();
-        let cards = (0..cards).map(|_| CardEnds::new().unwrap()).collect();
+        let cards = (0..cards).map(|_| CardEnds::new(None).unwrap()).collect();
         let handover = Handover::new(path);
         let mut host = Self { _folder: folder, uplinks, core, handover, cards, now_ns: SECOND };
         assert!(host.handover.serve(SECOND, host.cards.iter()));
