@@ -17,7 +17,7 @@ use core::cell::RefCell;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp as smol_tcp;
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr};
+use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr, Ipv6Address};
 
 use crate::runtime::Driver;
 use nic::Nic;
@@ -48,6 +48,9 @@ impl core::fmt::Display for NetError {
 
 impl core::error::Error for NetError {}
 
+/// The router's address as far as the stack has to name one: the card is the only other end of its
+/// link and answers for whatever address it is asked about.
+const ROUTER: Ipv6Address = Ipv6Address::new(0x400, 0, 0, 0, 0, 0, 0, 0);
 /// The first port for connections that this side opens (RFC 6335 §6).
 const EPHEMERAL_PORT_FIRST: u16 = 49_152;
 /// How many closed connections may linger in TIME-WAIT; the oldest gives way. Each holds the
@@ -70,7 +73,8 @@ struct Inner {
 }
 
 impl Net {
-    /// A stack with `addresses` on `nic`; every address that they cover is on-link. `seed` feeds
+    /// A stack with `addresses` on `nic`; every address that they cover is on-link, and the card is
+    /// the router to the others (those of IPv4 outside of the mesh, 64:ff9b::/96). `seed` feeds
     /// initial sequence numbers and port choice: it must not be guessable.
     #[must_use]
     pub fn new(mut nic: Nic, addresses: &[IpCidr], seed: u64, now_ns: u64) -> Self {
@@ -81,6 +85,8 @@ impl Net {
             // The stack has room for a fixed number; the VMM gives a card at most two.
             own.extend(addresses.iter().copied().take(own.capacity()));
         });
+        // Never refused: there is room for a route, and this is the first.
+        _ = interface.routes_mut().add_default_ipv6_route(ROUTER);
         let ports = u64::from(u16::MAX - EPHEMERAL_PORT_FIRST) + 1;
         let next_port = EPHEMERAL_PORT_FIRST + (seed.rotate_left(32) % ports) as u16;
         let sockets = SocketSet::new(Vec::new());
