@@ -495,6 +495,12 @@ impl Link {
         self.counters
     }
 
+    /// The key that the address of a route belongs to, for a firewall to judge who is spoken to.
+    #[must_use]
+    pub fn key_of(&self, now_ns: u64, address: &Ipv6Addr) -> Option<PublicKey> {
+        self.routes.key_of(now_ns, address)
+    }
+
     /// How many routes are kept.
     #[must_use]
     pub fn routes(&self) -> usize {

@@ -57,6 +57,15 @@ pub enum MeshVerb {
         #[command(flatten)]
         common: Common,
     },
+    /// Links this host to a node of mycelium until SIGINT or SIGTERM: insecure by our measure.
+    ///
+    /// A process of its own with a key and an interface of its own. What goes over it is encrypted
+    /// without forward secrecy, and whoever is on the way may replay or swallow it
+    /// (docs/mesh-mycelium.md). It reaches the listed members of mycelium's network alone, nobody
+    /// gets in that no --allow lets, and nothing of the native mesh goes through it.
+    #[command(after_help = "Example:\n  \
+        hypha mesh edge --peer 203.0.113.7:9651 --allow 4c9f…e1,tcp,22 --route 4f5:db79:…:88e1")]
+    Edge(Box<Edge>),
     /// Asks a member whether it is there, and how long that takes.
     #[command(
         after_help = "Example:\n  hypha mesh ping 5f5:db79:2573:eebf:15e3:4ae0:bb2f:88e1 -c 3"
@@ -168,6 +177,27 @@ pub struct Up {
     /// (`hypha mesh key --gateway`), which the workload has to let in.
     #[arg(long, value_name = "FILE")]
     pub gateway: Option<PathBuf>,
+    /// What all verbs take.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `hypha mesh edge`.
+#[derive(Debug, Args)]
+pub struct Edge {
+    /// The mycelium node to connect to, over TCP.
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_peer)]
+    pub peer: String,
+    /// The network interface for this host.
+    #[arg(long, value_name = "NAME", default_value = "hyphaedge0")]
+    pub tun: String,
+    /// Let a member of mycelium's network open flows to this host, and answer it: KEY,PROTOCOL or
+    /// KEY,PROTOCOL,PORT.
+    #[arg(long = "allow", value_name = "RULE", value_parser = parse_allow)]
+    pub allow: Vec<AclEntry>,
+    /// Reach this address by mycelium instead of the native mesh.
+    #[arg(long = "route", value_name = "ADDRESS")]
+    pub routes: Vec<Member>,
     /// What all verbs take.
     #[command(flatten)]
     pub common: Common,
@@ -311,6 +341,29 @@ fn parse_name(text: &str) -> Result<(HostName, Public32), String> {
     Ok((name, parse_key(key)?))
 }
 
+fn parse_peer(text: &str) -> Result<String, String> {
+    let is_place = text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+    });
+    if is_place { Ok(text.to_owned()) } else { Err("expected HOST:PORT".to_owned()) }
+}
+
+fn parse_allow(text: &str) -> Result<AclEntry, String> {
+    let mut words = text.splitn(3, ',');
+    let (Some(key), Some(protocol)) = (words.next(), words.next()) else {
+        return Err("expected KEY,PROTOCOL or KEY,PROTOCOL,PORT".to_owned());
+    };
+    let port = words.next().map(|port| match port.parse() {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(format!("{port:?} is no port")),
+    });
+    Ok(AclEntry {
+        from: AclFrom::Key(parse_key(key)?),
+        protocol: parse_protocol(protocol)?,
+        port: port.transpose()?,
+    })
+}
+
 fn parse_protocol(text: &str) -> Result<Transport, String> {
     match text {
         "tcp" => Ok(Transport::Tcp),
@@ -385,6 +438,28 @@ mod tests {
         ] {
             let error = text.parse::<Neighbour>().unwrap_err();
             assert!(error.contains(wrong), "{error}");
+        }
+    }
+
+    #[test]
+    fn who_an_edge_lets_in_is_a_whole_key_with_a_protocol_and_perhaps_a_port() {
+        let rule = |port| AclEntry { from: KEY.parse().unwrap(), protocol: Transport::Tcp, port };
+        assert_eq!(parse_allow(&format!("{KEY},tcp")), Ok(rule(None)));
+        assert_eq!(parse_allow(&format!("{KEY},tcp,22")), Ok(rule(Some(22))));
+        for (text, wrong) in [
+            (KEY.to_owned(), "expected KEY,PROTOCOL"),
+            ("5f5:db79::1,tcp".to_owned(), "is no key"),
+            (format!("{KEY}/label,tcp"), "is no key"),
+            (format!("{KEY},sctp"), "expected tcp, udp or icmp"),
+            (format!("{KEY},tcp,0"), "is no port"),
+            (format!("{KEY},tcp,22,23"), "is no port"),
+        ] {
+            let error = parse_allow(&text).unwrap_err();
+            assert!(error.contains(wrong), "{text}: {error}");
+        }
+        assert_eq!(parse_peer("[2001:db8::1]:9651").as_deref(), Ok("[2001:db8::1]:9651"));
+        for text in ["host", "host:", ":9651", "host:0", "host:70000"] {
+            assert!(parse_peer(text).is_err(), "{text}");
         }
     }
 

@@ -9,10 +9,12 @@
 //!                  /socket     where a running node is asked
 //!                  /uplink     where it takes the cards of VMs
 //!                  /gateway/   the key of its gateway
+//!                  /edge/      the key of its link to mycelium
 //! ```
 
 mod acl;
 pub mod arguments;
+mod edge;
 mod labels;
 mod map;
 mod show;
@@ -107,6 +109,7 @@ pub fn run(verb: MeshVerb) -> Result<i32, MeshError> {
         MeshVerb::Status(common) => show_status(&common, show::status),
         MeshVerb::Peers(common) => show_status(&common, show::peers),
         MeshVerb::Routes(common) => show_status(&common, show::routes),
+        MeshVerb::Edge(arguments) => edge::run(&arguments),
         MeshVerb::Map { svg, common } => show_map(svg, &common),
         MeshVerb::Ping { to, count, common } => ping(&Order::Ping { to: to.0 }, count, &common),
         MeshVerb::Trace { to, common } => {

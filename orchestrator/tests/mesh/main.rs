@@ -7,6 +7,7 @@
 )]
 
 mod by_hand;
+mod edge;
 mod lines;
 mod links;
 mod machines;

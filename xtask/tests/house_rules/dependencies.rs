@@ -29,6 +29,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     (
         "orchestrator",
         &[
+            "mesh-edge",
             "mesh-egress",
             "mesh-lab",
             "mesh-node",

@@ -128,6 +128,10 @@ impl Routes {
         Ok(Some((route.key, route.secret.insert(secret))))
     }
 
+    pub(super) fn key_of(&self, now_ns: u64, address: &Ipv6Addr) -> Option<PublicKey> {
+        self.0.get(address).filter(|route| route.expires_ns > now_ns).map(|route| route.key)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
