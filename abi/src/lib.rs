@@ -145,7 +145,8 @@ pub struct DeviceEntry {
     pub queue_count: u32,
     /// How many bytes of `config` are the device's.
     pub config_len: u32,
-    /// The features, already chosen.
+    /// The features, already chosen; those of [`virtio::OPT_IN`] only once the driver has written
+    /// them to [`DoorbellPage::accepted`].
     pub features: u64,
     /// The device configuration structure (virtio 1.2 §5.x.4).
     pub config: [u8; DEVICE_CONFIG_MAX],
@@ -182,6 +183,9 @@ pub struct DoorbellPage {
     pub log_len: u32,
     /// Guest to VMM, [`Call::Exit`]: 0 to 123.
     pub status: u32,
+    /// Guest to VMM: by the device's place in [`BootPage::devices`], which features of
+    /// [`virtio::OPT_IN`] its driver takes. Read at each [`Call::Wait`] and [`Call::Ring`].
+    pub accepted: [u64; DEVICES_MAX],
 }
 
 /// Where the VMM saves an interrupted guest before it sends it to [`UpcallArea::entry`].
@@ -240,6 +244,24 @@ pub mod virtio {
     pub const DEVICE_ID_NET: u32 = 1;
     /// The device ID of a block device (virtio 1.2 §5.2).
     pub const DEVICE_ID_BLOCK: u32 = 2;
+    /// VIRTIO_NET_F_CSUM: the driver may leave TCP's and UDP's checksum to the device.
+    pub const NET_F_CSUM: u64 = 1 << 0;
+    /// VIRTIO_NET_F_GUEST_CSUM: the driver takes packets whose checksum is left to it.
+    pub const NET_F_GUEST_CSUM: u64 = 1 << 1;
+    /// VIRTIO_NET_F_GUEST_TSO4: the driver takes super-frames of TCP over IPv4.
+    pub const NET_F_GUEST_TSO4: u64 = 1 << 7;
+    /// VIRTIO_NET_F_GUEST_TSO6: the driver takes super-frames of TCP over IPv6.
+    pub const NET_F_GUEST_TSO6: u64 = 1 << 8;
+    /// VIRTIO_NET_F_HOST_TSO4: the driver may send super-frames of TCP over IPv4.
+    pub const NET_F_HOST_TSO4: u64 = 1 << 11;
+    /// VIRTIO_NET_F_HOST_TSO6: the driver may send super-frames of TCP over IPv6.
+    pub const NET_F_HOST_TSO6: u64 = 1 << 12;
+    /// VIRTIO_NET_F_MRG_RXBUF: a frame for the driver may take several receive buffers.
+    pub const NET_F_MRG_RXBUF: u64 = 1 << 15;
+    /// The features of a network card that change what its driver gets: offered to every driver,
+    /// and used for those that accept them.
+    pub const OPT_IN: u64 =
+        NET_F_GUEST_CSUM | NET_F_GUEST_TSO4 | NET_F_GUEST_TSO6 | NET_F_MRG_RXBUF;
     /// VIRTIO_F_VERSION_1.
     pub const F_VERSION_1: u64 = 1 << 32;
     /// VIRTIO_F_IN_ORDER: buffers are used in the order in which they were made available. A
@@ -258,6 +280,7 @@ const _: () = {
     assert!(offset_of!(BootPage, queues) == 0x350);
     assert!(size_of::<BootPage>() == 0x750);
     assert!(size_of::<BootPage>() <= layout::PAGE_BYTES as usize);
-    assert!(size_of::<DoorbellPage>() == 32);
+    assert!(offset_of!(DoorbellPage, accepted) == 32);
+    assert!(size_of::<DoorbellPage>() == 32 + 8 * DEVICES_MAX);
     assert!(size_of::<UpcallArea>() == 32 + 18 * 8);
 };

@@ -31,6 +31,15 @@ fn doorbell_field(offset: usize) -> *mut u64 {
     (layout::DOORBELL_PAGE as usize + offset) as *mut u64
 }
 
+/// Tells the device at this place of the boot page which features of [`abi::virtio::OPT_IN`] its
+/// driver takes: it counts from the next call on.
+pub fn accept(device: usize, features: u64) {
+    assert!(device < abi::DEVICES_MAX, "device {device} is none of the boot page");
+    let field = doorbell_field(offset_of!(DoorbellPage, accepted) + 8 * device);
+    // SAFETY: an aligned word of the doorbell page, which is mapped read/write.
+    unsafe { field.write_volatile(features) };
+}
+
 /// Submits every queue and waits until something is used or `timeout_ns` has passed
 /// ([`abi::WAIT_FOREVER`] for no limit). Returns the queues that may have used entries, as bits.
 pub fn wait(timeout_ns: u64) -> u64 {

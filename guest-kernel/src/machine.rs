@@ -52,6 +52,7 @@ impl Machine {
                 }
                 virtio::DEVICE_ID_NET => {
                     let nic = Nic::new(device, queue(device, 0), queue(device, 1));
+                    entry::accept(number, nic.accepted());
                     let addresses = match parse_addresses(entry::env(ENV_ADDRESSES).unwrap_or("")) {
                         Ok(addresses) => addresses,
                         Err(error) => panic!("{ENV_ADDRESSES}: {error}"),

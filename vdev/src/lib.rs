@@ -29,6 +29,10 @@ pub trait Device {
     /// The feature bits that this device offers; the VMM writes them to the boot page as chosen.
     fn features(&self) -> u64;
 
+    /// The driver takes these features of those offered that change what it gets: from now on, until
+    /// it says otherwise. What was not offered is left out by the caller.
+    fn accept(&mut self, _features: u64) {}
+
     /// The size of each queue in descriptors, each a power of two up to 32768.
     fn queue_sizes(&self) -> &[u16];
 

@@ -2,6 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
+use abi::DEVICES_MAX;
 use rustix::event::{PollFd, PollFlags};
 use vdev::{Device, DeviceError, DeviceQueue, GuestRam, Progress, QueueLayout, RingError};
 
@@ -30,6 +31,8 @@ struct Attached {
     device: Box<dyn Device>,
     queues: Vec<DeviceQueue>,
     first_queue: u32,
+    /// What its driver accepted last.
+    accepted: u64,
 }
 
 /// The devices of one VM, attached to their queues.
@@ -58,7 +61,7 @@ impl Devices {
                 .enumerate()
                 .map(|(index, layout)| DeviceQueue::new(index, *layout, ram))
                 .collect::<Result<Vec<_>, _>>()?;
-            attached.push(Attached { name, device, queues, first_queue });
+            attached.push(Attached { name, device, queues, first_queue, accepted: 0 });
             first_queue += count as u32;
         }
         Ok(Self { attached })
@@ -71,7 +74,7 @@ impl Devices {
     /// A device or its ring is broken: the VM ends.
     pub fn process(&mut self, ram: &GuestRam, now_ns: u64) -> Result<Progress, DeviceFailure> {
         let mut all = Progress::default();
-        for Attached { name, device, queues, first_queue } in &mut self.attached {
+        for Attached { name, device, queues, first_queue, .. } in &mut self.attached {
             let progress = device
                 .process(queues, ram, now_ns)
                 .map_err(|source| DeviceFailure { device: name.clone(), source })?;
@@ -84,6 +87,16 @@ impl Devices {
             all.deadline_ns = [all.deadline_ns, progress.deadline_ns].into_iter().flatten().min();
         }
         Ok(all)
+    }
+
+    /// The drivers take these features, by the devices' places. What was not offered does not count.
+    pub fn accept(&mut self, features: [u64; DEVICES_MAX]) {
+        for (attached, features) in self.attached.iter_mut().zip(features) {
+            if attached.accepted != features {
+                attached.accepted = features;
+                attached.device.accept(features & attached.device.features());
+            }
+        }
     }
 
     /// Does what can't wait for the guest; says when to be called again.

@@ -195,6 +195,7 @@ impl Vm {
 
     /// Serves the queues until something was used, or `timeout_ns` has passed.
     fn serve_devices(&mut self, timeout_ns: u64) -> Option<Outcome> {
+        self.devices.accept(self.doorbell(offset_of!(DoorbellPage, accepted)));
         let mut now = now_ns();
         let deadline =
             if timeout_ns == WAIT_FOREVER { None } else { Some(now.saturating_add(timeout_ns)) };

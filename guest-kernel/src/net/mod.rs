@@ -6,6 +6,7 @@
 
 pub mod names;
 pub mod nic;
+mod offload;
 pub mod tcp;
 pub mod udp;
 

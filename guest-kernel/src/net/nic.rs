@@ -4,16 +4,21 @@
 //! smoltcp builds a frame in the very buffer that is sent. Nothing is copied in between. Sent
 //! frames are reclaimed when the next one needs a buffer: their completion never ends a wait,
 //! except while the stack has more to send than the queue holds.
+//!
+//! A card that offers it cuts super-frames of TCP and computes checksums, and hands over what it
+//! received together as one super-frame in several buffers, which are put together here.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::num::{NonZeroU16, NonZeroUsize};
 
-use abi::DeviceEntry;
-use smoltcp::phy::{self, DeviceCapabilities, Medium};
+use abi::{DeviceEntry, virtio};
+use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
 use smoltcp::wire::EthernetAddress;
 
+use super::offload::{self, HEADER_BYTES};
 use crate::dma::{DmaBuffer, QueueMemory};
 use crate::virtio::{Part, Queue};
 
@@ -21,17 +26,26 @@ const VIRTIO_NET_F_MTU: u64 = 1 << 3;
 /// `struct virtio_net_config` (virtio 1.2 §5.1.4): MAC, status, queue pairs, MTU.
 const CONFIG_MAC: usize = 0;
 const CONFIG_MTU: usize = 10;
-/// `struct virtio_net_hdr` with VIRTIO_F_VERSION_1: 12 bytes, all zero without offloads.
-const HEADER_BYTES: usize = 12;
 const ETHERNET_HEADER_BYTES: usize = 14;
 const MTU_DEFAULT: usize = 1500;
 /// The least that IPv6 demands (RFC 8200 §5) and the most that smoltcp's buffers are tried with.
 const MTU_RANGE: core::ops::RangeInclusive<usize> = 1280..=9216;
 
+/// A super-frame to send, Ethernet header included: the largest IP packet.
+const SUPER_FRAME_BYTES: usize = 65_535 + ETHERNET_HEADER_BYTES;
+/// How many super-frames are in flight at most, which bounds the memory for them.
+const SUPER_FRAMES_MAX: usize = 8;
+/// How large queues have to be for super-frames in both directions.
+const QUEUE_SIZE_FOR_OFFLOADS: u16 = 64;
+/// What the card has to offer before any offload is used: in both directions, for both families.
+const OFFLOADS: u64 =
+    virtio::OPT_IN | virtio::NET_F_CSUM | virtio::NET_F_HOST_TSO4 | virtio::NET_F_HOST_TSO6;
+
 /// A network card: queue 0 receives, queue 1 transmits.
 pub struct Nic {
     mac: EthernetAddress,
     frame_bytes_max: usize,
+    offloads: bool,
     receive: RefCell<ReceiveSide>,
     transmit: RefCell<TransmitSide>,
     /// The stack wanted to send and there was no buffer.
@@ -40,14 +54,32 @@ pub struct Nic {
 
 struct ReceiveSide {
     queue: Queue<(), 1>,
-    /// Filled buffers and how many bytes the device wrote, in the order of their arrival.
-    arrived: VecDeque<(DmaBuffer, usize)>,
+    /// Frames in the order of their arrival.
+    arrived: VecDeque<Arrived>,
+    /// Whether a frame may lie in several buffers, and its checksum be left undone.
+    offloads: bool,
+}
+
+/// A received frame with its virtio header.
+enum Arrived {
+    /// In a buffer, of which the device wrote so many bytes.
+    Whole(DmaBuffer, usize),
+    /// Put together from several.
+    Merged(Vec<u8>),
 }
 
 struct TransmitSide {
     queue: Queue<(), 1>,
+    small: Pool,
+    /// For super-frames; empty without the offload.
+    large: Pool,
+}
+
+/// Buffers of one size, allocated as they are needed.
+struct Pool {
     free: Vec<DmaBuffer>,
     allocated: usize,
+    most: usize,
     buffer_bytes: usize,
 }
 
@@ -65,24 +97,32 @@ impl Nic {
         let buffer_bytes = HEADER_BYTES + frame_bytes_max;
         let mac = device.config.get(CONFIG_MAC..CONFIG_MAC + 6).unwrap_or(&[2, 0, 0, 0, 0, 1]);
 
+        // A super-frame takes up to 47 receive buffers.
+        let has_room = receive.size().min(transmit.size()) >= QUEUE_SIZE_FOR_OFFLOADS;
+        let offloads = device.features & OFFLOADS == OFFLOADS && has_room;
         let mut receive = ReceiveSide {
             queue: Queue::new("virtio-net receive", receive),
             arrived: VecDeque::new(),
+            offloads,
         };
         for _ in 0..receive.queue.size() {
             receive.post(DmaBuffer::zeroed(buffer_bytes));
         }
         let mut queue = Queue::new("virtio-net transmit", transmit);
         queue.set_wakes(false);
+        let super_frames = if offloads { SUPER_FRAMES_MAX } else { 0 };
         Self {
             mac: EthernetAddress::from_bytes(mac),
             frame_bytes_max,
+            offloads,
             receive: RefCell::new(receive),
             transmit: RefCell::new(TransmitSide {
+                small: Pool::new(
+                    usize::from(queue.size()).saturating_sub(super_frames),
+                    buffer_bytes,
+                ),
+                large: Pool::new(super_frames, HEADER_BYTES + SUPER_FRAME_BYTES),
                 queue,
-                free: Vec::new(),
-                allocated: 0,
-                buffer_bytes,
             }),
             exhausted: false,
         }
@@ -92,6 +132,12 @@ impl Nic {
     #[must_use]
     pub fn mac(&self) -> EthernetAddress {
         self.mac
+    }
+
+    /// The features of [`virtio::OPT_IN`] that this driver takes: its owner tells the device.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        if self.offloads { virtio::OPT_IN } else { 0 }
     }
 
     /// Before smoltcp polls: takes what arrived and was sent.
@@ -110,6 +156,11 @@ impl Nic {
         if self.exhausted {
             self.transmit.get_mut().queue.set_wakes(true);
         }
+    }
+
+    fn token(&self) -> TxToken<'_> {
+        let (frame_bytes_max, offloads) = (self.frame_bytes_max, self.offloads);
+        TxToken { side: &self.transmit, frame_bytes_max, offloads, segment_bytes: None }
     }
 
     fn has_transmit_room(&mut self) -> bool {
@@ -131,25 +182,60 @@ impl ReceiveSide {
     fn reap(&mut self) {
         while let Some(used) = self.queue.pop_used() {
             let [buffer] = used.buffers;
-            self.arrived.push_back((buffer, used.len));
+            let count = if self.offloads { offload::buffer_count(&buffer) } else { 1 };
+            let arrived = if count == 1 {
+                Arrived::Whole(buffer, used.len)
+            } else {
+                let mut bytes = buffer.get(..used.len).unwrap_or_default().to_vec();
+                self.post(buffer);
+                self.gather(count - 1, &mut bytes);
+                Arrived::Merged(bytes)
+            };
+            if !self.offloads || arrived.is_intact() {
+                self.arrived.push_back(arrived);
+            } else if let Arrived::Whole(buffer, _) = arrived {
+                self.post(buffer);
+            }
+        }
+    }
+
+    /// Appends the next `count` buffers of a frame, which came with the first.
+    fn gather(&mut self, count: usize, bytes: &mut Vec<u8>) {
+        for _ in 0..count {
+            let Some(used) = self.queue.pop_used() else {
+                panic!("virtio-net receive: a frame lacks some of its buffers");
+            };
+            let [buffer] = used.buffers;
+            bytes.extend_from_slice(buffer.get(..used.len).unwrap_or_default());
+            self.post(buffer);
         }
     }
 }
 
-impl TransmitSide {
-    fn reap(&mut self) {
-        while let Some(used) = self.queue.pop_used() {
-            let [buffer] = used.buffers;
-            self.free.push(buffer);
+impl Arrived {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Whole(buffer, len) => buffer.get(..*len).unwrap_or_default(),
+            Self::Merged(bytes) => bytes,
         }
     }
 
-    /// Whether there is a buffer, and so a descriptor, for one more frame.
-    fn has_room(&mut self) -> bool {
-        if self.free.is_empty() {
-            self.reap();
-        }
-        !self.free.is_empty() || self.allocated < usize::from(self.queue.size())
+    fn frame(&self) -> &[u8] {
+        self.bytes().get(HEADER_BYTES..).unwrap_or_default()
+    }
+
+    fn is_intact(&self) -> bool {
+        offload::is_intact(self.bytes(), self.frame())
+    }
+}
+
+impl Pool {
+    fn new(most: usize, buffer_bytes: usize) -> Self {
+        Self { free: Vec::new(), allocated: 0, most, buffer_bytes }
+    }
+
+    fn has_room(&self) -> bool {
+        !self.free.is_empty() || self.allocated < self.most
     }
 
     fn take(&mut self) -> DmaBuffer {
@@ -158,6 +244,27 @@ impl TransmitSide {
             self.allocated += 1;
             DmaBuffer::zeroed(self.buffer_bytes)
         })
+    }
+}
+
+impl TransmitSide {
+    fn reap(&mut self) {
+        while let Some(used) = self.queue.pop_used() {
+            let [buffer] = used.buffers;
+            let is_small = buffer.len() == self.small.buffer_bytes;
+            let pool = if is_small { &mut self.small } else { &mut self.large };
+            pool.free.push(buffer);
+        }
+    }
+
+    /// Whether there is a buffer, and so a descriptor, for one more frame of either size.
+    fn has_room(&mut self) -> bool {
+        let has_room =
+            |side: &Self| side.small.has_room() && (side.large.most == 0 || side.large.has_room());
+        if !has_room(self) {
+            self.reap();
+        }
+        has_room(self)
     }
 
     fn send(&mut self, buffer: DmaBuffer, frame_bytes: usize) {
@@ -181,17 +288,24 @@ impl phy::Device for Nic {
         }
         let arrived = self.receive.get_mut().arrived.pop_front();
         let receive = RxToken { side: &self.receive, arrived };
-        Some((receive, TxToken { side: &self.transmit }))
+        Some((receive, self.token()))
     }
 
     fn transmit(&mut self, _timestamp: Instant) -> Option<TxToken<'_>> {
-        self.has_transmit_room().then_some(TxToken { side: &self.transmit })
+        self.has_transmit_room().then(|| self.token())
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
         capabilities.max_transmission_unit = self.frame_bytes_max;
+        if self.offloads {
+            // What arrives is checked where it is taken from the queue.
+            capabilities.checksum.tcp = Checksum::None;
+            capabilities.checksum.udp = Checksum::None;
+            capabilities.segmentation.tcpv4 = NonZeroUsize::new(SUPER_FRAME_BYTES);
+            capabilities.segmentation.tcpv6 = NonZeroUsize::new(SUPER_FRAME_BYTES);
+        }
         capabilities
     }
 }
@@ -199,20 +313,19 @@ impl phy::Device for Nic {
 /// A received frame. Its buffer is posted again when this is dropped.
 pub struct RxToken<'a> {
     side: &'a RefCell<ReceiveSide>,
-    arrived: Option<(DmaBuffer, usize)>,
+    arrived: Option<Arrived>,
 }
 
 impl phy::RxToken for RxToken<'_> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        let frame = self.arrived.as_ref().and_then(|(b, len)| b.get(HEADER_BYTES..*len));
         // smoltcp ignores an empty frame, which is what one without a whole header becomes.
-        f(frame.unwrap_or(&[]))
+        f(self.arrived.as_ref().map_or(&[], Arrived::frame))
     }
 }
 
 impl Drop for RxToken<'_> {
     fn drop(&mut self) {
-        if let Some((buffer, _)) = self.arrived.take() {
+        if let Some(Arrived::Whole(buffer, _)) = self.arrived.take() {
             self.side.borrow_mut().post(buffer);
         }
     }
@@ -221,17 +334,33 @@ impl Drop for RxToken<'_> {
 /// The right to send one frame, given only if there is room for it.
 pub struct TxToken<'a> {
     side: &'a RefCell<TransmitSide>,
+    frame_bytes_max: usize,
+    offloads: bool,
+    /// How the frame is to be cut, if it is a super-frame.
+    segment_bytes: Option<u16>,
 }
 
 impl phy::TxToken for TxToken<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut buffer = self.side.borrow_mut().take();
-        let Some(frame) = buffer.get_mut(HEADER_BYTES..HEADER_BYTES + len) else {
+        let mut buffer = {
+            let side = &mut *self.side.borrow_mut();
+            let is_small = len <= self.frame_bytes_max;
+            if is_small { side.small.take() } else { side.large.take() }
+        };
+        let Some(bytes) = buffer.get_mut(..HEADER_BYTES + len) else {
             panic!("a frame of {len} bytes is longer than the card's MTU allows");
         };
+        let (header, frame) = bytes.split_at_mut(HEADER_BYTES);
         let result = f(frame);
+        if self.offloads {
+            header.copy_from_slice(&offload::header(frame, self.segment_bytes));
+        }
         self.side.borrow_mut().send(buffer, len);
         result
+    }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.segment_bytes = meta.segmentation_offload_size.map(NonZeroU16::get);
     }
 }
 

@@ -76,6 +76,12 @@ impl DeviceQueue {
         }
     }
 
+    /// How many chains wait.
+    pub(crate) fn available(&self) -> usize {
+        let published = self.read_u16(self.entry.avail_ring + 2);
+        usize::from(published.wrapping_sub(self.avail_index))
+    }
+
     /// Gives a chain back; any id and length, honest or not.
     pub(crate) fn push_used(&mut self, id: u32, len: u32) {
         let slot = u64::from(self.used_index) % u64::from(self.entry.size);

@@ -77,6 +77,20 @@ fn bytes_come_back_when_frames_are_lost() {
 }
 
 #[test]
+fn super_frames_carry_the_same_bytes_whole_or_cut_with_losses_or_without() {
+    for (seed, lose_one_in) in [(1, 0), (2, 12), (3, 12), (4, 40)] {
+        let mut world = World::new(seed);
+        world.offloads = true;
+        world.lose_one_in = lose_one_in;
+        world.guests = vec![world.boot(1, None), world.boot(2, None)];
+        serve_echo(&world);
+        assert_eq!(echo(&mut world, endpoint(1, 7), 200_000), pattern(200_000), "seed {seed}");
+        assert_eq!(echo(&mut world, endpoint_v4(1, 7), 50_000), pattern(50_000), "seed {seed}");
+        assert!(world.super_frames() > 10, "seed {seed}: {}", world.super_frames());
+    }
+}
+
+#[test]
 fn a_queue_of_four_frames_is_enough() {
     let mut world = World::new(1);
     world.queue_size = 4;

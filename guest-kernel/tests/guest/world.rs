@@ -40,6 +40,8 @@ pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) lose_one_in: usize,
     pub(crate) queue_size: u16,
+    /// Whether cards cut, merge and compute checksums.
+    pub(crate) offloads: bool,
 }
 
 /// The addresses of guest `number`.
@@ -64,6 +66,7 @@ impl World {
             random: Random(seed),
             lose_one_in: 0,
             queue_size: 64,
+            offloads: false,
         }
     }
 
@@ -75,12 +78,12 @@ impl World {
         let memories = [(); 2].map(|()| QueueMemory::allocate(self.queue_size));
         let entries = [memories[0].entry(), memories[1].entry()];
         let [receive, transmit] = memories;
-        let nic = Nic::new(&Card::device_entry(number, MTU), receive, transmit);
+        let nic = Nic::new(&Card::device_entry(number, MTU, self.offloads), receive, transmit);
         let addresses = cidrs(number);
         let net = Net::new(nic, &addresses, self.random.next(), self.now.get());
         drivers.push(Rc::new(net.clone()));
         let own: Vec<IpAddress> = addresses.iter().map(|cidr| cidr.address()).collect();
-        let card = Card::new(number, &own, entries);
+        let card = Card::new(number, &own, entries, self.offloads);
         let (mut block, mut disk) = (None, None);
         if let Some(platters) = platters {
             let memory = QueueMemory::allocate(128);
@@ -93,6 +96,11 @@ impl World {
         let runtime = Runtime::new(executor.clone(), drivers);
         let exits = Rc::new(Cell::new(0));
         Guest { executor, net, block, disk, exits, runtime, card, waits_until: None }
+    }
+
+    /// How many super-frames the guests have sent.
+    pub(crate) fn super_frames(&self) -> usize {
+        self.guests.iter().map(|guest| guest.card.super_frames).sum()
     }
 
     /// Runs all guests until `task` has ended.

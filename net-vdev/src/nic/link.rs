@@ -9,7 +9,9 @@ use super::{ETHERNET_BYTES, HEADERS_BYTES, NicCounters, VIRTIO_HEADER_BYTES};
 use crate::codel::{Popped, Queue};
 use crate::endpoint::{Endpoint, OddMessage, Path};
 use crate::identity::PublicKey;
-use crate::offload::{PACKET_BYTES_MAX, VirtioNetHeader, each_packet};
+use crate::offload::{
+    Accepts, Coalescer, PACKET_BYTES_MAX, SegmentationKind, VirtioNetHeader, each_packet,
+};
 use crate::wire::MTU;
 
 /// The MAC address of the router that the guest sees: `02` and "Hypha".
@@ -18,8 +20,8 @@ pub const ROUTER_MAC: [u8; 6] = [0x02, 0x48, 0x79, 0x70, 0x68, 0x61];
 /// How many frames wait for receive buffers of the guest at most: some batches of the socket.
 pub const BACKLOG_MAX: usize = 256;
 
-/// No flags, no segmentation, num_buffers = 1 (virtio 1.2 §5.1.6.4).
-const VIRTIO_HEADER: [u8; VIRTIO_HEADER_BYTES] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+/// Where `num_buffers` is in the virtio header.
+const BUFFER_COUNT_AT: usize = 10;
 
 const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
@@ -31,27 +33,96 @@ pub struct Link {
     pub endpoint: Endpoint,
     mac: [u8; 6],
     ipv4: Ipv4,
-    /// Counted in frames.
-    backlog: Queue<Inbound>,
-    /// Room for what is cut from a super-frame.
-    cut: Vec<u8>,
+    inbox: Inbox,
     /// What was dropped on the link and, by its owner, at queues and socket.
     pub(super) counters: NicCounters,
 }
 
 /// A frame for the guest: from the router, to the card.
 struct Inbound {
+    header: VirtioNetHeader,
     ethertype: [u8; 2],
     payload: Vec<u8>,
 }
 
+/// A frame as it lies in the guest's buffers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Its virtio and Ethernet headers.
+    pub headers: [u8; HEADERS_BYTES],
+    /// What is behind them.
+    pub payload: Vec<u8>,
+}
+
+impl Outgoing {
+    /// Says how many buffers it takes (`num_buffers`, virtio 1.2 §5.1.6.4); it says 1 by itself.
+    pub(super) fn set_buffer_count(&mut self, count: usize) {
+        let count = u16::try_from(count).unwrap_or(u16::MAX).to_le_bytes();
+        let place = self.headers.get_mut(BUFFER_COUNT_AT..BUFFER_COUNT_AT + 2);
+        place.into_iter().for_each(|place| place.copy_from_slice(&count));
+    }
+}
+
 impl Inbound {
-    /// A packet as the guest knows it.
-    fn of(ipv4: &Ipv4, packet: &[u8]) -> Self {
-        let payload = ipv4.arrive(packet).unwrap_or_else(|| packet.to_vec());
-        let is_ipv6 = payload.first().is_some_and(|first| first >> 4 == 6);
+    fn of(header: &VirtioNetHeader, packet: &[u8]) -> Self {
+        let is_ipv6 = packet.first().is_some_and(|first| first >> 4 == 6);
         let ethertype = if is_ipv6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
-        Self { ethertype, payload }
+        Self { header: *header, ethertype, payload: packet.to_vec() }
+    }
+}
+
+/// Puts what came in into the order and shape that the guest takes.
+struct Inbox {
+    /// Counted in frames.
+    backlog: Queue<Inbound>,
+    accepts: Accepts,
+    /// Merges packets for a guest that takes super-frames.
+    merger: Option<Box<Coalescer>>,
+    /// Room for what is cut from a super-frame.
+    cut: Vec<u8>,
+}
+
+impl Inbox {
+    /// Takes a packet or super-frame that was let in.
+    fn take(
+        &mut self,
+        now_ns: u64,
+        counters: &mut NicCounters,
+        ipv4: &Ipv4,
+        (header, packet): (&VirtioNetHeader, &[u8]),
+    ) {
+        if header.segmentation.is_some_and(|cut| self.takes_whole(cut.kind)) {
+            self.flush(now_ns, counters);
+            return queue(now_ns, &mut self.backlog, counters, Inbound::of(header, packet));
+        }
+        let Self { backlog, merger, cut, .. } = self;
+        each_packet(header, packet, MTU, cut, |packet| {
+            let translated = ipv4.arrive(packet);
+            let packet = translated.as_deref().unwrap_or(packet);
+            let mut keep = |header: &VirtioNetHeader, packet: &[u8]| {
+                queue(now_ns, backlog, counters, Inbound::of(header, packet));
+            };
+            match merger {
+                Some(merger) => merger.push(packet, &mut keep),
+                None => keep(&VirtioNetHeader::default(), packet),
+            }
+        });
+    }
+
+    fn takes_whole(&self, kind: SegmentationKind) -> bool {
+        match kind {
+            SegmentationKind::TcpV4 => self.accepts.tcp_v4,
+            SegmentationKind::TcpV6 => self.accepts.tcp_v6,
+            SegmentationKind::Udp => self.accepts.udp,
+        }
+    }
+
+    /// Passes on what was merged so far.
+    fn flush(&mut self, now_ns: u64, counters: &mut NicCounters) {
+        let Self { backlog, merger: Some(merger), .. } = self else { return };
+        merger.flush(&mut |header, packet| {
+            queue(now_ns, backlog, counters, Inbound::of(header, packet));
+        });
     }
 }
 
@@ -63,8 +134,12 @@ impl Link {
             mac: mac_of(&endpoint.key()),
             endpoint,
             ipv4: Ipv4::new(),
-            backlog: Queue::new(BACKLOG_MAX, 1),
-            cut: Vec::new(),
+            inbox: Inbox {
+                backlog: Queue::new(BACKLOG_MAX, 1),
+                accepts: Accepts::default(),
+                merger: None,
+                cut: Vec::new(),
+            },
             counters: NicCounters::default(),
         }
     }
@@ -112,53 +187,62 @@ impl Link {
         }
     }
 
-    /// Takes a datagram of the network; what it has for the guest waits in the backlog.
+    /// The guest takes such super-frames from now on.
+    pub(super) fn set_accepts(&mut self, accepts: Accepts) {
+        self.inbox.accepts = accepts;
+        let merges = accepts != Accepts::default();
+        self.inbox.merger = merges.then(|| Box::new(Coalescer::new(accepts)));
+    }
+
+    /// Takes a datagram of the network; what it has for the guest waits, the last of it until
+    /// [`Link::flush_merged`].
     pub fn receive(&mut self, now_ns: u64, from: Path, datagram: &mut [u8]) {
-        let (backlog, counters) = (&mut self.backlog, &mut self.counters);
-        let ipv4 = &self.ipv4;
+        let (inbox, counters, ipv4) = (&mut self.inbox, &mut self.counters, &self.ipv4);
         self.endpoint.receive(now_ns, from, datagram, &mut |packet| {
-            queue(now_ns, backlog, counters, Inbound::of(ipv4, packet));
+            inbox.take(now_ns, counters, ipv4, (&VirtioNetHeader::default(), packet));
         });
     }
 
-    /// Takes the oldest frame for the guest: its virtio and Ethernet headers, and what is behind
-    /// them.
-    pub fn take(&mut self, now_ns: u64) -> Option<([u8; HEADERS_BYTES], Vec<u8>)> {
-        let frame = loop {
-            match self.backlog.pop(now_ns)? {
-                Popped::Due(frame) => break frame,
-                Popped::Dropped(_) => self.counters.backlog_stale += 1,
-            }
-        };
-        let mut headers = [0; HEADERS_BYTES];
-        let ethernet = self.mac.into_iter().chain(ROUTER_MAC).chain(frame.ethertype);
-        let fields = VIRTIO_HEADER.into_iter().chain(ethernet);
-        headers.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
-        Some((headers, frame.payload))
-    }
-
-    /// Takes a message of the router that the card is attached to; what it has for the guest waits in
-    /// the backlog, as plain packets. The message to answer with, if any.
+    /// Takes a message of the router that the card is attached to, as [`Link::receive`] does. The
+    /// message to answer with, if any.
     pub(super) fn receive_from_router(
         &mut self,
         now_ns: u64,
         message: &mut [u8],
         port: Option<u16>,
     ) -> Result<Option<Vec<u8>>, OddMessage> {
-        let (backlog, counters, cut) = (&mut self.backlog, &mut self.counters, &mut self.cut);
-        let ipv4 = &self.ipv4;
+        let (inbox, counters, ipv4) = (&mut self.inbox, &mut self.counters, &self.ipv4);
         self.endpoint.receive_from_router(now_ns, message, port, &mut |header, packet| {
-            each_packet(header, packet, MTU, cut, |packet| {
-                queue(now_ns, backlog, counters, Inbound::of(ipv4, packet));
-            });
+            inbox.take(now_ns, counters, ipv4, (header, packet));
         })
+    }
+
+    /// Nothing more comes in together with what was received last.
+    pub(super) fn flush_merged(&mut self, now_ns: u64) {
+        self.inbox.flush(now_ns, &mut self.counters);
+    }
+
+    /// Takes the oldest frame for the guest.
+    pub fn take(&mut self, now_ns: u64) -> Option<Outgoing> {
+        let frame = loop {
+            match self.inbox.backlog.pop(now_ns)? {
+                Popped::Due(frame) => break frame,
+                Popped::Dropped(_) => self.counters.backlog_stale += 1,
+            }
+        };
+        let virtio = frame.header.with_link(ETHERNET_BYTES as u16).bytes(1);
+        let mut headers = [0; HEADERS_BYTES];
+        let ethernet = self.mac.into_iter().chain(ROUTER_MAC).chain(frame.ethertype);
+        let fields = virtio.into_iter().chain(ethernet);
+        headers.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+        Some(Outgoing { headers, payload: frame.payload })
     }
 
     fn answer(&mut self, now_ns: u64, ethertype: [u8; 2], reply: Option<Vec<u8>>) {
         match reply {
             Some(payload) => {
-                let frame = Inbound { ethertype, payload };
-                queue(now_ns, &mut self.backlog, &mut self.counters, frame);
+                let frame = Inbound { header: VirtioNetHeader::default(), ethertype, payload };
+                queue(now_ns, &mut self.inbox.backlog, &mut self.counters, frame);
             }
             None => self.counters.discoveries_ignored += 1,
         }

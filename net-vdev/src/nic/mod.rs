@@ -6,8 +6,10 @@
 //! never ends the VM; a broken ring does.
 //!
 //! The driver may hand over super-frames and leave checksums to the card (CSUM, HOST_TSO4, HOST_TSO6,
-//! HOST_USO): nothing is demanded of one that doesn't. Frames for the guest are plain packets, since
-//! which features a driver takes is not known to the card.
+//! HOST_USO): nothing is demanded of one that doesn't. Frames for the guest are plain packets, unless
+//! its driver accepts more (GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, MRG_RXBUF): then packets of a flow
+//! that came together are one super-frame in as many buffers as it takes, and its checksum is left
+//! undone; that of each packet in it was right.
 //!
 //! After construction the card makes two system calls, `sendmsg` and `recvmmsg`, each for a batch of
 //! datagrams, on one socket that never blocks (and `close` when it is dropped). With an uplink to its
@@ -20,25 +22,27 @@ mod neighbour;
 mod outbox;
 mod uplink;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-pub use link::{BACKLOG_MAX, Link, ROUTER_MAC};
+pub use link::{BACKLOG_MAX, Link, Outgoing, ROUTER_MAC};
 pub use neighbour::{Discovery, answer_arp, discover};
-use vdev::{Device, DeviceError, DeviceQueue, GuestRam, Progress, RingError};
+use vdev::{Chain, Device, DeviceError, DeviceQueue, GuestRam, Progress, RingError};
 use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
-    VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_USO,
+    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
     VIRTIO_NET_S_LINK_UP,
 };
 
 use self::outbox::Outbox;
 use self::uplink::Uplink;
 use crate::endpoint::{Config, ConfigError, Counters, Endpoint, Path};
-use crate::offload::PACKET_BYTES_MAX;
+use crate::offload::{Accepts, PACKET_BYTES_MAX};
 use crate::socket::{RECEIVE_BYTES, Socket};
 use crate::wire::MTU;
 
@@ -100,6 +104,11 @@ pub struct NetDevice {
     socket: Socket,
     uplink: Option<Uplink>,
     outbox: Outbox,
+    /// Whether a frame for the guest may take several of its buffers.
+    merges_buffers: bool,
+    /// Buffers of the guest that wait for a frame, and a frame that waits for more of them.
+    buffers: VecDeque<Chain>,
+    held: Option<Outgoing>,
     /// Room for a frame of the guest.
     frame: Box<[u8]>,
     /// Room for a batch of datagrams of the network, or a message of the uplink.
@@ -130,6 +139,9 @@ impl NetDevice {
             socket,
             uplink,
             outbox: Outbox::new(),
+            merges_buffers: false,
+            buffers: VecDeque::new(),
+            held: None,
             frame: vec![0; FRAME_BYTES].into_boxed_slice(),
             received: vec![0; RECEIVE_BYTES.max(room)].into_boxed_slice(),
         })
@@ -197,6 +209,7 @@ impl NetDevice {
                     for datagram in datagrams.chunks_mut(batch.stride) {
                         self.link.receive(now_ns, Path::Direct(batch.from), datagram);
                     }
+                    self.link.flush_merged(now_ns);
                     used |= self.fill_receive_queue(queue, ram, now_ns)?;
                     self.flush();
                 }
@@ -221,6 +234,7 @@ impl NetDevice {
             if !uplink.receive(now_ns, &mut self.link, &mut self.received) {
                 return Ok((taken, used));
             }
+            self.link.flush_merged(now_ns);
             used |= self.fill_receive_queue(queue, ram, now_ns)?;
             self.flush();
         }
@@ -235,19 +249,59 @@ impl NetDevice {
         now_ns: u64,
     ) -> Result<bool, RingError> {
         let mut used = false;
-        while queue.available(ram)? > 0 {
-            let Some((headers, payload)) = self.link.take(now_ns) else { break };
-            let Some(chain) = queue.pop(ram)? else { break };
-            let len = headers.len() + payload.len();
-            // A buffer that is too small goes back as empty.
-            let written = chain.write_at(ram, 0, &headers) == headers.len()
-                && chain.write_at(ram, headers.len(), &payload) == payload.len();
-            let len = if written { u32::try_from(len).unwrap_or(0) } else { 0 };
-            queue.push_used(ram, chain.head(), len)?;
-            self.link.counters.buffer_small += u64::from(!written);
+        loop {
+            if self.buffers.is_empty() && queue.available(ram)? == 0 {
+                return Ok(used);
+            }
+            let held = self.held.take();
+            let Some(frame) = held.or_else(|| self.link.take(now_ns)) else { return Ok(used) };
+            let need = frame.headers.len() + frame.payload.len();
+            let mut room: usize = self.buffers.iter().map(Chain::writable_len).sum();
+            let most = if self.merges_buffers { usize::from(queue.size()) } else { 1 };
+            while room < need && self.buffers.len() < most {
+                let Some(chain) = queue.pop(ram)? else { break };
+                room += chain.writable_len();
+                self.buffers.push_back(chain);
+            }
+            if room < need && self.buffers.len() < most {
+                self.held = Some(frame);
+                return Ok(used);
+            }
+            self.put(queue, ram, frame)?;
             used = true;
         }
-        Ok(used)
+    }
+
+    /// Puts a frame into the first of the buffers that wait; one that they have no room for goes,
+    /// and the first comes back empty.
+    fn put(
+        &mut self,
+        queue: &mut DeviceQueue,
+        ram: &GuestRam,
+        mut frame: Outgoing,
+    ) -> Result<(), RingError> {
+        let need = frame.headers.len() + frame.payload.len();
+        let mut room = 0;
+        let fits = |chain: &Chain| {
+            room += chain.writable_len();
+            room >= need
+        };
+        let Some(last) = self.buffers.iter().position(fits) else {
+            self.link.counters.buffer_small += 1;
+            return match self.buffers.pop_front() {
+                Some(chain) => queue.push_used(ram, chain.head(), 0),
+                None => Ok(()),
+            };
+        };
+        frame.set_buffer_count(last + 1);
+        let bytes = [&frame.headers[..], &frame.payload].concat();
+        let mut rest = bytes.as_slice();
+        for chain in self.buffers.drain(..=last) {
+            let written = chain.write_at(ram, 0, rest);
+            rest = rest.get(written..).unwrap_or_default();
+            queue.push_used(ram, chain.head(), u32::try_from(written).unwrap_or(0))?;
+        }
+        Ok(())
     }
 
     /// Hands the socket what the endpoint has to send.
@@ -267,6 +321,10 @@ impl Device for NetDevice {
             VIRTIO_F_VERSION_1,
             VIRTIO_F_IN_ORDER,
             VIRTIO_NET_F_CSUM,
+            VIRTIO_NET_F_GUEST_CSUM,
+            VIRTIO_NET_F_GUEST_TSO4,
+            VIRTIO_NET_F_GUEST_TSO6,
+            VIRTIO_NET_F_MRG_RXBUF,
             VIRTIO_NET_F_HOST_ECN,
             VIRTIO_NET_F_HOST_TSO4,
             VIRTIO_NET_F_HOST_TSO6,
@@ -277,6 +335,18 @@ impl Device for NetDevice {
         ]
         .into_iter()
         .fold(0, |features, bit| features | 1 << bit)
+    }
+
+    fn accept(&mut self, features: u64) {
+        let has = |bit: u32| features >> bit & 1 == 1;
+        // A super-frame's checksum is never done, and it may be longer than any buffer.
+        let merges = has(VIRTIO_NET_F_GUEST_CSUM) && has(VIRTIO_NET_F_MRG_RXBUF);
+        self.merges_buffers = merges;
+        self.link.set_accepts(Accepts {
+            tcp_v4: merges && has(VIRTIO_NET_F_GUEST_TSO4),
+            tcp_v6: merges && has(VIRTIO_NET_F_GUEST_TSO6),
+            udp: false,
+        });
     }
 
     fn queue_sizes(&self) -> &[u16] {

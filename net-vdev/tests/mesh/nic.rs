@@ -10,7 +10,7 @@ use vdev::driver::{Buffer, Driver};
 use vdev::{Device, DeviceError, DeviceQueue, GuestRam, QueueLayout};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::packets::udp;
+use crate::packets::{ACK, SYN, tcp, udp};
 use crate::world::PORT;
 
 const RAM_BYTES: usize = 2 << 20;
@@ -81,6 +81,27 @@ impl Guest {
         self.card.process(&mut self.queues, &self.ram, self.now_ns)
     }
 
+    /// The frames that the card has put into receive buffers, each in as many as it says, with their
+    /// virtio headers.
+    fn take_merged(&mut self) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        let mut rest = 0;
+        while let Some((head, len)) = self.drivers[0].take_used(&self.ram).unwrap() {
+            let mut bytes = vec![0; len as usize];
+            let address = RECEIVE_BUFFERS + u64::from(head) * 2048;
+            self.ram.read_slice(&mut bytes, GuestAddress(address)).unwrap();
+            if rest == 0 {
+                rest = u16::from_le_bytes([bytes[10], bytes[11]]);
+                frames.push(bytes);
+            } else {
+                frames.last_mut().unwrap().extend(bytes);
+            }
+            rest -= 1;
+        }
+        assert_eq!(rest, 0, "a frame comes whole");
+        frames
+    }
+
     /// The frames that the card has put into receive buffers, without virtio headers.
     fn take_frames(&mut self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
@@ -110,7 +131,7 @@ fn config(member: usize, endpoint: Option<SocketAddr>) -> Config {
     Config {
         addresses: vec![IPV4[member].into()],
         peers: vec![Peer { key, endpoint, addresses: vec![IPV4[1 - member].into()] }],
-        rules: vec![open(Protocol::Udp), open(Protocol::Icmp)],
+        rules: vec![open(Protocol::Udp), open(Protocol::Tcp), open(Protocol::Icmp)],
         ..Config::new(PrivateKey::new(PRIVATE[member]), 1_700_000_000_000_000_000)
     }
 }
@@ -160,8 +181,8 @@ fn the_card_describes_itself_as_virtio_says() {
     let [guest, _] = guests();
     let card = &guest.card;
     assert_eq!((card.device_id(), card.queue_sizes()), (1, &[256, 256][..]));
-    // CSUM; MTU, MAC; HOST_TSO4, HOST_TSO6, HOST_ECN; STATUS; VERSION_1, IN_ORDER; HOST_USO.
-    let bits = [0, 3, 5, 11, 12, 13, 16, 32, 35, 56];
+    // CSUM, GUEST_CSUM; MTU, MAC; GUEST_TSO4, GUEST_TSO6, MRG_RXBUF; HOST_TSO4, HOST_TSO6, HOST_ECN; STATUS; VERSION_1, IN_ORDER; HOST_USO.
+    let bits = [0, 1, 3, 5, 7, 8, 15, 11, 12, 13, 16, 32, 35, 56];
     assert_eq!(card.features(), bits.into_iter().fold(0, |features, bit| features | 1 << bit));
     let space = card.config_space();
     assert_eq!(space[..6], card.mac());
@@ -308,6 +329,67 @@ fn a_super_frame_without_a_session_waits_for_it_as_packets_do() {
         received.extend(exchange(&mut pair)[1].clone());
     }
     assert!(received.iter().all(|frame| frame.ends_with(&[7; 1000])));
+}
+
+/// GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, MRG_RXBUF.
+const ACCEPTED: u64 = 1 << 1 | 1 << 7 | 1 << 8 | 1 << 15;
+
+#[test]
+fn packets_that_came_together_are_one_frame_for_a_guest_that_takes_it() {
+    let mut pair = guests();
+    pair.iter_mut().for_each(|guest| guest.post_receive_buffers(128));
+    pair[1].card.accept(ACCEPTED);
+    let [one, two] = [0, 1].map(|member| addresses(member)[0]);
+    pair[0].send(&tcp((one, 1), (two, PORT), SYN));
+    exchange(&mut pair);
+    let payload: Vec<u8> = (0..20_000u32).map(|at| (at % 251) as u8).collect();
+    let mut packet = tcp((one, 1), (two, PORT), ACK);
+    packet.extend_from_slice(&payload);
+    packet[4..6].copy_from_slice(&(20 + 20_000u16).to_be_bytes());
+    // NEEDS_CSUM, TCPV6, 74 bytes of headers, 1,300 of payload, a checksum 16 behind 54.
+    let header = [1, 4, 74, 0, 0x14, 5, 54, 0, 16, 0, 0, 0];
+    pair[0].send_with(header, &ethernet([0x86, 0xdd], &packet));
+    let (mut frames, mut got) = (Vec::new(), Vec::new());
+    while got.len() < payload.len() {
+        pair.iter_mut().for_each(|guest| assert!(guest.process().is_ok()));
+        for frame in pair[1].take_merged() {
+            got.extend_from_slice(&frame[12 + 14 + 60..]);
+            frames.push(frame);
+        }
+    }
+    assert_eq!(got, payload);
+    // The batch came in one piece, or in few if the kernel cut it.
+    assert!(frames.len() <= 4, "{} frames", frames.len());
+    let first = &frames[0];
+    assert_eq!((first[0], first[1]), (1, 4), "NEEDS_CSUM, TCPV6");
+    assert_eq!(usize::from(first[10]), first.len().div_ceil(BUFFER_BYTES as usize));
+}
+
+#[test]
+fn a_frame_waits_for_buffers_and_one_that_no_queue_holds_is_dropped() {
+    let mut pair = guests();
+    pair[0].post_receive_buffers(8);
+    pair[1].card.accept(ACCEPTED);
+    let [one, two] = [0, 1].map(|member| addresses(member)[0]);
+    pair[0].send(&tcp((one, 1), (two, PORT), SYN));
+    let mut packet = tcp((one, 1), (two, PORT), ACK);
+    packet.resize(packet.len() + 6000, 9);
+    packet[4..6].copy_from_slice(&(20 + 6000u16).to_be_bytes());
+    let header = [1, 4, 74, 0, 0x14, 5, 54, 0, 16, 0, 0, 0];
+    pair[0].send_with(header, &ethernet([0x86, 0xdd], &packet));
+    for posted in [1, 2, 1, 1, 1, 1, 1] {
+        for _ in 0..200 {
+            pair.iter_mut().for_each(|guest| assert!(guest.process().is_ok()));
+        }
+        pair[1].post_receive_buffers(posted);
+    }
+    let mut frames = Vec::new();
+    for _ in 0..200 {
+        pair.iter_mut().for_each(|guest| assert!(guest.process().is_ok()));
+        frames.extend(pair[1].take_merged());
+    }
+    let payload: usize = frames.iter().map(|frame| frame.len() - 12 - 14 - 60).sum();
+    assert_eq!(payload, 6000, "{} frames", frames.len());
 }
 
 #[test]
