@@ -34,7 +34,18 @@ fn main() {
     let example = include_str!("../../examples/kv.json");
     std::fs::write(&spec, example.replace("\"listen\": 8080", "\"listen\": 18081")).unwrap();
     run(&spec, &folder, "load: result ");
-    http(&run(&spec, &folder, "load: result "));
+    http("1 KiB", &run(&spec, &folder, "load: result "));
+    // Values of many packets: what super-frames and their buffers are for.
+    let large = example
+        .replace("\"size\": \"64MiB\"", "\"size\": \"512MiB\"")
+        .replace("\"listen\": 8080", "\"listen\": 18081")
+        .replace("\"name\": \"kv\",\n  \"workloads\"", "\"name\": \"kv-large\",\n  \"workloads\"")
+        .replace(
+            "\"--count\", \"1000\"",
+            "\"--count\", \"200\", \"--value-bytes\", \"65536\", \"--timed\", \"200\"",
+        );
+    std::fs::write(&spec, large).unwrap();
+    http("64 KiB", &run(&spec, &folder, "load: result "));
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
@@ -85,8 +96,8 @@ fn disk(results: &[Value]) {
     table(&["case", "depth", "exits per request", "requests/s", "MB/s"], &rows);
 }
 
-fn http(results: &[Value]) {
-    println!("## HTTP between two guests over the mesh, depth 1, values of 1 KiB\n");
+fn http(values: &str, results: &[Value]) {
+    println!("## HTTP between two guests over the mesh, depth 1, values of {values}\n");
     let rows: Vec<_> = results
         .iter()
         .flat_map(Value::as_object)
