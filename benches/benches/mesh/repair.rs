@@ -31,12 +31,12 @@ pub(crate) fn silent() {
             .collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    let of = |wanted: fn(bool) -> bool| {
-        let hit = gaps.iter().filter(|(is_one_way, gap)| wanted(*is_one_way) && *gap >= 25.0);
+    let of = |wanted: Option<bool>| {
+        let is_of = |is_one_way: &bool| wanted.is_none_or(|wanted| wanted == *is_one_way);
+        let hit = gaps.iter().filter(|(is_one_way, gap)| is_of(is_one_way) && *gap >= 25.0);
         Distribution::new(hit.map(|(_, gap)| *gap).collect())
     };
-    let kinds: [(&str, fn(bool) -> bool); 3] =
-        [("both directions", |it| !it), ("one direction", |it| it), ("all", |_| true)];
+    let kinds = [("both directions", Some(false)), ("one direction", Some(true)), ("all", None)];
     let rows = kinds.into_iter().map(|(name, wanted)| {
         let gaps = of(wanted);
         vec![
