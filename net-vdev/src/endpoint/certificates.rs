@@ -187,12 +187,14 @@ impl Endpoint {
         }
     }
 
-    /// Asks the firewall whether a packet that the session of peer `index` opened may come in.
+    /// Asks the firewall whether a packet that the session of peer `index` opened may come in, or a
+    /// super-frame that stands for so many.
     pub(super) fn ask_to_admit(
         &mut self,
         now_ns: u64,
         index: usize,
         packet: &Packet,
+        packets: usize,
     ) -> Result<(), DropReason> {
         if self.is_of_exit(packet) {
             return Ok(());
@@ -200,7 +202,7 @@ impl Endpoint {
         self.drop_ended_labels(now_ns, index);
         let peer = self.peers.get(index).ok_or(DropReason::InboundSource)?;
         let party = Party { key: &peer.key, labels: peer.labels.current() };
-        match self.firewall.inbound(now_ns, party, packet) {
+        match self.firewall.inbound_frame(now_ns, party, packet, packets) {
             Verdict::Pass => Ok(()),
             Verdict::Cap => Err(DropReason::InboundCap),
             Verdict::Deny => Err(DropReason::InboundDenied),

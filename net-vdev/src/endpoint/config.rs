@@ -66,7 +66,8 @@ impl Config {
 pub enum Strangers {
     /// Nobody.
     Refused,
-    /// Anybody, so many at a time; who was silent for longest gives way to the next.
+    /// Anybody, so many at a time; who was silent for longest gives way to the next. A quarter of the
+    /// places is for those whom the member looks for itself.
     Welcome {
         /// How many.
         at_most: usize,

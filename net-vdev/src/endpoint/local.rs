@@ -20,6 +20,16 @@ use crate::wire::{MTU, RELAY_HEADER_BYTES, RelayHeader};
 /// How long a member's announcement holds.
 const ANNOUNCED_S: u64 = 3600;
 
+/// How many packets a super-frame may stand for. One of 64 KiB in packets of a byte each would keep its
+/// receiver busy for longer than its sender.
+const PACKETS_MAX: usize = 128;
+
+/// How many packets a frame of so many bytes stands for, at least.
+pub(super) fn packets_of(header: &VirtioNetHeader, bytes: usize) -> usize {
+    let payload = header.segmentation.map_or(bytes, |it| usize::from(it.payload_bytes));
+    bytes.div_ceil(payload.max(1))
+}
+
 /// A router's message that means nothing to this member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a message of the router that means nothing here")]
@@ -108,8 +118,12 @@ impl Endpoint {
         }
     }
 
-    /// Whether packets for a peer may go as they are.
-    pub(super) fn is_here(&self, index: usize) -> bool {
+    /// Whether a frame that stands for so many packets may go to a peer as it is.
+    pub(super) fn takes_local(&self, index: usize, packets: usize) -> bool {
+        packets <= PACKETS_MAX && self.is_here(index)
+    }
+
+    fn is_here(&self, index: usize) -> bool {
         self.peers.get(index).is_some_and(|peer| peer.is_here && peer.current.is_some())
     }
 
@@ -172,10 +186,11 @@ impl Endpoint {
         let packet = Packet::parse(local.packet).map_err(|_| DropReason::InboundMalformed)?;
         let is_whole = local.header.segmentation.is_some() || packet.len <= MTU;
         let fits = Segmenter::new(&local.header, local.packet, AS_IT_IS).is_ok();
-        if !is_whole || !fits || packet.len != local.packet.len() {
+        let packets = packets_of(&local.header, packet.len);
+        if !is_whole || !fits || packet.len != local.packet.len() || packets > PACKETS_MAX {
             return Err(DropReason::InboundMalformed);
         }
-        self.check_inbound(now_ns, index, &packet)?;
+        self.check_inbound(now_ns, index, &packet, packets)?;
         if let Some(peer) = self.peers.get_mut(index) {
             peer.heard_ns = now_ns;
         }

@@ -262,7 +262,7 @@ impl Endpoint {
             return self.ask_for(now_ns, destination, bytes);
         };
         self.ask_to_send(now_ns, index, &packet, 1)?;
-        if self.is_here(index) {
+        if self.takes_local(index, 1) {
             return self.send_local(now_ns, index, &VirtioNetHeader::default(), bytes);
         }
         self.send_or_wait(now_ns, index, bytes)
@@ -399,7 +399,7 @@ impl Endpoint {
         deliver: &mut dyn FnMut(&[u8]),
     ) -> Result<(), DropReason> {
         let packet = Packet::parse(bytes).map_err(|_| DropReason::InboundMalformed)?;
-        self.check_inbound(now_ns, index, &packet)?;
+        self.check_inbound(now_ns, index, &packet, 1)?;
         deliver(bytes.get(..packet.len).unwrap_or_default());
         Ok(())
     }
@@ -410,6 +410,7 @@ impl Endpoint {
         now_ns: u64,
         index: usize,
         packet: &Packet,
+        packets: usize,
     ) -> Result<(), DropReason> {
         if self.routes.get(&self.through(packet.source)) != Some(&index) {
             return Err(DropReason::InboundSource);
@@ -417,7 +418,7 @@ impl Endpoint {
         if !self.has(&packet.destination) {
             return Err(DropReason::InboundDestination);
         }
-        self.ask_to_admit(now_ns, index, packet)?;
+        self.ask_to_admit(now_ns, index, packet, packets)?;
         let peer = self.peers.get_mut(index).ok_or(DropReason::InboundSource)?;
         peer.bytes_received += packet.len as u64;
         self.counters.packets_received += 1;

@@ -10,6 +10,8 @@ use crate::identity::PublicKey;
 
 /// A stranger that was heard so recently does not give way to another.
 const FRESH_NS: u64 = 10_000_000_000;
+/// One in so many places of strangers is for those whom this member looks for.
+const LOOKED_FOR_SHARE: usize = 4;
 
 /// What an endpoint knows of a peer.
 #[derive(Debug, Clone)]
@@ -65,9 +67,12 @@ impl Endpoint {
         index
     }
 
-    /// Makes room for a peer that nobody listed, and adds it.
-    fn insert_stranger(&mut self, now_ns: u64, key: &PublicKey) -> Option<usize> {
+    /// Makes room for a peer that nobody listed, and adds it. Anybody can come in under as many keys
+    /// as there is room for: so those who do (`came_in`) leave a quarter to those whom this member
+    /// looks for itself.
+    fn insert_stranger(&mut self, now_ns: u64, key: &PublicKey, came_in: bool) -> Option<usize> {
         let Strangers::Welcome { at_most } = self.strangers_welcome else { return None };
+        let at_most = if came_in { at_most - at_most / LOOKED_FOR_SHARE } else { at_most };
         let address = key.address().into();
         if *key == self.key || self.routes.contains_key(&address) {
             return None;
@@ -96,7 +101,7 @@ impl Endpoint {
         key: &PublicKey,
         from: Path,
     ) -> Result<usize, DropReason> {
-        let index = self.insert_stranger(now_ns, key).ok_or(DropReason::HandshakeStranger)?;
+        let index = self.insert_stranger(now_ns, key, true).ok_or(DropReason::HandshakeStranger)?;
         if let Some(peer) = self.peers.get_mut(index) {
             peer.paths.heard(now_ns, from);
         }
@@ -108,7 +113,7 @@ impl Endpoint {
     /// Returns whether the member is a peer now.
     pub fn learn(&mut self, now_ns: u64, key: &PublicKey, places: &[SocketAddr]) -> bool {
         let known = self.by_key.get(key).copied();
-        let Some(index) = known.or_else(|| self.insert_stranger(now_ns, key)) else {
+        let Some(index) = known.or_else(|| self.insert_stranger(now_ns, key, false)) else {
             self.give_up(&key.address());
             return false;
         };

@@ -1,6 +1,7 @@
 //! Super-frames on their way out: one look-up, one judgement of the firewall and one buffer for up
 //! to 64 KiB of packets of a flow, cut and sealed in place.
 
+use super::local::packets_of;
 use super::transmit::{headroom, whole_blocks};
 use super::{DropReason, Endpoint, Path, Transmit};
 use crate::firewall::Packet;
@@ -27,7 +28,8 @@ impl Endpoint {
     ) -> Result<(), DropReason> {
         let packet = Packet::parse(bytes).map_err(|_| DropReason::OutboundMalformed)?;
         let index = self.routes.get(&self.through(packet.destination)).copied();
-        if let Some(index) = index.filter(|index| self.is_here(*index)) {
+        let packets = packets_of(header, packet.len);
+        if let Some(index) = index.filter(|index| self.takes_local(*index, packets)) {
             return self.send_frame_local(now_ns, index, header, bytes);
         }
         let session = index.and_then(|index| {
@@ -90,8 +92,7 @@ impl Endpoint {
         if !self.has(&parsed.source) {
             return Err(DropReason::OutboundSource);
         }
-        let payload = header.segmentation.map_or(MTU, |it| usize::from(it.payload_bytes));
-        self.ask_to_send(now_ns, index, &parsed, parsed.len.div_ceil(payload.max(1)))?;
+        self.ask_to_send(now_ns, index, &parsed, packets_of(header, parsed.len))?;
         self.send_local(now_ns, index, header, packet.get(..parsed.len).unwrap_or_default())
     }
 

@@ -90,8 +90,19 @@ impl Firewall {
 
     /// Judges a packet that came through the session of the peer `from`.
     pub fn inbound(&mut self, now_ns: u64, from: Party<'_>, packet: &Packet) -> Verdict {
-        match self.judge_inbound(now_ns, from, packet) {
-            Verdict::Pass if !self.inbound.take(now_ns, 1, packet.len) => Verdict::Cap,
+        self.inbound_frame(now_ns, from, packet, 1)
+    }
+
+    /// The same for a super-frame that stands for so many packets.
+    pub fn inbound_frame(
+        &mut self,
+        now_ns: u64,
+        from: Party<'_>,
+        frame: &Packet,
+        packets: usize,
+    ) -> Verdict {
+        match self.judge_inbound(now_ns, from, frame) {
+            Verdict::Pass if !self.inbound.take(now_ns, packets, frame.len) => Verdict::Cap,
             verdict => verdict,
         }
     }

@@ -1,16 +1,25 @@
 //! Members that are attached to the same router: their packets go as they are, under the same rules.
 
+use std::num::NonZeroU64;
+
 use net_vdev::announcement::verify;
 use net_vdev::offload::{ChecksumField, Segmentation, SegmentationKind, VirtioNetHeader};
 use net_vdev::uplink::{Challenge, Local, Up};
-use net_vdev::{DropReason, PublicKey};
+use net_vdev::{Caps, Config, DropReason, PublicKey};
 
 use crate::packets::{ACK, tcp, udp};
-use crate::world::{MS, PORT, SECOND, UNIX_NS, World};
+use crate::world::{MS, Member, PORT, SECOND, UNIX_NS, World};
 
 /// Two members with a session that were told that the other is here.
 fn neighbours() -> World {
+    neighbours_with(Caps::default())
+}
+
+/// The same; member 1 has caps.
+fn neighbours_with(caps: Caps) -> World {
     let mut world = World::routed(2, 9);
+    let config = Config { caps, ..world.members[1].config.clone() };
+    world.members[1] = Member::new(config, world.members[1].place, [3; 32]);
     world.send(0, 1);
     world.resolve();
     world.run(SECOND);
@@ -92,6 +101,30 @@ fn a_super_frame_arrives_whole_and_one_that_is_not_what_it_says_not_at_all() {
         endpoint.receive_local(now_ns, &local, &mut |_, _| panic!("{header:?} came through"));
         assert_eq!(endpoint.counters().dropped(DropReason::InboundMalformed), before + 1);
     }
+}
+
+#[test]
+fn a_super_frame_counts_for_what_it_stands_for_and_one_of_too_many_packets_for_nothing() {
+    let caps = Caps { packets_per_s: NonZeroU64::new(100), bytes_per_s: None };
+    let mut world = neighbours_with(caps);
+    world.now_ns += SECOND;
+    let (header, packet) = super_frame(&world, 60_000);
+    let [from, to] = [0, 1].map(|index| world.members[index].address());
+    world.send_packet(1, &tcp((to, PORT), (from, 4000), crate::packets::SYN));
+    let (member, now_ns) = (world.members[0].key(), world.now_ns);
+    let endpoint = &mut world.members[1].endpoint;
+    let tiny = header.segmentation.map(|it| Segmentation { payload_bytes: 1, ..it });
+    let tiny = VirtioNetHeader { segmentation: tiny, ..header };
+    let local = Local { member, header: tiny, packet: &mut packet.clone() };
+    endpoint.receive_local(now_ns, &local, &mut |_, _| panic!("60,000 packets came through"));
+    assert_eq!(endpoint.counters().dropped(DropReason::InboundMalformed), 1);
+    let mut taken = 0;
+    for _ in 0..10 {
+        let local = Local { member, header, packet: &mut packet.clone() };
+        endpoint.receive_local(now_ns, &local, &mut |_, _| taken += 1);
+    }
+    assert_eq!(taken, 2, "of 50 packets each: 128 may come at once");
+    assert_eq!(endpoint.counters().dropped(DropReason::InboundCap), 8);
 }
 
 #[test]

@@ -234,6 +234,24 @@ fn strangers_give_way_to_each_other_but_not_while_they_are_active() {
 }
 
 #[test]
+fn whoever_comes_in_under_many_keys_does_not_keep_a_member_from_whom_it_looks_for() {
+    let mut world = World::routed(7, 12);
+    let config =
+        Config { strangers: Strangers::Welcome { at_most: 4 }, ..world.members[0].config.clone() };
+    world.members[0] = Member::new(config, world.members[0].place, [7; 32]);
+    for from in 1..6 {
+        world.send(from, 0);
+        world.resolve();
+        world.run(100 * MS);
+    }
+    assert_eq!(world.members[0].endpoint.peers().count(), 3);
+    let packet = world.send(0, 6);
+    world.resolve();
+    world.run(SECOND);
+    assert!(world.got_once(6, &packet));
+}
+
+#[test]
 fn a_peer_that_names_many_addresses_makes_few_datagrams() {
     let mut world = met(11);
     let before = world.seen.len();
