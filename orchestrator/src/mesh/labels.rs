@@ -116,15 +116,15 @@ pub(super) fn certificates(verb: &CertificateVerb) -> Result<i32, MeshError> {
         CertificateVerb::Add { certificate, .. } => {
             let text = certificate.trim();
             let held = read(text, &own).map_err(MeshError::Certificate)?;
-            // A newer one of the same label takes the place of the older.
-            texts.retain(|other| read(other, &own).map(|it| it.label) != Ok(held.label));
+            // A newer one of the same label takes the place of the older, also if that has ended.
+            texts.retain(|other| label_of(other, &own) != Some(held.label));
             texts.push(text.to_owned());
         }
         CertificateVerb::Remove { label, .. } => {
             let before = texts.len();
-            texts.retain(|other| name_of(other, &own) != *label);
+            texts.retain(|other| !is_called(other, &own, label));
             if texts.len() == before {
-                return Err(MeshError::NoRule(label.clone()));
+                return Err(MeshError::NoCertificate(label.clone()));
             }
         }
     }
@@ -138,16 +138,34 @@ pub(super) fn certificates(verb: &CertificateVerb) -> Result<i32, MeshError> {
 }
 
 fn read(text: &str, own: &PublicKey) -> Result<LabelCertificate, String> {
+    read_at(text, own, now_s())
+}
+
+fn read_at(text: &str, own: &PublicKey, unix_s: u64) -> Result<LabelCertificate, String> {
     let bytes = certificate::from_hex(text)
         .ok_or_else(|| "expected the hexadecimal digits of `hypha mesh group give`".to_owned())?;
-    LabelCertificate::verify(&bytes, own, now_s()).map_err(|error| error.to_string())
+    LabelCertificate::verify(&bytes, own, unix_s).map_err(|error| error.to_string())
+}
+
+/// The label of a certificate, whether it has ended or not.
+fn label_of(text: &str, own: &PublicKey) -> Option<Label> {
+    read_at(text, own, 0).ok().map(|it| it.label)
+}
+
+/// Whether the owner means this certificate: by its label, or as it is if nothing else can be said.
+fn is_called(text: &str, own: &PublicKey, name: &str) -> bool {
+    let is_label = |label| AclFrom::Label(label).to_string() == name;
+    label_of(text, own).is_some_and(is_label) || text == name
 }
 
 /// `GROUP/LABEL`, or what is wrong.
 fn name_of(text: &str, own: &PublicKey) -> String {
     match read(text, own) {
         Ok(held) => AclFrom::Label(held.label).to_string(),
-        Err(reason) => reason,
+        Err(reason) => match label_of(text, own) {
+            Some(label) => format!("{}: {reason}", AclFrom::Label(label)),
+            None => format!("{text}: {reason}"),
+        },
     }
 }
 
@@ -177,4 +195,41 @@ pub(super) fn load(folder: &Path) -> Result<Vec<Vec<u8>>, MeshError> {
 
 fn load_texts(folder: &Path) -> Result<Vec<String>, MeshError> {
     super::acl::read_list(&folder.join(FILE), BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_has_ended_gives_way_to_a_newer_one_and_goes_by_its_label() {
+        let state = tempfile::tempdir().unwrap();
+        let common = Common { json: false, state: Some(state.path().to_owned()) };
+        let folder = folder(&common).unwrap();
+        let own = key(&folder).unwrap().public();
+        let group = PrivateKey::new([7; 32]);
+        let label = Label { group: group.public(), name: "web".parse().unwrap() };
+        let text = |expires_unix_s| {
+            let given = LabelCertificate { label, member: own, expires_unix_s };
+            certificate::to_hex(&given.sign(&group, &[1; RANDOM_BYTES]).unwrap())
+        };
+        let (ended, fresh) = (text(1000), text(now_s() + 1000));
+        let write = |texts: &[&String]| {
+            fs::write(folder.join(FILE), serde_json::to_vec(texts).unwrap()).unwrap();
+        };
+        write(&[&ended]);
+        let add = CertificateVerb::Add { certificate: fresh.clone(), common };
+        assert_eq!(certificates(&add).unwrap(), 0);
+        assert_eq!(load_texts(&folder).unwrap(), [fresh.clone()]);
+
+        write(&[&ended]);
+        let common = Common { json: false, state: Some(state.path().to_owned()) };
+        let name = AclFrom::Label(label).to_string();
+        assert!(name_of(&ended, &own).starts_with(&name), "the list says which it is");
+        let remove = CertificateVerb::Remove { label: name, common };
+        assert_eq!(certificates(&remove).unwrap(), 0);
+        assert!(load_texts(&folder).unwrap().is_empty());
+        let error = certificates(&remove).unwrap_err().to_string();
+        assert!(error.contains("`hypha mesh certificate list`"), "{error}");
+    }
 }

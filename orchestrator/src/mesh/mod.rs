@@ -21,9 +21,11 @@ mod show;
 mod up;
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mesh_node::acl::Transport;
 use mesh_node::orders::{self, Answer, Order, Status};
 use net_vdev::PrivateKey;
 use serde_json::json;
@@ -71,6 +73,21 @@ pub enum MeshError {
     /// A rule that is not there.
     #[error("there is no rule {0}; `hypha mesh acl list` lists them")]
     NoRule(String),
+    /// A label that no certificate here gives.
+    #[error("there is no certificate of {0}; `hypha mesh certificate list` lists them")]
+    NoCertificate(String),
+    /// Arguments that contradict themselves.
+    #[error("{0}")]
+    Contradiction(String),
+    /// An address for metrics that is not to be had.
+    #[error("can't serve metrics at {address}: {source}")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// The system.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -84,13 +101,15 @@ impl MeshError {
         match self {
             Self::Acl { .. }
             | Self::Certificate(_)
+            | Self::Contradiction(_)
             | Self::Node(NodeError::Config(_))
             | Self::Gateway(GatewayError::File { .. }) => exit_code::BAD_SPEC,
-            Self::NoRule(_) | Self::NoGroup(_) => exit_code::NOT_FOUND,
+            Self::NoRule(_) | Self::NoGroup(_) | Self::NoCertificate(_) => exit_code::NOT_FOUND,
             Self::Node(
                 NodeError::Busy(_) | NodeError::Listen { .. } | NodeError::ListenTcp { .. },
             )
-            | Self::Gateway(GatewayError::Listen { .. }) => exit_code::CONFLICT,
+            | Self::Gateway(GatewayError::Listen { .. })
+            | Self::Metrics { .. } => exit_code::CONFLICT,
             Self::NotRunning(_) | Self::Failed(_) => exit_code::UNAVAILABLE,
             Self::Node(NodeError::Tun(_)) => exit_code::HOST_CANNOT,
             Self::State(_) | Self::Node(_) | Self::Gateway(_) | Self::Io(_) => exit_code::FAILURE,
@@ -234,6 +253,9 @@ fn change_acl(verb: &AclVerb) -> Result<i32, MeshError> {
         }
         AclVerb::Add { rule, .. } => {
             let entry = rule.entry();
+            if entry.protocol == Transport::Icmp && entry.port.is_some() {
+                return Err(MeshError::Contradiction("icmp has no ports: leave it out".to_owned()));
+            }
             if !entries.contains(&entry) {
                 entries.push(entry);
             }
@@ -251,5 +273,25 @@ fn change_acl(verb: &AclVerb) -> Result<i32, MeshError> {
     match ask(common, &Order::Rules { rules: entries }) {
         Ok(_) | Err(MeshError::NotRunning(_)) => Ok(0),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arguments::RuleArguments;
+
+    #[test]
+    fn a_rule_about_a_port_of_icmp_is_refused_and_changes_nothing() {
+        let state = tempfile::tempdir().unwrap();
+        for (port, is_right) in [(Some(22), false), (None, true)] {
+            let common = Common { json: false, state: Some(state.path().to_owned()) };
+            let from = "ab".repeat(32).parse().unwrap();
+            let rule = RuleArguments { from, protocol: Transport::Icmp, port };
+            let outcome = change_acl(&AclVerb::Add { rule, common });
+            assert_eq!(outcome.is_ok(), is_right);
+            let rules = acl::load(&state.path().join("mesh")).unwrap();
+            assert_eq!(rules.len(), usize::from(is_right));
+        }
     }
 }

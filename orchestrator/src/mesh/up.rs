@@ -1,5 +1,6 @@
 //! `hypha mesh up`.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Runs the node until SIGINT or SIGTERM.
 pub(super) fn up(arguments: &Up) -> Result<i32, MeshError> {
     let folder = folder(&arguments.common)?;
+    check(arguments, &key(&folder)?.public())?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         flag::register(signal, Arc::clone(&stop))?;
@@ -58,9 +60,9 @@ pub(super) fn up(arguments: &Up) -> Result<i32, MeshError> {
     };
     let mut daemon = Daemon::start(config, Arc::clone(&stop))?;
     let gateway = arguments.gateway.as_deref().map(|file| gateway(file, &folder)).transpose()?;
-    tell(arguments, &daemon)?;
     let metrics = arguments.metrics.map(|address| serve_metrics(address, &folder, &stop));
     let metrics = metrics.transpose()?;
+    tell(arguments, &daemon)?;
     let outcome = daemon.run();
     stop.store(true, Ordering::Relaxed);
     drop(gateway);
@@ -69,6 +71,26 @@ pub(super) fn up(arguments: &Up) -> Result<i32, MeshError> {
     }
     outcome?;
     Ok(0)
+}
+
+/// Refuses what contradicts itself.
+fn check(arguments: &Up, own: &PublicKey) -> Result<(), MeshError> {
+    if arguments.exit.is_some_and(|key| PublicKey(key.0) == *own) {
+        return Err(MeshError::Contradiction(
+            "--exit names this node itself: give it --nat64, or the key of another".to_owned(),
+        ));
+    }
+    let mut names = BTreeSet::new();
+    if let Some((name, _)) = arguments.names.iter().find(|(name, _)| !names.insert(name.as_str())) {
+        return Err(MeshError::Contradiction(format!("--name {} is given twice", name.as_str())));
+    }
+    let mut names = BTreeSet::new();
+    let nicknames = &arguments.nicknames;
+    if let Some((name, _)) = nicknames.iter().find(|(name, _)| !names.insert(name.as_str())) {
+        let name = name.as_str();
+        return Err(MeshError::Contradiction(format!("--nickname {name} is given twice")));
+    }
+    Ok(())
 }
 
 /// What members reach outside of the mesh, as the arguments say.
@@ -143,8 +165,9 @@ fn serve_metrics(
     folder: &Path,
     stop: &Arc<AtomicBool>,
 ) -> Result<JoinHandle<()>, MeshError> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
+    let failed = |source| MeshError::Metrics { address, source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
     let (socket, stop) = (folder.join("socket"), Arc::clone(stop));
     let answer = move || {
         while !stop.load(Ordering::Relaxed) {
@@ -163,4 +186,66 @@ fn serve_metrics(
         }
     };
     Ok(std::thread::Builder::new().name("metrics".to_owned()).spawn(answer)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, FromArgMatches};
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        up: Up,
+    }
+
+    const KEYS: [&str; 2] = [
+        "fd3384e132ad02a56c78f45547ee40038dc79002b90d29ed90e08eee762ae715",
+        "abababababababababababababababababababababababababababababababab",
+    ];
+
+    fn checked(words: &[&str]) -> Result<(), String> {
+        let all = ["up"].iter().chain(words);
+        let line = Line::command().try_get_matches_from(all).unwrap();
+        let own: spec::secret::Public32 = spec::secret::Public32::from_hex(KEYS[0]).unwrap();
+        let up = Line::from_arg_matches(&line).unwrap().up;
+        check(&up, &PublicKey(own.0)).map_err(|error| {
+            assert_eq!(error.exit_code(), crate::exit_code::BAD_SPEC);
+            error.to_string()
+        })
+    }
+
+    #[test]
+    fn a_name_that_means_two_and_an_exit_that_is_the_node_itself_are_refused() {
+        let [own, other] = KEYS;
+        let [one, two] = KEYS.map(|key| format!("web={key}"));
+        assert_eq!(checked(&["--exit", other, "--dns", "--name", &one]), Ok(()));
+        assert_eq!(
+            checked(&["--dns", "--name", &one, "--nickname", &two]),
+            Ok(()),
+            "they differ in kind"
+        );
+        for (words, wrong) in [
+            (["--exit", own].to_vec(), "--exit names this node itself"),
+            (["--name", &one, "--name", &two].to_vec(), "--name web is given twice"),
+            (
+                ["--dns", "--nickname", &one, "--nickname", &two].to_vec(),
+                "--nickname web is given twice",
+            ),
+        ] {
+            let error = checked(&words).unwrap_err();
+            assert!(error.contains(wrong), "{error}");
+        }
+    }
+
+    #[test]
+    fn metrics_that_can_t_be_served_say_where() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let stop = Arc::new(AtomicBool::new(true));
+        let error = serve_metrics(address, Path::new("nowhere"), &stop).unwrap_err();
+        assert!(error.to_string().contains(&format!("metrics at {address}")), "{error}");
+        assert_eq!(error.exit_code(), crate::exit_code::CONFLICT);
+    }
 }
