@@ -220,7 +220,7 @@ mod tests {
         write(&[&ended]);
         let add = CertificateVerb::Add { certificate: fresh.clone(), common };
         assert_eq!(certificates(&add).unwrap(), 0);
-        assert_eq!(load_texts(&folder).unwrap(), [fresh.clone()]);
+        assert_eq!(load_texts(&folder).unwrap(), std::slice::from_ref(&fresh));
 
         write(&[&ended]);
         let common = Common { json: false, state: Some(state.path().to_owned()) };
