@@ -10,6 +10,8 @@ use crate::sockets::{Kind, Ready, SocketError, Sockets, Token};
 const STREAMS_MAX: usize = 256;
 const WAITING_MAX: usize = 16;
 const QUERY_BYTES_MAX: usize = 1500;
+/// Whoever does not read so many bytes of answers is asked for no more questions until it does.
+const UNREAD_BYTES_MAX: usize = 128 * 1024;
 /// How long a connection may be silent before it is reset.
 const SILENCE_NS: u64 = 30_000_000_000;
 
@@ -43,9 +45,9 @@ impl Streams {
         self.now_ns = now_ns;
     }
 
-    /// Whether there are questions to take.
+    /// Whether there are questions to take, or connections that can go on.
     pub(crate) fn has_queries(&self) -> bool {
-        !self.queries.is_empty()
+        !self.queries.is_empty() || !self.ready.is_empty()
     }
 
     /// The next question, and whose it is.
@@ -88,7 +90,7 @@ impl Stream {
     fn take(&mut self, bytes: &[u8], asked: &mut Vec<Vec<u8>>) -> Result<usize, SocketError> {
         let mut taken = 0;
         for byte in bytes {
-            if self.waiting >= WAITING_MAX {
+            if self.waiting >= WAITING_MAX || self.to_send.len() >= UNREAD_BYTES_MAX {
                 break;
             }
             self.received.push(*byte);
@@ -168,8 +170,13 @@ impl<S: Sockets> Sockets for WithStreams<'_, S> {
         if stream.is_overdue {
             return Err(SocketError::Broken);
         }
-        let len = stream.to_send.len().min(into.len());
+        let unread = stream.to_send.len();
+        let len = unread.min(into.len());
         into.iter_mut().zip(stream.to_send.drain(..len)).for_each(|(to, from)| *to = from);
+        if unread >= UNREAD_BYTES_MAX && unread - len < UNREAD_BYTES_MAX {
+            // What waited for its turn is read on.
+            self.streams.ready.push(Ready { token, readable: true, writable: true });
+        }
         match len {
             0 if stream.is_finished && stream.waiting == 0 => Ok(0),
             0 => Err(SocketError::WouldBlock),
@@ -254,6 +261,27 @@ mod tests {
         let mut rest = [0; 99];
         assert_eq!(with(&mut streams, |all| all.receive(TOKEN, &mut rest)), Ok(2 * WAITING_MAX));
         assert_eq!(with(&mut streams, |all| all.receive(TOKEN, &mut rest)), Ok(0));
+    }
+
+    #[test]
+    fn whoever_asks_and_never_reads_the_answers_is_not_heard_until_it_does() {
+        let mut streams = opened();
+        let long = [7; 16 * 1024];
+        let asked = (0..10_000).take_while(|_| {
+            let sent = with(&mut streams, |all| all.send(TOKEN, &question(1)));
+            while streams.poll_query().is_some() {
+                streams.answer(TOKEN, &long);
+            }
+            sent.is_ok()
+        });
+        let asked = asked.count();
+        assert!(asked * long.len() <= UNREAD_BYTES_MAX, "{asked} questions");
+        streams.ready.clear();
+        let mut bytes = vec![0; long.len()];
+        assert_eq!(with(&mut streams, |all| all.receive(TOKEN, &mut bytes)), Ok(long.len()));
+        let is_told = streams.ready.iter().any(|ready| ready.token == TOKEN && ready.writable);
+        assert!(is_told && streams.has_queries(), "it goes on at once");
+        assert_eq!(with(&mut streams, |all| all.send(TOKEN, &question(1))), Ok(5));
     }
 
     #[test]
