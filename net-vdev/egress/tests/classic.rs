@@ -109,8 +109,8 @@ impl World {
                 }
             }
         }
-        while let Some((headers, payload)) = self.link.take(now_ns) {
-            let frame = [&headers[VIRTIO_HEADER_BYTES..], &payload].concat();
+        while let Some(frame) = self.link.take(now_ns) {
+            let frame = [&frame.headers[VIRTIO_HEADER_BYTES..], &frame.payload].concat();
             self.received.push_back(frame);
         }
         // The sockets' far ends are real, and on other threads.
