@@ -8,11 +8,12 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use spec::deployment::{Deployment, TEXT_BYTES_MAX, parse_bytes};
 
+use crate::chain::arguments::ChainVerb;
 use crate::mesh::arguments::MeshVerb;
 use crate::output::Output;
 use crate::storage::arguments::StorageVerb;
 use crate::volume::arguments::VolumeVerb;
-use crate::{doctor, exit_code, mesh, run, state, storage, volume};
+use crate::{chain, doctor, exit_code, mesh, run, state, storage, volume};
 
 /// Runs unikernel workloads described by a JSON spec.
 #[derive(Debug, Parser)]
@@ -73,6 +74,9 @@ enum Verb {
     /// This host's node of the mesh: sessions, routes, and who may reach this host.
     #[command(subcommand)]
     Mesh(MeshVerb),
+    /// The chain of capacity: contracts and blocks in this state.
+    #[command(subcommand)]
+    Chain(ChainVerb),
     /// The stores of this host, served to volumes elsewhere.
     #[command(subcommand)]
     Storage(StorageVerb),
@@ -110,6 +114,10 @@ pub fn main() -> i32 {
             error.exit_code()
         }),
         Verb::Storage(verb) => storage::run(verb).unwrap_or_else(|error| {
+            complain(&error);
+            error.exit_code()
+        }),
+        Verb::Chain(verb) => chain::run(&verb).unwrap_or_else(|error| {
             complain(&error);
             error.exit_code()
         }),

@@ -8,6 +8,7 @@
 //! * [`output`], [`lines`]: what people and programs read. [`clock`]: where time is read.
 #![forbid(unsafe_code)]
 
+pub mod chain;
 pub mod cli;
 pub mod clock;
 pub mod disk;

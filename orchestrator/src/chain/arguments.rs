@@ -1,0 +1,63 @@
+//! The verbs of `hypha chain` and their options.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// Where a chain is served if nothing else is said: the port that EVM tools try first.
+pub const LISTEN: &str = "127.0.0.1:8545";
+
+/// What can be done with the chain in this state.
+#[derive(Debug, Subcommand)]
+pub enum ChainVerb {
+    /// Makes a chain with the contracts on it, and an account that has all tokens.
+    ///
+    /// It can be run again: what was begun is finished, what is there is left.
+    #[command(after_help = "Example:\n  hypha chain init && hypha chain serve &")]
+    Init {
+        /// The chain's number, which is in every signature.
+        #[arg(long, default_value_t = 7411, value_parser = clap::value_parser!(u64).range(1..))]
+        chain_id: u64,
+        /// Seconds from block to block.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        cadence: u64,
+        /// How many tokens there are at the start, and the account has.
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+        tokens: u64,
+        /// What all verbs take.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Makes blocks and answers EVM tools (`eth_*`) on loopback until SIGINT or SIGTERM.
+    #[command(after_help = "Examples:\n  hypha chain serve\n  \
+        cast block-number --rpc-url http://127.0.0.1:8545")]
+    Serve {
+        /// Where; a loopback address, for whoever reaches it may send.
+        #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
+        listen: SocketAddr,
+        /// What all verbs take.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Says which chain it is, how far it is, where the contracts are and what the account has.
+    Status {
+        /// Ask the chain that is served here; without it, the file, which nobody may be serving.
+        #[arg(long, value_name = "ADDRESS")]
+        at: Option<SocketAddr>,
+        /// What all verbs take.
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// What all verbs take.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Where the state is [default: $HYPHA_STATE or ~/.local/share/hypha].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
