@@ -31,6 +31,8 @@ use crate::uplinks::UplinkCounters;
 const ORDER_BYTES_MAX: u64 = 1 << 20;
 /// How long a connection may take to say what it wants, and the node to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long nobody is served after a connection that failed.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What a node is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -279,7 +281,11 @@ fn serve(listener: &UnixListener, sender: &Sender<Asked>, bell: &OwnedFd) {
         match outcome {
             Ok(true) => {}
             Ok(false) => return,
-            Err(error) => tracing::debug!(%error, "an order was not answered"),
+            Err(error) => {
+                tracing::debug!(%error, "an order was not answered");
+                // Perhaps there is no descriptor left: to ask again at once would find the same.
+                std::thread::sleep(PAUSE);
+            }
         }
     }
 }

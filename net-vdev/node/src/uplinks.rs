@@ -68,6 +68,8 @@ pub(crate) struct Uplinks {
     /// Where the host may be reached.
     addresses: Vec<IpAddr>,
     renewed_ns: u64,
+    /// Whether the listener is not watched for a while.
+    is_deaf: bool,
     counters: UplinkCounters,
 }
 
@@ -139,6 +141,7 @@ impl Uplinks {
             buffer: vec![0; MESSAGE_BYTES_MAX + 1],
             addresses: Vec::new(),
             renewed_ns: 0,
+            is_deaf: false,
             counters: UplinkCounters::default(),
         })
     }
@@ -188,11 +191,23 @@ impl Uplinks {
 
     fn accept(&mut self) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        while let Ok(socket) = accept_with(&self.listener, flags) {
-            if self.clients.len() < CLIENTS_MAX
-                && let Some(id) = self.watch(&socket)
-            {
-                self.clients.insert(id, socket);
+        loop {
+            match accept_with(&self.listener, flags) {
+                Ok(socket) => {
+                    if self.clients.len() < CLIENTS_MAX
+                        && let Some(id) = self.watch(&socket)
+                    {
+                        self.clients.insert(id, socket);
+                    }
+                }
+                // No descriptor left: the listener would stay ready, and every turn be for nothing.
+                Err(Errno::MFILE | Errno::NFILE) => {
+                    tracing::warn!("no descriptor left for who runs VMs; they have to wait");
+                    self.unwatch(&self.listener);
+                    self.is_deaf = true;
+                    return;
+                }
+                Err(_) => return,
             }
         }
     }
@@ -408,6 +423,13 @@ impl Uplinks {
             return;
         }
         self.renewed_ns = now_ns;
+        if std::mem::take(&mut self.is_deaf) {
+            let data = EventData::new_u64(LISTENER);
+            if let Err(error) = epoll::add(&self.ready, &self.listener, data, EventFlags::IN) {
+                tracing::warn!(%error, "nobody who runs VMs is heard");
+                self.is_deaf = true;
+            }
+        }
         let is_due = |(id, card): (&u64, &Card)| {
             (card.asked_ns.saturating_add(RENEW_NS) <= now_ns).then_some(*id)
         };

@@ -15,6 +15,7 @@ use mesh_node::exit::ExitConfig;
 use mesh_node::orders::{self, Answer, Order};
 use mesh_node::{Daemon, NodeConfig};
 use net_vdev::PublicKey;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -36,6 +37,7 @@ const TICK: Duration = Duration::from_millis(100);
 pub(super) fn up(arguments: &Up) -> Result<i32, MeshError> {
     let folder = folder(&arguments.common)?;
     check(arguments, &key(&folder)?.public())?;
+    raise_descriptor_limit();
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         flag::register(signal, Arc::clone(&stop))?;
@@ -91,6 +93,16 @@ fn check(arguments: &Up, own: &PublicKey) -> Result<(), MeshError> {
         return Err(MeshError::Contradiction(format!("--nickname {name} is given twice")));
     }
     Ok(())
+}
+
+/// A connection through the way out, a card and a neighbour over TCP are a descriptor each: takes as
+/// many as this process may have.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of descriptors stays as it is");
+    }
 }
 
 /// What members reach outside of the mesh, as the arguments say.
