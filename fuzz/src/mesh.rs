@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use net_vdev::endpoint::{Config, Endpoint, Path, Peer, Transmit};
 use net_vdev::firewall::{Packet, Protocol, Rule, Transport};
 use net_vdev::identity::PrivateKey;
-use net_vdev::nic::Link;
+use net_vdev::nic::{Link, Outgoing};
 
 use crate::bytes::Input;
 
@@ -107,7 +107,7 @@ impl World {
         }
         let surplus = self.wire.len().saturating_sub(REMEMBERED);
         self.wire.drain(..surplus);
-        while let Some((headers, packet)) = self.member.take(self.now_ns) {
+        while let Some(Outgoing { headers, payload: packet }) = self.member.take(self.now_ns) {
             assert!(headers.len() + packet.len() <= 1426, "longer than the card's MTU");
             // The link itself answers the guest's questions about neighbours.
             if Packet::parse(&packet).is_ok_and(|packet| self.is_from_peer(&packet)) {

@@ -155,11 +155,11 @@ pub struct Up {
     /// Resolve names for them, at this node's address and at ::53 of its /64.
     #[arg(long)]
     pub dns: bool,
-    /// Give a workload a name on this node: NAME=KEY makes it NAME.<this node>.mesh for everybody.
+    /// Give a workload a name on this node: NAME=KEY makes it `NAME.NODE.mesh` for everybody.
     #[arg(long = "name", value_name = "NAME=KEY", value_parser = parse_name)]
     pub names: Vec<(HostName, Public32)>,
     /// Give the machines of this host no names of their own. Without this, a machine of `hypha run`
-    /// that is attached here is <its name>.<this node>.mesh for everybody.
+    /// that is attached here is `NAME.NODE.mesh` for everybody.
     #[arg(long)]
     pub no_names: bool,
     /// Call another node by a name of this host's own: NAME=KEY makes it NAME.mesh here.
