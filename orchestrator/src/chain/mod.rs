@@ -54,6 +54,15 @@ pub enum ChainVerbError {
     /// There is none.
     #[error("there is no chain in this state ({0} is missing): make one with `hypha chain init`")]
     NoChain(PathBuf),
+    /// Another process has it.
+    #[error("{path} can't be opened: {source}; if `hypha chain serve` runs, give --at ADDRESS")]
+    Busy {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ChainError,
+    },
     /// There is one with another number.
     #[error("the chain in this state has the number {there}, not {wanted}")]
     OtherChain {
@@ -108,7 +117,7 @@ impl ChainVerbError {
                 exit_code::BAD_SPEC
             }
             Self::NoChain(_) => exit_code::NOT_FOUND,
-            Self::OtherChain { .. } | Self::Server(_) => exit_code::CONFLICT,
+            Self::OtherChain { .. } | Self::Busy { .. } | Self::Server(_) => exit_code::CONFLICT,
             Self::Unreachable { .. } => exit_code::UNAVAILABLE,
             _ => exit_code::FAILURE,
         }
@@ -156,6 +165,15 @@ impl Place {
 
     fn account(&self) -> Result<Key, ChainVerbError> {
         Ok(Key::from_bytes(state::key(&self.folder.join("account"))?.expose())?)
+    }
+
+    /// Opens the chain.
+    fn chain(&self) -> Result<Chain, ChainVerbError> {
+        let path = self.blocks();
+        Chain::open(&path, self.seed()?).map_err(|source| match source {
+            ChainError::Store(_) => ChainVerbError::Busy { path, source },
+            source => source.into(),
+        })
     }
 
     /// What is known of the chain, if it is finished.
@@ -208,7 +226,7 @@ fn init(place: &Place, chain_id: u64, cadence: u64, tokens: u64) -> Result<(), C
     }
     let (seed, account) = (place.seed()?, place.account()?);
     let chain = if place.blocks().exists() {
-        Chain::open(&place.blocks(), seed)?
+        place.chain()?
     } else {
         let timestamp = now_secs().saturating_sub(HEAD_START_BLOCKS * cadence);
         let balances = Vec::new();
@@ -271,7 +289,7 @@ fn serve(place: &Place, listen: SocketAddr, json: bool) -> Result<i32, ChainVerb
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
-    let chain = Arc::new(Mutex::new(Chain::open(&place.blocks(), place.seed()?)?));
+    let chain = Arc::new(Mutex::new(place.chain()?));
     let server = Server::start(Arc::clone(&chain), listen)?;
     let (at, number) = (server.address(), found.chain_id);
     print(&if json {
@@ -300,10 +318,7 @@ fn status(place: &Place, at: Option<SocketAddr>, json: bool) -> Result<i32, Chai
                 .map_err(|source| ChainVerbError::Unreachable { at, source })?;
             Client::Remote(Arc::new(remote))
         }
-        None => {
-            let chain = Chain::open(&place.blocks(), place.seed()?)?;
-            Client::Embedded(Arc::new(Mutex::new(chain)))
-        }
+        None => Client::Embedded(Arc::new(Mutex::new(place.chain()?))),
     };
     let (suite, account) = (found.suite(), place.account()?.address());
     let head = client.head()?;

@@ -29,6 +29,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     (
         "orchestrator",
         &[
+            "hypha-chain",
             "mesh-edge",
             "mesh-egress",
             "mesh-lab",
