@@ -5,7 +5,6 @@
 //! * [`daemon`]: the thread that moves batches between sockets, the TUN and the core.
 //! * [`exit`]: the way out of the mesh, for those who may.
 //! * [`orders`]: what the control socket is asked, and answers.
-//! * [`sequence`]: the numbers of announcements.
 //! * [`tun`]: the host's network interface.
 #![deny(unsafe_code)]
 

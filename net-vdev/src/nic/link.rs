@@ -218,7 +218,7 @@ impl Link {
     }
 
     /// Nothing more comes in together with what was received last.
-    pub(super) fn flush_merged(&mut self, now_ns: u64) {
+    pub fn flush_merged(&mut self, now_ns: u64) {
         self.inbox.flush(now_ns, &mut self.counters);
     }
 
