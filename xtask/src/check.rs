@@ -17,7 +17,7 @@ use crate::tally::{self, Tally};
 use crate::task::Task;
 
 /// How long each fuzz target runs under cargo-fuzz.
-const FUZZ_SECONDS: u64 = 10;
+const FUZZ_SECONDS: u64 = 6;
 
 /// What a step came to.
 enum Outcome {
