@@ -17,6 +17,7 @@ mod typed {
         /// A node's checkpoints of a thread in a pulse, to Disputes.
         struct Checkpoints { uint32 node; uint64 pulse; uint16 thread; uint64 count; bytes32 root; }
         /// A node's claim that a run leads from one state to another, to Disputes.
+        #[derive(Debug, PartialEq, Eq)]
         struct RunClaim { uint32 node; uint8 verifier; uint64 segments; bytes32 start; bytes32 end; }
         /// An approval by signature (EIP-2612), to GridToken.
         struct Permit { address owner; address spender; uint256 value; uint256 nonce; uint256 deadline; }

@@ -118,6 +118,44 @@ pub struct ExtentPath {
     pub siblings: Vec<(bool, u64, B256)>,
 }
 
+/// Where an extent's way leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Climbed {
+    /// The plot's root.
+    pub root: B256,
+    /// Offset of the extent's first byte in the plot.
+    pub start: u64,
+    /// All bytes of the plot.
+    pub bytes_len: u64,
+}
+
+impl ExtentPath {
+    /// The most levels that a way may have, as for the contracts.
+    pub const LEVELS_MAX: usize = 40;
+
+    /// Where this way leads, from the extent and the siblings alone; `None` if it has too many levels
+    /// or its sums don't fit 64 bits.
+    #[must_use]
+    pub fn climb(&self) -> Option<Climbed> {
+        if self.siblings.len() > Self::LEVELS_MAX {
+            return None;
+        }
+        let mut at = (self.extent.bytes_len, self.extent.hash());
+        let mut start: u64 = 0;
+        for (is_left, sum, hash) in &self.siblings {
+            let sibling = (*sum, *hash);
+            let both = at.0.checked_add(*sum)?;
+            let hash = if *is_left { sum_node(&sibling, &at) } else { sum_node(&at, &sibling) };
+            if *is_left {
+                start = start.checked_add(*sum)?;
+            }
+            at = (both, hash);
+        }
+        let root = keccak256([&[2], at.0.to_be_bytes().as_slice(), at.1.as_slice()].concat());
+        Some(Climbed { root, start, bytes_len: at.0 })
+    }
+}
+
 /// The sum tree over a node's extents: any byte of the whole can be asked for.
 pub struct Plot {
     extents: Vec<Extent>,
@@ -249,6 +287,11 @@ mod tests {
         for offset in 0..25 {
             let path = plot.path(offset).unwrap();
             assert!(path.start <= offset && offset - path.start < path.extent.bytes_len);
+            let climbed = path.climb().unwrap();
+            assert_eq!(climbed, Climbed { root: plot.root(), start: path.start, bytes_len: 25 });
+            let mut lies = path;
+            lies.siblings[0].1 = u64::MAX;
+            assert_ne!(lies.climb().map(|it| it.root), Some(plot.root()));
         }
         assert_eq!(plot.path(25), None);
     }

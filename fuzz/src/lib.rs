@@ -26,6 +26,7 @@ pub mod mycelium;
 pub mod nat;
 pub mod nbd;
 pub mod offload;
+pub mod pulse_answer;
 pub mod register;
 pub mod segment;
 pub mod shard_handshake;
@@ -69,6 +70,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nat", check: nat::check, runs: 10000 },
     Target { name: "nbd", check: nbd::check, runs: 20000 },
     Target { name: "offload", check: offload::check, runs: 3000 },
+    Target { name: "pulse_answer", check: pulse_answer::check, runs: 500 },
     Target { name: "register", check: register::check, runs: 2000 },
     Target { name: "segment", check: segment::check, runs: 2000 },
     Target { name: "shard_handshake", check: shard_handshake::check, runs: 500 },

@@ -204,3 +204,8 @@ fn the_chain_withstands_any_question() {
 fn a_client_withstands_any_answer_of_a_node() {
     smoke("chain_answer");
 }
+
+#[test]
+fn a_witness_withstands_any_answer() {
+    smoke("pulse_answer");
+}

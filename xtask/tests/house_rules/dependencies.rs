@@ -9,7 +9,7 @@ use crate::assert_none;
 use crate::files::root;
 
 /// Each crate of ours and the crates of ours that it may use (docs/ARCHITECTURE.md draws this).
-const ARROWS: [(&str, &[&str]); 20] = [
+const ARROWS: [(&str, &[&str]); 21] = [
     ("abi", &[]),
     ("spec", &[]),
     ("vdev", &[]),
@@ -25,6 +25,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("mesh-node", &["mesh-egress", "mesh-router", "net-vdev", "spec"]),
     ("guest-kernel", &["abi"]),
     ("hypha-chain", &[]),
+    ("hypha-proofs", &["hypha-chain", "storage-vdev"]),
     ("vmm", &["abi", "net-vdev", "spec", "storage-vdev", "vdev"]),
     (
         "orchestrator",
@@ -49,6 +50,7 @@ const ANY: &[&str] = &[
     "abi",
     "guest-kernel",
     "hypha-chain",
+    "hypha-proofs",
     "mesh-edge",
     "mesh-egress",
     "mesh-lab",

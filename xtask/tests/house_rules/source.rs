@@ -25,12 +25,13 @@ const UNSAFE_FILES: [(&str, &str); 15] = [
 ];
 
 /// Protocol, storage and guest logic, which is given its time and its randomness.
-const TIMELESS: [&str; 6] = [
+const TIMELESS: [&str; 7] = [
     "chain/src/",
     "guest-kernel/src/",
     "net-vdev/edge/src/",
     "net-vdev/router/src/",
     "net-vdev/src/",
+    "proofs/src/",
     "storage-vdev/src/",
 ];
 

@@ -1,0 +1,336 @@
+//! Cheaters as code: each answers the real verifier as well as it can.
+
+use hypha_chain::tree::ExtentKind;
+use hypha_chain::{B256, keccak256};
+use hypha_proofs::cpu::{Chain, ChainRun, SegmentError, segment_end, segment_start};
+use hypha_proofs::disk::DiskError;
+use hypha_proofs::label::{FILLER_LAYERS, LABEL_BYTES, fill};
+use hypha_proofs::prover::{ProverError, sign_answer};
+use hypha_proofs::ram::{StepError, Walk, drawn_label, next_state};
+use hypha_proofs::regenerate::{RegenerateError, Regeneration};
+use hypha_proofs::store::OpenError;
+use hypha_proofs::verifier::{Fault, Refusal, Verifier};
+use hypha_proofs::wire::Opening;
+
+use crate::node::{Node, RULES, SECOND, binding, challenge, filler, judge, key, salt, store_of};
+
+/// The node's answer with the checkpoints of its chains replaced, opened as a liar signs it.
+fn lie_about_chains(node: &Node, lie: impl Fn(u16) -> Vec<B256>, draw: B256) -> Vec<Fault> {
+    let outcome = outcome_of_lie(node, lie, draw);
+    outcome.faults
+}
+
+fn outcome_of_lie(
+    node: &Node,
+    lie: impl Fn(u16) -> Vec<B256>,
+    draw: B256,
+) -> hypha_proofs::verifier::Outcome {
+    let pulse = node.binding.pulse(&challenge(1));
+    let honest = node.answer(&challenge(1));
+    let chains: Vec<Chain> =
+        (0..node.threads).map(|thread| Chain::of(lie(thread)).unwrap()).collect();
+    let mut signed = honest.commitment(&key());
+    signed.commitment.threads = chains.iter().map(Chain::root).collect();
+    signed.signature = sign_answer(&node.binding, &signed.commitment, &key());
+    let mut verifier = Verifier::new(RULES, node.claim(), challenge(1), 0);
+    let draw = verifier.on_commitment(&signed.encode(), SECOND, draw).unwrap();
+    let mut opening = honest.open(&draw, &key()).unwrap();
+    let places = hypha_proofs::cpu::drawn(&draw, &RULES, node.threads);
+    for ((thread, index), shown) in places.into_iter().zip(&mut opening.segments) {
+        let segment = chains[usize::from(thread)].open(index).unwrap_or(shown.0.clone());
+        let claim =
+            hypha_proofs::prover::run_claim(&node.binding, &pulse, (thread, index), &segment);
+        let domain = hypha_chain::message::Reader::Disputes
+            .domain(node.binding.chain_id, node.binding.disputes);
+        *shown = (segment, hypha_chain::message::sign(&claim, &domain, &key()));
+    }
+    verifier.on_opening(&opening.encode(), 2 * SECOND).unwrap()
+}
+
+/// A chain's true checkpoints.
+fn states(pulse: &B256, thread: u16, segments: u64) -> Vec<B256> {
+    let mut states = vec![*pulse];
+    for index in 0..segments {
+        let state = *states.last().unwrap();
+        states.push(segment_end(&segment_start(pulse, thread, index, &state)));
+    }
+    states
+}
+
+#[test]
+fn a_core_that_does_half_of_each_chain_is_caught_and_has_signed_the_evidence() {
+    let node = Node::honest(7);
+    let pulse = node.binding.pulse(&challenge(1));
+    let half = |thread| {
+        let mut states = states(&pulse, thread, RULES.segments / 2);
+        let missing = RULES.segments / 2;
+        states.extend((0..missing).map(|at| keccak256(at.to_be_bytes())));
+        states
+    };
+    let outcome = outcome_of_lie(&node, half, keccak256("draw"));
+    assert!(matches!(outcome.faults[..], [Fault::Cpu(SegmentError::False { .. })]));
+    assert_eq!(outcome.verdict.threads, 0);
+    let (claim, _) = outcome.evidence.first().unwrap();
+    assert_ne!(segment_end(&claim.start), claim.end, "Disputes judges as the witness does");
+}
+
+#[test]
+fn a_chain_that_was_computed_before_the_pulse_is_caught_in_every_segment() {
+    let node = Node::honest(7);
+    let before = node.binding.pulse(&challenge(0));
+    let old = |thread| states(&before, thread, RULES.segments);
+    let outcome = outcome_of_lie(&node, old, keccak256("draw"));
+    assert!(matches!(outcome.faults[..], [Fault::Cpu(SegmentError::False { .. })]));
+    assert_eq!(outcome.evidence.len(), RULES.cpu_draws as usize);
+}
+
+#[test]
+fn one_chain_shown_for_all_threads_is_caught() {
+    let node = Node::honest(7);
+    let pulse = node.binding.pulse(&challenge(1));
+    let faults = lie_about_chains(&node, |_| states(&pulse, 0, RULES.segments), keccak256("draw"));
+    assert!(matches!(faults[..], [Fault::Cpu(SegmentError::False { thread: 1.., .. })]));
+}
+
+#[test]
+fn a_truncated_chain_is_not_in_a_tree_of_the_asked_size() {
+    let node = Node::honest(7);
+    let pulse = node.binding.pulse(&challenge(1));
+    for length in [1, RULES.segments / 2, RULES.segments - 1] {
+        let faults =
+            lie_about_chains(&node, |thread| states(&pulse, thread, length), keccak256("draw"));
+        assert!(matches!(faults[..], [Fault::Cpu(SegmentError::NotCommitted { .. })]), "{length}");
+    }
+}
+
+#[test]
+fn an_unfinished_chain_or_walk_is_no_answer() {
+    let node = Node::honest(7);
+    let prover = node.prover();
+    let work = prover.begin(&challenge(1)).unwrap();
+    let groups = node.groups(&work);
+    let refused = prover.commit(&challenge(1), work, &groups).err();
+    assert_eq!(refused, Some(ProverError::Unfinished("a chain")));
+    assert!(ChainRun::new(B256::ZERO, 0, 1).finish().is_none());
+}
+
+#[test]
+fn an_old_pulses_answer_is_refused_and_its_work_proves_nothing_in_a_new_one() {
+    let node = Node::honest(7);
+    let old = node.answer(&challenge(1));
+    let mut verifier = Verifier::new(RULES, node.claim(), challenge(2), 0);
+    let bytes = old.commitment(&key()).encode();
+    let refused = verifier.on_commitment(&bytes, 1, B256::ZERO);
+    assert_eq!(refused, Err(Refusal::Other { node: 7, pulse: 1 }));
+    // The old work under the new number.
+    let mut signed = old.commitment(&key());
+    signed.commitment.pulse = 2;
+    signed.signature = sign_answer(&node.binding, &signed.commitment, &key());
+    verifier.on_commitment(&signed.encode(), 1, keccak256("draw")).unwrap();
+    let opening = old.open(&keccak256("draw"), &key()).unwrap();
+    let outcome = verifier.on_opening(&opening.encode(), 2).unwrap();
+    assert_eq!(outcome.faults.len(), 3, "{:?}", outcome.faults);
+    assert_eq!(
+        (outcome.verdict.threads, outcome.verdict.memMiB, outcome.verdict.diskMiB),
+        (0, 0, 0)
+    );
+}
+
+#[test]
+fn work_for_another_beacons_value_proves_nothing() {
+    let node = Node::honest(7);
+    let mut guessed = challenge(1);
+    guessed.seed = keccak256("a guess");
+    let outcome = judge(node.claim(), challenge(1), &node.answer(&guessed), keccak256("draw"));
+    assert_eq!(outcome.faults.len(), 3, "{:?}", outcome.faults);
+}
+
+#[test]
+fn two_identities_cannot_answer_with_one_nodes_work() {
+    let (one, two) = (Node::honest(7), Node::honest(8));
+    let answer = one.answer(&challenge(1));
+    let mut signed = answer.commitment(&key());
+    signed.commitment.node = 8;
+    signed.signature = sign_answer(&two.binding, &signed.commitment, &key());
+    let mut verifier = Verifier::new(RULES, two.claim(), challenge(1), 0);
+    verifier.on_commitment(&signed.encode(), 1, keccak256("draw")).unwrap();
+    let opening = answer.open(&keccak256("draw"), &key()).unwrap();
+    let outcome = verifier.on_opening(&opening.encode(), 2).unwrap();
+    assert_eq!(outcome.faults.len(), 3, "{:?}", outcome.faults);
+}
+
+#[test]
+fn a_disk_that_lost_a_drawn_group_says_so_instead_of_lying() {
+    let node = Node::honest(7);
+    let prover = node.prover();
+    let mut work = prover.begin(&challenge(1)).unwrap();
+    for chain in &mut work.chains {
+        chain.advance(u64::MAX);
+    }
+    work.walk.as_mut().unwrap().advance(&node.table, u64::MAX);
+    let mut groups = node.groups(&work);
+    let offset = work.reads[3].offset;
+    groups[3].fill(0);
+    let refused = prover.commit(&challenge(1), work, &groups).err();
+    assert_eq!(refused, Some(ProverError::Read(OpenError::Changed(offset))));
+}
+
+#[test]
+fn a_missing_fraction_survives_a_pulse_as_often_as_the_draws_allow() {
+    // A tenth of the leaves is gone: (9/10)^64 is 0.1 %, so of 300 pulses hardly one passes.
+    let node = Node::honest(7);
+    let record = node.store.record();
+    let seed = 20_261_121;
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let leaves = record.bytes_len.div_ceil(1024) as usize;
+    let gone: Vec<bool> = (0..leaves).map(|_| rng.u8(..10) == 0).collect();
+    let mut passed = 0;
+    for number in 0..300 {
+        let pulse = node.binding.pulse(&challenge(number));
+        let offsets = hypha_proofs::disk::offsets(&pulse, &RULES, record.bytes_len);
+        passed += u32::from(offsets.iter().all(|at| !gone[(at / 1024) as usize]));
+    }
+    assert!(passed <= 4, "{passed} of 300 passed, seed {seed}");
+}
+
+#[test]
+fn leaves_that_were_not_read_before_the_commitment_prove_nothing() {
+    let node = Node::honest(7);
+    let answer = node.answer(&challenge(1));
+    let mut signed = answer.commitment(&key());
+    signed.commitment.disk = Some(keccak256("to be read later"));
+    signed.signature = sign_answer(&node.binding, &signed.commitment, &key());
+    let outcome =
+        crate::node::judge_as(node.claim(), challenge(1), &signed, &answer, keccak256("draw"));
+    assert_eq!(outcome.faults, [Fault::Disk(DiskError::Digest)]);
+    assert_eq!((outcome.verdict.threads, outcome.verdict.diskMiB), (4, 0));
+}
+
+#[test]
+fn another_leaf_in_the_place_of_a_drawn_one_proves_nothing() {
+    let node = Node::honest(7);
+    let answer = node.answer(&challenge(1));
+    let draw = keccak256("draw");
+    let mut opening = answer.open(&draw, &key()).unwrap();
+    opening.leaves[5] = opening.leaves[6].clone();
+    let bytes = opening.leaves.iter().map(|leaf| leaf.leaf.bytes.as_slice());
+    let mut signed = answer.commitment(&key());
+    signed.commitment.disk = Some(hypha_proofs::disk::digest(bytes));
+    signed.signature = sign_answer(&node.binding, &signed.commitment, &key());
+    let mut verifier = Verifier::new(RULES, node.claim(), challenge(1), 0);
+    verifier.on_commitment(&signed.encode(), 1, draw).unwrap();
+    let outcome = verifier.on_opening(&opening.encode(), 2).unwrap();
+    assert!(matches!(outcome.faults[..], [Fault::Disk(DiskError::Leaf(_))]));
+}
+
+#[test]
+fn a_walk_over_a_table_that_is_not_there_is_caught() {
+    let node = Node::honest(7);
+    let pulse = node.binding.pulse(&challenge(1));
+    let labels = node.table.record().bytes_len / LABEL_BYTES as u64;
+    // Half of the table is in memory; of the rest zeros are taken.
+    let block = fill(node.binding.table(1, 0, &salt()), 2, 2048).unwrap();
+    let (mut state, mut states) = (pulse, pulse.to_vec());
+    for step in 0..RULES.walk_steps {
+        let at = drawn_label(&state, labels) as usize * LABEL_BYTES;
+        let label = block.get(at..at + LABEL_BYTES).unwrap_or(&[0; LABEL_BYTES]);
+        state = next_state(&pulse, step, &state, label);
+        states.extend_from_slice(&state[..]);
+    }
+    let walk = Walk::of(states);
+    let answer = node.answer(&challenge(1));
+    let mut signed = answer.commitment(&key());
+    signed.commitment.walk = Some(walk.root());
+    signed.signature = sign_answer(&node.binding, &signed.commitment, &key());
+    let mut verifier = Verifier::new(RULES, node.claim(), challenge(1), 0);
+    let draw = verifier.on_commitment(&signed.encode(), 1, keccak256("draw")).unwrap();
+    let mut opening: Opening = answer.open(&draw, &key()).unwrap();
+    let drawn = hypha_proofs::ram::drawn(&draw, &RULES);
+    opening.steps = drawn.into_iter().map(|step| walk.open(&node.table, step).unwrap()).collect();
+    let outcome = verifier.on_opening(&opening.encode(), 2).unwrap();
+    assert!(
+        matches!(outcome.faults[..], [Fault::Ram(StepError::False(_))]),
+        "{:?}",
+        outcome.faults
+    );
+    assert_eq!((outcome.verdict.threads, outcome.verdict.memMiB), (4, 0));
+}
+
+#[test]
+fn filler_that_is_cheap_to_make_passes_pulses_and_fails_when_it_is_made_again() {
+    let mut node = Node::honest(7);
+    // Not the node's own filler, but another's: as good as any bytes.
+    node.extents = filler(&binding(8), 3);
+    node.extents.push(vec![1; 5000]);
+    node.store = store_of(&node.extents);
+    let outcome = judge(node.claim(), challenge(1), &node.answer(&challenge(1)), keccak256("draw"));
+    assert_eq!(outcome.faults, [], "a pulse does not look at what the bytes are");
+    for (of, expected) in [(7, false), (8, true)] {
+        let way = node.store.way(0).unwrap();
+        let record = node.store.record();
+        let mut again = Regeneration::of_filler(&binding(of), &salt(), &record, 0, &way).unwrap();
+        while again.advance(1000) > 0 {}
+        assert_eq!(again.finish(), Some(expected), "made again as node {of}'s");
+    }
+    let shard = node.store.record().bytes_len - 1;
+    let way = node.store.way(shard).unwrap();
+    assert_eq!(way.extent.kind, ExtentKind::User);
+    let refused =
+        Regeneration::of_filler(&binding(7), &salt(), &node.store.record(), shard, &way).err();
+    assert_eq!(refused, Some(RegenerateError::User));
+}
+
+#[test]
+fn a_block_of_a_table_is_made_again_under_its_day_alone() {
+    let node = Node::honest(7);
+    let record = node.table.record();
+    let way = node.table.way(70_000).unwrap();
+    for (day, expected) in [(1, true), (2, false)] {
+        let when = (day, &salt());
+        let mut again = Regeneration::of_table(&node.binding, when, &record, 70_000, &way).unwrap();
+        again.advance(u64::MAX);
+        assert_eq!(again.finish(), Some(expected), "day {day}");
+    }
+}
+
+/// How many labels of all layers it takes to make one label of the last layer again, if the kept
+/// ones of that layer are there; counted up to `most`.
+fn labels_to_rebuild(kept: &[bool], layers: u8, wanted: usize, most: usize) -> usize {
+    let count = kept.len() as u64;
+    let context = keccak256("rebuild");
+    // The labels of each layer are needed for their draws: a cheater gets them by the same work.
+    let all: Vec<Vec<u8>> =
+        (1..=layers).map(|layers| fill(context, layers, count).unwrap()).collect();
+    let mut needed = std::collections::HashSet::new();
+    let mut open = vec![(layers - 1, wanted)];
+    while let Some((layer, index)) = open.pop() {
+        if needed.len() >= most || !needed.insert((layer, index)) {
+            continue;
+        }
+        let labels = &all[usize::from(layer)];
+        let previous = match index.checked_sub(1) {
+            None => context,
+            Some(at) => B256::from_slice(&labels[at * LABEL_BYTES..][..LABEL_BYTES]),
+        };
+        let places = hypha_proofs::label::drawn_places(layer, index as u64, count, &previous);
+        let below = layer.saturating_sub(1);
+        let drawn = places.into_iter().flatten().map(|place| (below, place as usize));
+        let before = index.checked_sub(1).map(|at| (layer, at));
+        let is_there = |it: &(u8, usize)| it.0 == layers - 1 && kept[it.1];
+        open.extend(drawn.chain(before).filter(|it| !is_there(it)));
+    }
+    needed.len()
+}
+
+#[test]
+fn one_label_that_was_not_kept_takes_most_of_the_extent_to_make_again() {
+    let seed = 20_261_121;
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let kept: Vec<bool> = (0..8192).map(|_| rng.u8(..10) != 0).collect();
+    let missing = kept.iter().rposition(|kept| !kept).unwrap();
+    let all = kept.len() * usize::from(FILLER_LAYERS);
+    let four = labels_to_rebuild(&kept, FILLER_LAYERS, missing, all);
+    assert!(four > all / 3, "{four} of {all} labels, seed {seed}");
+    let one = labels_to_rebuild(&kept, 1, missing, all);
+    assert!(one < 20, "one layer is no filler: {one} labels, seed {seed}");
+}
