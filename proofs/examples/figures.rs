@@ -67,7 +67,7 @@ fn pulse(binding: Binding, rules: Rules, extent: &[u8], has: (&Table, &Store)) {
     let mut work = prover.begin(&challenge).unwrap();
     let mut chains = work.chains.iter_mut();
     let first = chains.next().unwrap();
-    timed("one thread's chain, 50 million hashes", || first.advance(u64::MAX));
+    timed("one thread's chain, 25 million hashes", || first.advance(u64::MAX));
     // The other threads would run at the same time.
     chains.for_each(|chain| {
         chain.advance(u64::MAX);

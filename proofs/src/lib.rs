@@ -52,7 +52,7 @@ pub struct Rules {
 impl Rules {
     /// What the network asks.
     pub const STANDARD: Self = Self {
-        segments: 50_000,
+        segments: 25_000,
         walk_steps: 1 << 21,
         cpu_draws: 32,
         walk_draws: 8,
