@@ -170,14 +170,18 @@ impl Endpoint {
         local: &Local<'_>,
         deliver: &mut dyn FnMut(&VirtioNetHeader, &[u8]),
     ) {
-        if let Err(reason) = self.admit_local(now_ns, local) {
-            self.counters.drop(reason);
-        } else {
-            deliver(&local.header, local.packet);
+        match self.admit_local(now_ns, local) {
+            Ok(header) => deliver(&header, local.packet),
+            Err(reason) => self.counters.drop(reason),
         }
     }
 
-    fn admit_local(&mut self, now_ns: u64, local: &Local<'_>) -> Result<(), DropReason> {
+    /// The header for whoever takes the packet: nothing in it is the sender's word alone.
+    fn admit_local(
+        &mut self,
+        now_ns: u64,
+        local: &Local<'_>,
+    ) -> Result<VirtioNetHeader, DropReason> {
         let index = self.by_key.get(&local.member).copied().ok_or(DropReason::LocalStranger)?;
         self.drop_dead_sessions(now_ns, index);
         if self.peers.get(index).is_none_or(|peer| peer.current.is_none()) {
@@ -185,15 +189,16 @@ impl Endpoint {
         }
         let packet = Packet::parse(local.packet).map_err(|_| DropReason::InboundMalformed)?;
         let is_whole = local.header.segmentation.is_some() || packet.len <= MTU;
-        let fits = Segmenter::new(&local.header, local.packet, AS_IT_IS).is_ok();
+        let segmenter = Segmenter::new(&local.header, local.packet, AS_IT_IS)
+            .map_err(|_| DropReason::InboundMalformed)?;
         let packets = packets_of(&local.header, packet.len);
-        if !is_whole || !fits || packet.len != local.packet.len() || packets > PACKETS_MAX {
+        if !is_whole || packet.len != local.packet.len() || packets > PACKETS_MAX {
             return Err(DropReason::InboundMalformed);
         }
         self.check_inbound(now_ns, index, &packet, packets)?;
         if let Some(peer) = self.peers.get_mut(index) {
             peer.heard_ns = now_ns;
         }
-        Ok(())
+        Ok(segmenter.true_header(&local.header))
     }
 }

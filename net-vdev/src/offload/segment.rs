@@ -9,7 +9,7 @@
 
 use super::PACKET_BYTES_MAX;
 use super::checksum::{Sum, pseudo_header};
-use super::header::{SegmentationKind, VirtioNetHeader};
+use super::header::{Segmentation, SegmentationKind, VirtioNetHeader};
 use super::headers::{CWR, FIN, Headers, PSH, RST, SYN, double_word, put, word};
 
 /// How many packets one batch holds at most: what UDP_SEGMENT takes on every kernel that has it.
@@ -151,6 +151,16 @@ impl<'a> Segmenter<'a> {
             let headers = cut.headers;
             headers.len.min(headers.headers_bytes + cut.payload_bytes)
         })
+    }
+
+    /// The header that the frame came with, with the length of its headers as they are: a hint that
+    /// nobody else checks, and that a receiver may believe.
+    #[must_use]
+    pub fn true_header(&self, header: &VirtioNetHeader) -> VirtioNetHeader {
+        let headers_bytes = self.cut.as_ref().map_or(0, |cut| cut.headers.headers_bytes);
+        let headers_bytes = u16::try_from(headers_bytes).unwrap_or(0);
+        let segmentation = header.segmentation.map(|it| Segmentation { headers_bytes, ..it });
+        VirtioNetHeader { segmentation, ..*header }
     }
 
     /// Writes the next packets into `buffer` from its start; `None` when there are no more. If they

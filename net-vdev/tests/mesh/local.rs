@@ -128,6 +128,22 @@ fn a_super_frame_counts_for_what_it_stands_for_and_one_of_too_many_packets_for_n
 }
 
 #[test]
+fn the_length_of_a_super_frame_s_headers_is_not_the_sender_s_word() {
+    let mut world = neighbours();
+    let (mut header, mut packet) = super_frame(&world, 3000);
+    let [from, to] = [0, 1].map(|index| world.members[index].address());
+    world.send_packet(1, &tcp((to, PORT), (from, 4000), crate::packets::SYN));
+    header.segmentation = header.segmentation.map(|it| Segmentation { headers_bytes: 9999, ..it });
+    let member = world.members[0].key();
+    let now_ns = world.now_ns;
+    let mut told = None;
+    let local = Local { member, header, packet: &mut packet };
+    let endpoint = &mut world.members[1].endpoint;
+    endpoint.receive_local(now_ns, &local, &mut |header, _| told = header.segmentation);
+    assert_eq!(told.unwrap().headers_bytes, 60);
+}
+
+#[test]
 fn the_firewall_and_the_check_of_sources_hold_as_ever() {
     let mut world = neighbours();
     let [from, to] = [0, 1].map(|index| world.members[index].address());
