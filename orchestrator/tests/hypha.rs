@@ -327,8 +327,8 @@ fn a_machine_inherits_its_sockets_its_configuration_and_nothing_else() {
     // other machine's socket, the listener or the lock.
     let fds = read("web.fds");
     let count = |what: &str| fds.lines().filter(|line| line.contains(what)).count();
-    // The mesh socket and the one to the keeper of its descriptors.
-    assert_eq!((count("socket:"), count("memfd:"), count("/state/")), (2, 1, 0), "{fds}");
+    // The mesh socket, the card's end of its uplink, and the one to the keeper of its descriptors.
+    assert_eq!((count("socket:"), count("memfd:"), count("/state/")), (3, 1, 0), "{fds}");
     assert!(!place.path("web.writable").exists(), "the configuration is sealed");
 }
 
