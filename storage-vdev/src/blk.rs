@@ -320,8 +320,8 @@ impl<N: Nodes> Device for BlockDevice<N> {
         Some(now_ns.saturating_add(ATTEND_NS))
     }
 
-    fn ready_fds<'a>(&'a self, into: &mut Vec<BorrowedFd<'a>>) {
-        into.extend(self.volume.ready_fd());
+    fn ready_fds<'a>(&'a self, watch: &mut dyn FnMut(BorrowedFd<'a>)) {
+        self.volume.ready_fd().into_iter().for_each(watch);
     }
 
     fn close(&mut self) -> Result<(), DeviceError> {

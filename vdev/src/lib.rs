@@ -62,8 +62,8 @@ pub trait Device {
         None
     }
 
-    /// Adds the descriptors whose readability means that [`Device::process`] has something to do.
-    fn ready_fds<'a>(&'a self, into: &mut Vec<BorrowedFd<'a>>);
+    /// Names the descriptors whose readability means that [`Device::process`] has something to do.
+    fn ready_fds<'a>(&'a self, watch: &mut dyn FnMut(BorrowedFd<'a>));
 
     /// Writes back what the device holds and releases its back end. Called once, when the VM ends
     /// in good order (not after a crash of the process).

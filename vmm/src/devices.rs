@@ -105,10 +105,11 @@ impl Devices {
     }
 
     /// The descriptors whose readability means work.
-    pub fn poll_fds(&self) -> Vec<PollFd<'_>> {
-        let mut fds: Vec<BorrowedFd<'_>> = Vec::new();
-        self.attached.iter().for_each(|attached| attached.device.ready_fds(&mut fds));
-        fds.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect()
+    pub fn poll_fds<'a>(&'a self) -> Vec<PollFd<'a>> {
+        let mut fds = Vec::new();
+        let mut watch = |fd: BorrowedFd<'a>| fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        self.attached.iter().for_each(|attached| attached.device.ready_fds(&mut watch));
+        fds
     }
 
     /// Closes every device, all of them even if one fails.

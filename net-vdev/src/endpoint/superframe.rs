@@ -30,7 +30,7 @@ impl Endpoint {
         let index = self.routes.get(&self.through(packet.destination)).copied();
         let packets = packets_of(header, packet.len);
         if let Some(index) = index.filter(|index| self.takes_local(*index, packets)) {
-            return self.send_frame_local(now_ns, index, header, bytes);
+            return self.send_frame_local(now_ns, index, header, (bytes, &packet));
         }
         let session = index.and_then(|index| {
             self.drop_dead_sessions(now_ns, index);
@@ -83,17 +83,16 @@ impl Endpoint {
         now_ns: u64,
         index: usize,
         header: &VirtioNetHeader,
-        packet: &[u8],
+        (bytes, packet): (&[u8], &Packet),
     ) -> Result<(), DropReason> {
-        let parsed = Packet::parse(packet).map_err(|_| DropReason::OutboundMalformed)?;
-        if header.segmentation.is_none() && parsed.len > MTU {
+        if header.segmentation.is_none() && packet.len > MTU {
             return Err(DropReason::OutboundOversize);
         }
-        if !self.has(&parsed.source) {
+        if !self.has(&packet.source) {
             return Err(DropReason::OutboundSource);
         }
-        self.ask_to_send(now_ns, index, &parsed, packets_of(header, parsed.len))?;
-        self.send_local(now_ns, index, header, packet.get(..parsed.len).unwrap_or_default())
+        self.ask_to_send(now_ns, index, packet, packets_of(header, packet.len))?;
+        self.send_local(now_ns, index, header, bytes.get(..packet.len).unwrap_or_default())
     }
 
     /// Sends each packet of a frame by itself.

@@ -294,12 +294,15 @@ impl NetDevice {
             };
         };
         frame.set_buffer_count(last + 1);
-        let bytes = [&frame.headers[..], &frame.payload].concat();
-        let mut rest = bytes.as_slice();
+        let mut rest = [&frame.headers[..], &frame.payload];
         for chain in self.buffers.drain(..=last) {
-            let written = chain.write_at(ram, 0, rest);
-            rest = rest.get(written..).unwrap_or_default();
-            queue.push_used(ram, chain.head(), u32::try_from(written).unwrap_or(0))?;
+            let mut at = 0;
+            for part in &mut rest {
+                let written = chain.write_at(ram, at, part);
+                *part = part.get(written..).unwrap_or_default();
+                at += written;
+            }
+            queue.push_used(ram, chain.head(), u32::try_from(at).unwrap_or(0))?;
         }
         Ok(())
     }
@@ -391,9 +394,9 @@ impl Device for NetDevice {
         })
     }
 
-    fn ready_fds<'a>(&'a self, into: &mut Vec<BorrowedFd<'a>>) {
-        into.push(self.socket.as_fd());
-        into.extend(self.uplink.as_ref().and_then(Uplink::ready_fd));
+    fn ready_fds<'a>(&'a self, watch: &mut dyn FnMut(BorrowedFd<'a>)) {
+        watch(self.socket.as_fd());
+        self.uplink.as_ref().and_then(Uplink::ready_fd).into_iter().for_each(watch);
     }
 
     fn close(&mut self) -> Result<(), DeviceError> {

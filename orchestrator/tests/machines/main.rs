@@ -1,6 +1,7 @@
 //! The command `hypha` with the real `vmm`, real guests on real KVM, and a plain TCP client.
 #![expect(clippy::expect_used, reason = "a test that can't go on fails")]
 
+mod dist;
 mod shard_servers;
 
 use std::fs;
@@ -13,19 +14,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-/// The folder with `vmm` and `images/`, if guests can run here; otherwise says loudly why not.
-fn dist() -> Option<PathBuf> {
-    let required = std::env::var_os("HYPHA_REQUIRE_KVM").is_some_and(|value| value == "1");
-    let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
-    let refusal = match (kvm, std::env::var_os("HYPHA_DIST")) {
-        (Ok(_), Some(dist)) => return Some(dist.into()),
-        (Err(error), _) => format!("/dev/kvm: {error}"),
-        (_, None) => "HYPHA_DIST is not set; `cargo xtask test` sets it".to_owned(),
-    };
-    assert!(!required, "{refusal}");
-    println!("SKIPPED: {refusal}");
-    None
-}
+use crate::dist::dist;
 
 /// A spec with a state of its own.
 struct Place {

@@ -3,29 +3,16 @@
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use mesh_lab::{Lab, Node};
 use net_vdev::{PrivateKey, PublicKey};
 use serde_json::{Value, json};
 
+use crate::dist::dist;
 use crate::outside::start_with;
-use crate::{await_that, hypha, lab, nodes, start};
-
-/// The folder with `vmm` and `images/`, if guests can run here; otherwise says loudly why not.
-fn dist() -> Option<PathBuf> {
-    let required = std::env::var_os("HYPHA_REQUIRE_KVM").is_some_and(|value| value == "1");
-    let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
-    let refusal = match (kvm, std::env::var_os("HYPHA_DIST")) {
-        (Ok(_), Some(dist)) => return Some(dist.into()),
-        (Err(error), _) => format!("/dev/kvm: {error}"),
-        (_, None) => "HYPHA_DIST is not set; `cargo xtask test` sets it".to_owned(),
-    };
-    assert!(!required, "{refusal}");
-    println!("SKIPPED: {refusal}");
-    None
-}
+use crate::{await_that, counter, hypha, lab, nodes, start};
 
 /// Gives the machine `name` of the deployment of the same name this key.
 fn give_key(node: &Node, name: &str, byte: u8) -> PublicKey {
@@ -71,12 +58,6 @@ fn curl(lab: &Lab, node: &Node, words: &[&str]) -> Output {
     let mut command = lab.command(&node.namespace, "curl");
     command.args(["-6", "-s", "-g", "-m", "5", "-f"]).args(words);
     command.output().unwrap()
-}
-
-fn counter(lab: &Lab, node: &Node, name: &str) -> u64 {
-    let status = node.status(lab).unwrap();
-    let counters = status["counters"].as_array().unwrap();
-    counters.iter().find(|it| it[0] == name).map_or(0, |it| it[1].as_u64().unwrap())
 }
 
 #[test]

@@ -7,6 +7,8 @@
 )]
 
 mod by_hand;
+#[path = "../machines/dist.rs"]
+mod dist;
 mod edge;
 mod lines;
 mod links;
@@ -91,6 +93,13 @@ fn ping_during(
     let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
     let longest = gaps.fold(0.0f64, f64::max);
     (times.len(), Duration::from_secs_f64(longest))
+}
+
+/// What a node has counted under a name; 0 if nothing.
+fn counter(lab: &Lab, node: &Node, name: &str) -> u64 {
+    let status = node.status(lab).unwrap();
+    let counters = status["counters"].as_array().unwrap();
+    counters.iter().find(|it| it[0] == name).map_or(0, |it| it[1].as_u64().unwrap())
 }
 
 /// Waits until something is so, for at most some ten seconds.

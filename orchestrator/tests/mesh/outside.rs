@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use mesh_lab::{Lab, Node, NodeOptions, Wire};
 
-use crate::{await_that, lab, nodes, start};
+use crate::{await_that, counter, lab, nodes, start};
 
 /// Serves its arguments: an address and a text, over HTTP.
 const SERVER: &str = "
@@ -76,13 +76,8 @@ fn a_host_reaches_ipv4_through_another_node_and_only_where_that_lets_it() {
     assert_eq!(fetch(&lab, "x", "http://10.77.99.9:8080/").as_deref(), Ok("beyond"));
     assert!(fetch(&lab, "a", "http://[64:ff9b::10.77.99.9]:8080/").is_err());
     assert!(fetch(&lab, "a", "http://[64:ff9b::127.0.0.1]:8080/").is_err());
-    let status = exit.status(&lab).unwrap();
-    let counters = status["counters"].as_array().unwrap();
-    let count = |name: &str| {
-        counters.iter().find(|it| it[0] == name).map_or(0, |it| it[1].as_u64().unwrap())
-    };
-    assert!(count("exit_flows_opened") >= 1);
-    assert!(count("exit_dropped_forbidden") >= 2);
+    assert!(counter(&lab, &exit, "exit_flows_opened") >= 1);
+    assert!(counter(&lab, &exit, "exit_dropped_forbidden") >= 2);
 }
 
 #[test]
@@ -98,10 +93,7 @@ fn who_is_not_listed_does_not_get_out() {
     start_with(&mut lab, &one, &[(&exit, &wire)], &["--exit", &exit.key]);
     lab.await_member(&one, &exit).unwrap();
     assert!(fetch(&lab, "a", &format!("http://[64:ff9b::{server}]:8080/")).is_err());
-    let status = exit.status(&lab).unwrap();
-    let counters = status["counters"].as_array().unwrap();
-    let strangers = counters.iter().find(|it| it[0] == "exit_strangers").unwrap();
-    assert!(strangers[1].as_u64().unwrap() >= 1);
+    assert!(counter(&lab, &exit, "exit_strangers") >= 1);
 }
 
 #[test]
