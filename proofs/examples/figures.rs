@@ -13,7 +13,7 @@ use hypha_chain::key::Key;
 use hypha_chain::tree::ExtentKind;
 use hypha_chain::{Address, B256, keccak256};
 use hypha_proofs::binding::Binding;
-use hypha_proofs::label::{FILLER_LAYERS, TABLE_LAYERS, fill};
+use hypha_proofs::label::{FILLER_LAYERS, LABEL_BYTES, TABLE_LAYERS, fill};
 use hypha_proofs::prover::Prover;
 use hypha_proofs::ram::{BLOCK_LABELS, Table};
 use hypha_proofs::store::{ExtentTree, Store};
@@ -23,6 +23,11 @@ use hypha_proofs::{Challenge, Rules};
 /// 64 MiB: a sixteenth of an extent, which takes minutes.
 const EXTENT_LABELS: u64 = 1 << 21;
 const THREADS: u16 = 8;
+
+/// The standard ones, for such an extent.
+fn rules() -> Rules {
+    Rules { filler_bytes: EXTENT_LABELS * LABEL_BYTES as u64, ..Rules::STANDARD }
+}
 
 /// How long something takes, printed.
 fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
@@ -41,7 +46,7 @@ fn main() {
         disputes: address(3),
         node: 7,
     };
-    let (salt, rules) = (keccak256("salt"), Rules::STANDARD);
+    let (salt, rules) = (keccak256("salt"), rules());
     let start = Instant::now();
     let extent = fill(binding.filler(0, 0, &salt), FILLER_LAYERS, EXTENT_LABELS).unwrap();
     let mib_per_second = (extent.len() >> 20) as f64 / start.elapsed().as_secs_f64();
@@ -133,7 +138,7 @@ fn pulse(binding: Binding, rules: Rules, extent: &[u8], has: (&Table, &Store)) {
 
 /// A node without 1 % of its leaves: simulated draws, and what the formula says.
 fn chances() {
-    let rules = Rules::STANDARD;
+    let rules = rules();
     let (pulses, leaves) = (20_000_u64, 1_u64 << 30);
     let missing = |offset: u64| (offset / 1024).is_multiple_of(100);
     let caught = (0..pulses).filter(|pulse| {

@@ -1,7 +1,9 @@
 //! The disk's part of a pulse: leaves at bytes that the pulse draws.
 
+use std::collections::BTreeMap;
+
 use hypha_chain::B256;
-use hypha_chain::tree::ExtentKind;
+use hypha_chain::tree::{Extent, ExtentKind};
 
 use crate::store::{LeafError, PlotRecord, ShownLeaf};
 use crate::{Rules, draw, sha256};
@@ -38,6 +40,17 @@ pub enum DiskError {
     /// One of them is wrong.
     #[error(transparent)]
     Leaf(#[from] LeafError),
+    /// Filler that is made again faster than it is read.
+    #[error("filler extent {id} has {bytes_len} bytes, less than filler must have")]
+    Short {
+        /// The extent's id.
+        id: u64,
+        /// Its bytes.
+        bytes_len: u64,
+    },
+    /// Kept once and counted twice: `Capacity.duplicate` takes all stake for the two ways.
+    #[error("filler extent {0} is at two places of the plot")]
+    Twice(u64),
 }
 
 /// Checks all drawn leaves. Returns how many of them lie in filler; the rest are users'.
@@ -59,9 +72,20 @@ pub fn check(
         return Err(DiskError::Digest);
     }
     let mut filler = 0;
+    let mut places = BTreeMap::new();
     for (leaf, offset) in shown.iter().zip(offsets) {
         leaf.check(plot, offset)?;
-        filler += u32::from(leaf.way.extent.kind == ExtentKind::Filler);
+        let Extent { kind, id, bytes_len, .. } = leaf.way.extent;
+        if kind == ExtentKind::User {
+            continue;
+        }
+        if bytes_len < rules.filler_bytes {
+            return Err(DiskError::Short { id, bytes_len });
+        }
+        if *places.entry(id).or_insert(leaf.way.start) != leaf.way.start {
+            return Err(DiskError::Twice(id));
+        }
+        filler += 1;
     }
     Ok(filler)
 }

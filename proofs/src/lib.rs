@@ -47,6 +47,10 @@ pub struct Rules {
     pub commit_ns: u64,
     /// From draw to opening, in nanoseconds.
     pub open_ns: u64,
+    /// Bytes that an extent of filler has at least: a short one is made again in time, out of nothing.
+    pub filler_bytes: u64,
+    /// Bytes of a table's block, but for the last: likewise.
+    pub block_bytes: u64,
 }
 
 impl Rules {
@@ -59,6 +63,8 @@ impl Rules {
         disk_draws: 64,
         commit_ns: 5_000_000_000,
         open_ns: 10_000_000_000,
+        filler_bytes: 1 << 30,
+        block_bytes: ram::BLOCK_LABELS * label::LABEL_BYTES as u64,
     };
 
     /// How many segments are drawn of a node with these threads.

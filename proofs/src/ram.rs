@@ -4,7 +4,7 @@
 //! and the label that the state draws: who keeps the table anywhere but in memory is too slow.
 
 use hypha_chain::B256;
-use hypha_chain::tree::{ExtentKind, ExtentPath};
+use hypha_chain::tree::{Extent, ExtentKind, ExtentPath};
 use storage_vdev::audit::{self, AuditTree, LEAF_BYTES, LeafProof, ProofError};
 
 use crate::label::LABEL_BYTES;
@@ -176,6 +176,9 @@ pub enum StepError {
     /// The label is not in the table.
     #[error("the label of step {0} is not in the table: {1}")]
     Label(u64, LeafError),
+    /// A block of another size, at another place, or of another kind than the table's must be.
+    #[error("the label of step {0} is in a block that is not where and what it must be")]
+    Block(u64),
     /// The second state does not follow.
     #[error("step {0} was not taken")]
     False(u64),
@@ -217,6 +220,9 @@ impl Step {
         let offset = index * LABEL_BYTES as u64;
         let place =
             self.label.check(table, offset).map_err(|error| StepError::Label(step, error))?;
+        if !is_in_place(&self.label.way, rules.block_bytes, table.bytes_len) {
+            return Err(StepError::Block(step));
+        }
         // Of a table with blocks of broken labels, no such label is whole.
         let bytes = self.label.leaf.bytes.get(place..place + LABEL_BYTES);
         let label = bytes.ok_or(StepError::False(step))?;
@@ -225,6 +231,16 @@ impl Step {
         }
         Ok(())
     }
+}
+
+/// Whether a block is one that a table may have there. Its number is its place, so that no block is
+/// counted twice; all but the last have one size, so that none is made out of nothing in time.
+fn is_in_place(way: &ExtentPath, block_bytes: u64, bytes_len: u64) -> bool {
+    let Extent { kind, id, bytes_len: len, .. } = way.extent;
+    let is_last = way.start + len == bytes_len;
+    kind == ExtentKind::Filler
+        && id.checked_mul(block_bytes) == Some(way.start)
+        && (len == block_bytes || is_last && len < block_bytes)
 }
 
 /// The leaves of states that step `step` goes between.

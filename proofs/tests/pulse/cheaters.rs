@@ -4,11 +4,11 @@ use hypha_chain::tree::ExtentKind;
 use hypha_chain::{B256, keccak256};
 use hypha_proofs::cpu::{Chain, ChainRun, SegmentError, segment_end, segment_start};
 use hypha_proofs::disk::DiskError;
-use hypha_proofs::label::{FILLER_LAYERS, LABEL_BYTES, fill};
+use hypha_proofs::label::{FILLER_LAYERS, LABEL_BYTES, TABLE_LAYERS, fill};
 use hypha_proofs::prover::{ProverError, sign_answer};
-use hypha_proofs::ram::{StepError, Walk, drawn_label, next_state};
+use hypha_proofs::ram::{StepError, Table, Walk, drawn_label, next_state};
 use hypha_proofs::regenerate::{RegenerateError, Regeneration};
-use hypha_proofs::store::OpenError;
+use hypha_proofs::store::{ExtentTree, OpenError, Store};
 use hypha_proofs::verifier::{Fault, Refusal, Verifier};
 use hypha_proofs::wire::Opening;
 
@@ -333,4 +333,52 @@ fn one_label_that_was_not_kept_takes_most_of_the_extent_to_make_again() {
     assert!(four > all / 3, "{four} of {all} labels, seed {seed}");
     let one = labels_to_rebuild(&kept, 1, missing, all);
     assert!(one < 20, "one layer is no filler: {one} labels, seed {seed}");
+}
+
+/// The node's answer over other extents or blocks than it must have.
+fn faults_of(node: &Node) -> Vec<Fault> {
+    judge(node.claim(), challenge(1), &node.answer(&challenge(1)), keccak256("draw")).faults
+}
+
+#[test]
+fn filler_in_extents_so_short_that_they_are_made_out_of_nothing_proves_nothing() {
+    let mut node = Node::honest(7);
+    let short = |extent| fill(node.binding.filler(0, extent, &salt()), FILLER_LAYERS, 32).unwrap();
+    node.extents = (0..400).map(short).collect();
+    node.store = store_of(&node.extents);
+    assert!(matches!(
+        faults_of(&node)[..],
+        [Fault::Disk(DiskError::Short { bytes_len: 1024, .. })]
+    ));
+}
+
+#[test]
+fn an_extent_that_is_kept_once_and_counted_often_proves_nothing() {
+    let mut node = Node::honest(7);
+    let extents = [0, 1, 1, 2].map(|id| (ExtentKind::Filler, id, &node.extents[id as usize]));
+    let trees = extents.map(|(kind, id, bytes)| (kind, id, ExtentTree::of(bytes)));
+    node.store = Store::new(trees.into()).unwrap();
+    node.extents = [0, 1, 1, 2].map(|id: usize| node.extents[id].clone()).into();
+    assert!(matches!(faults_of(&node)[..], [Fault::Disk(DiskError::Twice(1))]));
+}
+
+#[test]
+fn a_table_of_blocks_so_short_that_they_are_made_out_of_nothing_proves_nothing() {
+    let mut node = Node::honest(7);
+    let crumb = |id| fill(node.binding.table(1, id, &salt()), TABLE_LAYERS, 32).unwrap();
+    node.table = Table::new((0..200).map(crumb).collect()).unwrap();
+    assert!(matches!(faults_of(&node)[..], [Fault::Ram(StepError::Block(_))]));
+}
+
+#[test]
+fn a_block_that_is_kept_once_and_counted_often_is_not_the_one_of_its_place() {
+    let mut node = Node::honest(7);
+    let block = fill(node.binding.table(1, 0, &salt()), TABLE_LAYERS, 2048).unwrap();
+    node.table = Table::new(vec![block; 4]).unwrap();
+    assert_eq!(faults_of(&node), [], "a pulse does not look at what the bytes are");
+    let (record, way) = (node.table.record(), node.table.way(70_000).unwrap());
+    let when = (1, &salt());
+    let mut again = Regeneration::of_table(&node.binding, when, &record, 70_000, &way).unwrap();
+    again.advance(u64::MAX);
+    assert_eq!(again.finish(), Some(false));
 }

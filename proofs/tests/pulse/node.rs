@@ -12,9 +12,16 @@ use hypha_proofs::verifier::{Claim, Outcome, Verifier};
 use hypha_proofs::wire::SignedCommitment;
 use hypha_proofs::{Challenge, Rules};
 
-pub(crate) const RULES: Rules = Rules { segments: 60, walk_steps: 700, ..Rules::STANDARD };
+pub(crate) const RULES: Rules = Rules {
+    segments: 60,
+    walk_steps: 700,
+    filler_bytes: EXTENT_LABELS * 32,
+    block_bytes: BLOCK_LABELS * 32,
+    ..Rules::STANDARD
+};
 pub(crate) const SECOND: u64 = 1_000_000_000;
 const EXTENT_LABELS: u64 = 4096;
+const BLOCK_LABELS: u64 = 2048;
 
 pub(crate) fn binding(node: u32) -> Binding {
     let address = Address::repeat_byte;
@@ -46,7 +53,7 @@ pub(crate) fn filler(binding: &Binding, extents: u32) -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn table(binding: &Binding) -> Table {
-    let block = |block| fill(binding.table(1, block, &salt()), TABLE_LAYERS, 2048).unwrap();
+    let block = |block| fill(binding.table(1, block, &salt()), TABLE_LAYERS, BLOCK_LABELS).unwrap();
     Table::new((0..3).map(block).collect()).unwrap()
 }
 
