@@ -35,6 +35,21 @@ pub struct Head {
     pub hash: B256,
 }
 
+/// A block, as far as pulses follow from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// Its number.
+    pub number: u64,
+    /// Its hash.
+    pub hash: B256,
+    /// The hash of the block before.
+    pub parent: B256,
+    /// Its time, in seconds since 1970.
+    pub timestamp: u64,
+    /// What nobody but a producer knew before.
+    pub prevrandao: B256,
+}
+
 /// What became of a transaction, as both kinds of chain tell it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
@@ -113,6 +128,23 @@ impl Client {
         }
     }
 
+    /// A block; `None` if there is none of that number yet.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn block(&self, number: u64) -> Result<Option<Block>, ClientError> {
+        match self {
+            Self::Embedded(chain) => Ok(locked(chain).header(number)?.map(|header| Block {
+                number,
+                hash: header.hash(),
+                parent: header.parent,
+                timestamp: header.timestamp,
+                prevrandao: header.prevrandao,
+            })),
+            Self::Remote(remote) => Ok(remote.block(number)?),
+        }
+    }
+
     /// The next nonce of an account, what waits counted.
     ///
     /// # Errors
@@ -121,6 +153,17 @@ impl Client {
         match self {
             Self::Embedded(chain) => Ok(locked(chain).next_nonce(address)?),
             Self::Remote(remote) => Ok(remote.nonce(address)?),
+        }
+    }
+
+    /// The nonce of an account in the newest block, what waits not counted.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn settled_nonce(&self, address: Address) -> Result<u64, ClientError> {
+        match self {
+            Self::Embedded(chain) => Ok(locked(chain).account(address)?.0),
+            Self::Remote(remote) => Ok(remote.settled_nonce(address)?),
         }
     }
 
@@ -202,10 +245,24 @@ impl Client {
         to: Option<Address>,
         data: Bytes,
     ) -> Result<B256, ClientError> {
-        let call = Call { from: key.address(), to, data, ..Call::default() };
+        self.send(self.prepare(key.address(), to, data)?.sign(key).raw())
+    }
+
+    /// A call of a contract (or a creation, to nobody) as a transaction to be signed, if it would
+    /// succeed now.
+    ///
+    /// # Errors
+    /// [`ClientError::Reverted`] if it would not, and others.
+    pub fn prepare(
+        &self,
+        from: Address,
+        to: Option<Address>,
+        data: Bytes,
+    ) -> Result<Transaction, ClientError> {
+        let call = Call { from, to, data, ..Call::default() };
         let gas_limit = self.estimate(&call)?;
         let (max_fee, max_priority_fee) = self.fees()?;
-        let transaction = Transaction {
+        Ok(Transaction {
             chain_id: self.chain_id()?,
             nonce: self.nonce(call.from)?,
             max_priority_fee,
@@ -215,8 +272,7 @@ impl Client {
             value: U256::ZERO,
             data: call.data,
             access_list: AccessList::default(),
-        };
-        self.send(transaction.sign(key).raw())
+        })
     }
 
     /// The most to pay per gas now, and the tip, in wei.

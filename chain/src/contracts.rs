@@ -92,8 +92,13 @@ pub fn explain(output: &[u8]) -> String {
         PrevrandaoBeacon::PrevrandaoBeaconErrors,
         DrandBeacon::DrandBeaconErrors,
     );
-    match alloy_sol_types::decode_revert_reason(output) {
-        Some(reason) => reason,
-        None => format!("0x{}", alloy_primitives::hex::encode(output.get(..64).unwrap_or(output))),
+    match <alloy_sol_types::GenericContractError as alloy_sol_types::SolInterface>::abi_decode(
+        output,
+    ) {
+        Ok(reason) => reason.to_string(),
+        // Whatever else it is, it is not shown as text: a contract may return anything.
+        Err(_) => {
+            format!("0x{}", alloy_primitives::hex::encode(output.get(..64).unwrap_or(output)))
+        }
     }
 }

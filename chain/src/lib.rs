@@ -27,4 +27,4 @@ pub mod transaction;
 pub mod tree;
 
 pub use alloy_primitives::{Address, B256, Bytes, TxKind, U256, keccak256};
-pub use alloy_sol_types::SolCall;
+pub use alloy_sol_types::{self as sol_types, SolCall};

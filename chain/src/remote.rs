@@ -3,15 +3,18 @@
 //! Nodes fail and lie. Each request has a time limit and a size limit, is tried at several endpoints, and
 //! is believed if `agreement` of them answer the same. A receipt counts only if its block is still the
 //! one at its height, `confirmations` blocks deep; until then there is none, so that a caller who waits
-//! for it outlives a reorganisation. There is no TLS: put a local proxy in front of a far node.
+//! for it outlives a reorganisation. `https://` is TLS by ring, with the system's authorities (or those of
+//! `SSL_CERT_FILE`).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256, Bytes, Log, LogData, U256};
 use serde_json::{Map, Value, json};
+use ureq::tls::{RootCerts, TlsConfig};
 
-use crate::client::{ClientError, Head, Receipt};
+use crate::client::{Block, ClientError, Head, Receipt};
 use crate::embedded::{Call, Filter, FoundLog};
 use crate::rpc::json::{
     data, quantity, quantity_wide, read_address, read_data, read_hash, read_quantity,
@@ -28,7 +31,7 @@ const ROUNDS: usize = 2;
 /// Which nodes are asked, and how much is believed.
 #[derive(Debug, Clone)]
 pub struct Endpoints {
-    /// `http://` addresses, the best first.
+    /// `http://` and `https://` addresses, the best first.
     pub urls: Vec<String>,
     /// How many must answer the same.
     pub agreement: usize,
@@ -111,6 +114,7 @@ impl Remote {
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(ANSWER_TIME))
             .max_redirects(0)
+            .tls_config(tls())
             .build();
         let agent = ureq::Agent::new_with_config(config);
         let remote = Self { agent, endpoints, chain_id, next_id: AtomicU64::new(1) };
@@ -148,9 +152,25 @@ impl Remote {
         read_head(&block).ok_or_else(|| malformed(method))
     }
 
+    pub(crate) fn block(&self, number: u64) -> Result<Option<Block>, RemoteError> {
+        let method = "eth_getBlockByNumber";
+        let block = self.agreed(method, &json!([quantity(number), false]))?;
+        if block.is_null() {
+            return Ok(None);
+        }
+        let found = read_block(&block).filter(|found| found.number == number);
+        found.map(Some).ok_or_else(|| malformed(method))
+    }
+
     pub(crate) fn nonce(&self, address: Address) -> Result<u64, RemoteError> {
         let method = "eth_getTransactionCount";
         let answer = self.any(method, &json!([data(address.as_slice()), "pending"]))?;
+        read_quantity(&answer).ok_or_else(|| malformed(method))
+    }
+
+    pub(crate) fn settled_nonce(&self, address: Address) -> Result<u64, RemoteError> {
+        let method = "eth_getTransactionCount";
+        let answer = self.any(method, &json!([data(address.as_slice()), "latest"]))?;
         read_quantity(&answer).ok_or_else(|| malformed(method))
     }
 
@@ -182,21 +202,23 @@ impl Remote {
         Ok(crate::client::with_reserve(gas))
     }
 
-    /// Sends it to all endpoints: one that took it is enough, and one that has it already took it.
+    /// Sends it to all endpoints: one that took it is enough, and one that has it already took it. It is
+    /// refused if all refuse it; whoever gave no answer may have taken it.
     pub(crate) fn send(&self, raw: &[u8]) -> Result<B256, RemoteError> {
         let method = "eth_sendRawTransaction";
         let hash = alloy_primitives::keccak256(raw);
         let mut taken = false;
-        let mut last = None;
+        let (mut refused, mut unsure) = (None, None);
         for url in &self.endpoints.urls {
             match self.ask(url, method, &json!([data(raw)])) {
                 Ok(answer) if read_hash(&answer) == Some(hash) => taken = true,
-                Ok(_) => last = Some(malformed(method)),
+                Ok(_) => unsure = Some(malformed(method)),
                 Err(RemoteError::Refused { message, .. }) if is_known(&message) => taken = true,
-                Err(error) => last = Some(error),
+                Err(error @ RemoteError::Refused { .. }) => refused = refused.or(Some(error)),
+                Err(error) => unsure = Some(error),
             }
         }
-        match last {
+        match unsure.or(refused) {
             Some(error) if !taken => Err(error),
             _ => Ok(hash),
         }
@@ -303,12 +325,22 @@ impl Remote {
             let message = error["message"].as_str().unwrap_or_default();
             return Err(RemoteError::Refused {
                 method: method.to_owned(),
-                message: message.chars().take(200).collect(),
+                // It is shown to people: one line, and nothing that a terminal obeys.
+                message: message.chars().filter(|it| !it.is_control()).take(200).collect(),
                 data: read_data(&error["data"]),
             });
         }
         answer.get_mut("result").map(Value::take).ok_or_else(|| malformed(method))
     }
+}
+
+/// The system's authorities are read when the first endpoint with TLS is asked.
+fn tls() -> TlsConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    TlsConfig::builder()
+        .root_certs(RootCerts::PlatformVerifier)
+        .unversioned_rustls_crypto_provider(provider)
+        .build()
 }
 
 fn malformed(method: &str) -> RemoteError {
@@ -352,6 +384,14 @@ pub fn read_head(block: &Value) -> Option<Head> {
         timestamp: read_quantity(&block["timestamp"])?,
         hash: read_hash(&block["hash"])?,
     })
+}
+
+/// A block with its parent and randomness; `None` if anything of it cannot be read.
+#[must_use]
+pub fn read_block(block: &Value) -> Option<Block> {
+    let Head { number, timestamp, hash } = read_head(block)?;
+    let (parent, prevrandao) = (read_hash(&block["parentHash"])?, read_hash(&block["mixHash"])?);
+    Some(Block { number, hash, parent, timestamp, prevrandao })
 }
 
 /// A receipt as a node describes it; `None` if anything of it cannot be read.

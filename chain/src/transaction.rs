@@ -66,17 +66,31 @@ impl Transaction {
     #[must_use]
     pub fn sign(self, key: &Key) -> Signed {
         let signature = key.sign(&self.digest());
+        self.sealed(&signature, key.address())
+    }
+
+    /// Takes a signature over [`Transaction::digest`] that was made elsewhere.
+    ///
+    /// # Errors
+    /// [`TransactionError::Signature`] if it is nobody's.
+    pub fn signed(self, signature: &Signature) -> Result<Signed, TransactionError> {
+        let sender = signature.recover(&self.digest()).ok_or(TransactionError::Signature)?;
+        Ok(self.sealed(signature, sender))
+    }
+
+    fn sealed(self, signature: &Signature, sender: Address) -> Signed {
         let mut fields = Vec::new();
         self.encode_fields(&mut fields);
         signature.y_is_odd.encode(&mut fields);
         U256::from_be_bytes(signature.r.0).encode(&mut fields);
         U256::from_be_bytes(signature.s.0).encode(&mut fields);
         let raw = typed_list(&fields);
-        Signed { hash: keccak256(&raw), sender: key.address(), transaction: self, raw: raw.into() }
+        Signed { hash: keccak256(&raw), sender, transaction: self, raw: raw.into() }
     }
 
     /// What is signed.
-    fn digest(&self) -> B256 {
+    #[must_use]
+    pub fn digest(&self) -> B256 {
         let mut fields = Vec::new();
         self.encode_fields(&mut fields);
         keccak256(typed_list(&fields))
@@ -212,6 +226,12 @@ mod tests {
         assert_eq!(read, signed);
         assert_eq!(read.sender(), key().address());
         assert_eq!(read.signature(), signed.signature());
+    }
+
+    #[test]
+    fn a_signature_made_elsewhere_makes_the_same_transaction() {
+        let signature = key().sign(&transaction().digest());
+        assert_eq!(transaction().signed(&signature).unwrap(), transaction().sign(&key()));
     }
 
     #[test]

@@ -23,8 +23,20 @@ contract Capacity is Eip712 {
     uint256 public constant MISS_BPS = 500;
     uint256 public constant REPORTER_BPS = 5000;
 
+    /// @notice An appeal against an epoch, how many draws its jury has, and until when before the end
+    /// of its vote it can be seated.
+    uint256 public constant APPEAL_BOND = 100e18;
+    uint256 public constant JURY = 64;
+    uint256 public constant VOTE_SECONDS = 50 minutes;
+
+    /// What a demand has as its tree if it is an appeal.
+    uint8 private constant APPEAL = 2;
+
     bytes32 private constant PULSE_ANSWER =
         keccak256("PulseAnswer(uint32 node,uint64 pulse,bytes32 answer)");
+    bytes32 private constant PULSE_VERDICT = keccak256(
+        "PulseVerdict(uint32 node,uint64 pulse,uint16 threads,uint32 memMiB,uint64 diskMiB,uint16 fillerDraws)"
+    );
 
     /// @notice What a node's disks hold, as it commits to it.
     struct PlotRecord {
@@ -49,7 +61,8 @@ contract Capacity is Eip712 {
         bytes32 plotRoot;
     }
 
-    /// @notice A demand for a leaf of a posted epoch; the chain keeps only its hash.
+    /// @notice A demand for a leaf of a posted epoch; the chain keeps only its hash. An appeal has tree
+    /// 2, and as index the beacon's round (32 bits) and how many nodes there are.
     struct Demand {
         uint64 id;
         uint32 epoch;
@@ -57,6 +70,21 @@ contract Capacity is Eip712 {
         uint64 index;
         uint64 deadline;
         address demander;
+    }
+
+    /// @notice How a jury has voted: weights, and a bit for each draw that was used.
+    struct Votes {
+        uint96 upheld;
+        uint96 rejected;
+        uint64 draws;
+    }
+
+    /// @notice What a witness says of a node in a pulse, as it signs it.
+    struct Found {
+        uint16 threads;
+        uint32 memMiB;
+        uint64 diskMiB;
+        uint16 fillerDraws;
     }
 
     /// @notice The answer to a challenge: the 1 KiB leaf in which the drawn byte lies.
@@ -82,6 +110,9 @@ contract Capacity is Eip712 {
     mapping(uint32 => bytes32) public plotSalt;
     mapping(uint32 => uint64) public provenUntil;
     mapping(uint64 => bytes32) private open;
+    mapping(uint64 => Votes) public votes;
+    /// @notice What an appeal's jury is drawn by; 0 until it is seated.
+    mapping(uint64 => bytes32) public jury;
     uint64 private lastId;
 
     event SaltDrawn(uint32 indexed node, bytes32 salt);
@@ -93,6 +124,9 @@ contract Capacity is Eip712 {
     event EpochVoided(uint32 indexed epoch, address indexed aggregator, uint256 slashed);
     event Demanded(uint64 indexed id, Demand demand, Epoch posted);
     event DemandAnswered(uint64 indexed id, Epoch posted);
+    event Seated(uint64 indexed id, bytes32 seed);
+    event Voted(uint64 indexed id, uint32 indexed node, bool isTrue, uint96 weight);
+    event FalseWitness(uint32 indexed witness, uint32 node, uint64 pulse, uint256 slashed);
     event NodeProven(uint32 indexed node, uint64 until);
     event Challenged(uint64 indexed id, uint32 indexed node, Challenge challenge);
     event Answered(uint64 indexed id, uint32 indexed node);
@@ -112,6 +146,9 @@ contract Capacity is Eip712 {
     error UnknownEpoch(uint32 epoch);
     error NotFinal(uint32 epoch);
     error NotDisputes();
+    error HasVoted(uint256 draw);
+    error SameRound(uint64 round);
+    error NotSeated(uint64 id);
     error Unknown(uint64 id);
     error WrongAnswer();
     error NotProvenLater(uint64 provenUntil);
@@ -207,16 +244,8 @@ contract Capacity is Eip712 {
     /// @param tree 0 verdicts, 1 rewards. @param index From 0; a leaf beyond the tree is answered by
     /// showing how many leaves there are.
     function demand(Epoch memory posted, uint8 tree, uint64 index) external returns (uint64 id) {
-        requireStands(posted);
-        uint256 ends = posted.postedAt + window;
-        require(block.timestamp < ends, TooLate(ends));
-        posted.openDemands += 1;
-        epochs[posted.epoch % RING] = mark(EpochTree.hashOf(posted), posted.epoch);
-        id = ++lastId;
-        uint64 deadline = uint64(block.timestamp + ANSWER_SECONDS);
-        Demand memory it = Demand(id, posted.epoch, tree, index, deadline, msg.sender);
-        open[id] = keccak256(abi.encode("demand", it, posted.postedAt, posted.aggregator));
-        emit Demanded(id, it, posted);
+        require(tree < APPEAL, WrongAnswer());
+        id = openDemand(posted, tree, index);
         take(msg.sender, DEMAND_BOND);
     }
 
@@ -230,24 +259,95 @@ contract Capacity is Eip712 {
         bytes32[] calldata path
     ) external {
         requireDemand(it, posted);
+        require(it.tree < APPEAL, WrongAnswer());
         uint64 index = it.index < count ? it.index : count - 1;
         bytes32 hash = keccak256(abi.encodePacked(uint8(0), leaf));
         bytes32 root = Merkle.keccakRoot(count, Merkle.keccakTop(hash, index, count, path));
         require(root == (it.tree == 0 ? posted.verdictRoot : posted.rewardRoot), WrongAnswer());
-        delete open[it.id];
-        posted.openDemands -= 1;
-        epochs[posted.epoch % RING] = mark(EpochTree.hashOf(posted), posted.epoch);
-        emit DemandAnswered(it.id, posted);
+        closeDemand(it, posted);
         give(msg.sender, DEMAND_BOND);
     }
 
     /// @notice Voids an epoch whose data is withheld: a demand was not answered in time.
     function voidWithheld(Demand calldata it, Epoch memory posted) external {
         requireDemand(it, posted);
+        require(it.tree < APPEAL, WrongAnswer());
         require(block.timestamp > it.deadline, TooEarly(it.deadline));
         delete open[it.id];
         voidPosted(posted, it.demander);
         give(it.demander, DEMAND_BOND);
+    }
+
+    /// @notice Appeals against an epoch whose leaves don't follow from what witnesses signed. Nodes
+    /// drawn by the next seed vote within the hour; what they weigh decides.
+    function appeal(Epoch memory posted) external returns (uint64 id) {
+        (uint64 round,) = beacon.current();
+        // Whoever is added from now on is not drawn.
+        uint64 index = (round << 32) | registry.nodeCount();
+        id = openDemand(posted, APPEAL, index);
+        take(msg.sender, APPEAL_BOND);
+    }
+
+    /// @notice Draws an appeal's jury, by a seed that nobody knew when it was made; anyone may, and the
+    /// aggregator should at once: who appeals could wait for a seed that draws his own nodes.
+    function seat(Demand calldata it, uint64 postedAt, address aggregator) external {
+        requireAppeal(it, postedAt, aggregator);
+        if (jury[it.id] != 0) return;
+        (uint64 round, bytes32 seed) = beacon.current();
+        require(round > it.index >> 32, SameRound(round));
+        uint256 last = it.deadline - VOTE_SECONDS;
+        require(block.timestamp <= last, TooLate(last));
+        jury[it.id] = seed;
+        emit Seated(it.id, seed);
+    }
+
+    /// @notice A drawn node votes, under its key. @param draw Which draw it is drawn by.
+    /// @param isTrue Whether the epoch is what the node makes of the same statements.
+    function vote(
+        Demand calldata it,
+        uint64 postedAt,
+        address aggregator,
+        uint256 draw,
+        bool isTrue
+    ) external {
+        requireAppeal(it, postedAt, aggregator);
+        require(block.timestamp <= it.deadline, TooLate(it.deadline));
+        uint32 node = jurorOf(it, draw);
+        (address signer,,) = registry.identity(node);
+        require(signer == msg.sender, NotTheNode(node));
+        Votes storage tally = votes[it.id];
+        require(tally.draws >> draw & 1 == 0, HasVoted(draw));
+        tally.draws |= uint64(1 << draw);
+        uint96 weight = registry.weightOf(node, epochEnd(it.epoch));
+        if (isTrue) tally.upheld += weight;
+        else tally.rejected += weight;
+        emit Voted(it.id, node, isTrue, weight);
+    }
+
+    /// @notice Ends an appeal: the epoch is void if more weight was against it than for it; otherwise
+    /// the bond is the aggregator's.
+    function decide(Demand calldata it, Epoch memory posted) external {
+        requireDemand(it, posted);
+        require(it.tree == APPEAL, WrongAnswer());
+        require(block.timestamp > it.deadline, TooEarly(it.deadline));
+        Votes memory tally = votes[it.id];
+        if (tally.rejected > tally.upheld) {
+            delete open[it.id];
+            voidPosted(posted, it.demander);
+            give(it.demander, APPEAL_BOND);
+        } else {
+            closeDemand(it, posted);
+            give(posted.aggregator, APPEAL_BOND);
+        }
+    }
+
+    /// @notice The node that a draw of an appeal falls on.
+    function jurorOf(Demand calldata it, uint256 draw) public view returns (uint32) {
+        require(draw < JURY, WrongAnswer());
+        bytes32 seed = jury[it.id];
+        require(seed != 0, NotSeated(it.id));
+        uint256 hash = uint256(keccak256(abi.encode("juror", seed, it.id, draw)));
+        return uint32(hash % uint32(it.index)) + 1;
     }
 
     /// @notice Gives a demander's bond back after the epoch was voided by another demand.
@@ -256,7 +356,7 @@ contract Capacity is Eip712 {
         require(open[it.id] == hash, Unknown(it.id));
         require(!holds(epochs[it.epoch % RING], it.epoch), EpochTaken(it.epoch));
         delete open[it.id];
-        give(it.demander, DEMAND_BOND);
+        give(it.demander, it.tree == APPEAL ? APPEAL_BOND : DEMAND_BOND);
     }
 
     /// @notice Voids an epoch that was shown to be wrong.
@@ -361,6 +461,26 @@ contract Capacity is Eip712 {
         emit Equivocated(node, pulse, taken);
     }
 
+    /// @notice Two verdicts of one witness on one node and pulse: all the witness's stake is lost.
+    function falseWitness(
+        uint32 witness,
+        uint32 node,
+        uint64 pulse,
+        Found[2] calldata found,
+        bytes calldata first,
+        bytes calldata second
+    ) external {
+        bytes32 one = verdictHash(node, pulse, found[0]);
+        bytes32 other = verdictHash(node, pulse, found[1]);
+        require(one != other, NoContradiction());
+        (address a, address b) = (recover(one, first), recover(other, second));
+        require(registry.nodeOf(a) == witness && registry.nodeOf(b) == witness, NotTheNode(witness));
+        uint256 taken =
+            registry.slash(witness, type(uint256).max, msg.sender, REPORTER_BPS);
+        require(taken > 0, NoContradiction());
+        emit FalseWitness(witness, node, pulse, taken);
+    }
+
     /// @notice One extent at two places of a node's current plot: it is kept once and counted twice.
     function duplicate(uint32 node, ExtentPath calldata first, ExtentPath calldata second)
         external
@@ -378,6 +498,38 @@ contract Capacity is Eip712 {
     }
 
     // --- inside --------------------------------------------------------------------------------
+
+    function openDemand(Epoch memory posted, uint8 tree, uint64 index) private returns (uint64 id) {
+        requireStands(posted);
+        uint256 ends = posted.postedAt + window;
+        require(block.timestamp < ends, TooLate(ends));
+        posted.openDemands += 1;
+        epochs[posted.epoch % RING] = mark(EpochTree.hashOf(posted), posted.epoch);
+        id = ++lastId;
+        uint64 deadline = uint64(block.timestamp + ANSWER_SECONDS);
+        Demand memory it = Demand(id, posted.epoch, tree, index, deadline, msg.sender);
+        open[id] = keccak256(abi.encode("demand", it, posted.postedAt, posted.aggregator));
+        emit Demanded(id, it, posted);
+    }
+
+    function closeDemand(Demand calldata it, Epoch memory posted) private {
+        delete open[it.id];
+        posted.openDemands -= 1;
+        epochs[posted.epoch % RING] = mark(EpochTree.hashOf(posted), posted.epoch);
+        emit DemandAnswered(it.id, posted);
+    }
+
+    function verdictHash(uint32 node, uint64 pulse, Found calldata it)
+        private
+        pure
+        returns (bytes32)
+    {
+        return keccak256(
+            abi.encode(
+                PULSE_VERDICT, node, pulse, it.threads, it.memMiB, it.diskMiB, it.fillerDraws
+            )
+        );
+    }
 
     /// The low 32 bits say which epoch a slot holds, the rest is the hash: 224 bits of it.
     function mark(bytes32 hash, uint32 epoch) private pure returns (bytes32) {
@@ -399,6 +551,12 @@ contract Capacity is Eip712 {
         bytes32 hash = keccak256(abi.encode("demand", it, posted.postedAt, posted.aggregator));
         require(open[it.id] == hash && it.epoch == posted.epoch, Unknown(it.id));
         requireStands(posted);
+    }
+
+    /// Not by the whole record of the epoch: demands that others open meanwhile would change it.
+    function requireAppeal(Demand calldata it, uint64 postedAt, address aggregator) private view {
+        bytes32 hash = keccak256(abi.encode("demand", it, postedAt, aggregator));
+        require(open[it.id] == hash && it.tree == APPEAL, Unknown(it.id));
     }
 
     function requireChallenge(Challenge calldata it) private view {

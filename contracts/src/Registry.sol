@@ -16,6 +16,8 @@ contract Registry is Eip712 {
     uint256 public constant MAINTENANCE_PER_MONTH = 8 hours;
     /// @notice A node that was not proven for this long can be parked by anyone.
     uint256 public constant SILENCE = 7 days;
+    /// @notice Stake weighs by its age, up to this.
+    uint256 public constant AGE_DAYS_MAX = 365;
 
     /// @notice Stake: for each node, core, GiB of memory, and TiB of disks (each begun one counts).
     uint256 public constant STAKE_NODE = 10e18;
@@ -205,12 +207,14 @@ contract Registry is Eip712 {
         emit Maintained(node, from, to);
     }
 
-    /// @notice Adds to a node's stake; anyone may.
+    /// @notice Adds to a node's stake; anyone may. What is added has no age: the node gets younger, so
+    /// that stake times age is what it was.
     function addStake(uint32 node, uint256 amount) external {
         Node storage it = nodes[node];
         require(it.state == ACTIVE || it.state == PARKED, NotActive(node));
         uint256 sum = it.stake + amount;
         require(sum <= type(uint112).max, AmountTooLarge());
+        it.since = uint40(block.timestamp - (block.timestamp - it.since) * it.stake / (sum > 0 ? sum : 1));
         it.stake = uint112(sum);
         emit StakeAdded(node, amount);
         require(token.transferFrom(msg.sender, address(this), amount), TransferFailed());
@@ -326,6 +330,15 @@ contract Registry is Eip712 {
 
     function stakeOf(uint32 node) external view returns (uint256) {
         return nodes[node].stake;
+    }
+
+    /// @notice What a node weighs in draws and votes: whole tokens of stake that is not leaving, times
+    /// begun days; 0 if it came later or is not active.
+    function weightOf(uint32 node, uint256 instant) external view returns (uint96) {
+        Node storage it = nodes[node];
+        if (it.state != ACTIVE || it.since > instant) return 0;
+        uint256 age = (instant - it.since) / 1 days + 1;
+        return uint96((it.stake - it.leaving) / 1e18 * (age < AGE_DAYS_MAX ? age : AGE_DAYS_MAX));
     }
 
     /// @notice Whether announced maintenance touches the time between two instants.

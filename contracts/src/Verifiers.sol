@@ -80,17 +80,32 @@ contract DagLabel is IVerifier {
         );
     }
 
-    /// @notice Which labels a label's predecessor draws: of the same layer if it is the first.
+    /// @notice Which labels a label's predecessor draws: the first in its own layer and nearby, the
+    /// others in the layer below, or of the first layer in that.
     function parents(uint8 layer, uint64 index, uint64 count, bytes32 previous)
         external
         pure
         returns (uint64[3] memory places)
     {
         require(layer < LAYERS && index < count, OutOfRange());
+        if (index > 1) {
+            uint64 scale = 1 + uint64(uint256(previous)) % log2(index);
+            uint64 distance =
+                2 + (uint64(uint256(previous) >> 192) & ((uint64(1) << scale) - 1));
+            places[0] = distance < index ? index - distance : 0;
+        }
         uint64 bound = layer == 0 ? index : count;
         if (bound == 0) return places;
-        for (uint256 i = 0; i < DRAWN; i++) {
+        for (uint256 i = 1; i < DRAWN; i++) {
             places[i] = uint64(uint256(previous) >> (192 - 64 * i)) % bound;
+        }
+    }
+
+    /// Rounded down.
+    function log2(uint64 number) private pure returns (uint64 result) {
+        while (number > 1) {
+            number >>= 1;
+            result++;
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod mycelium;
 pub mod nat;
 pub mod nbd;
 pub mod offload;
+pub mod participant;
 pub mod pulse_answer;
 pub mod register;
 pub mod segment;
@@ -70,6 +71,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nat", check: nat::check, runs: 10000 },
     Target { name: "nbd", check: nbd::check, runs: 20000 },
     Target { name: "offload", check: offload::check, runs: 3000 },
+    Target { name: "participant", check: participant::check, runs: 2000 },
     Target { name: "pulse_answer", check: pulse_answer::check, runs: 500 },
     Target { name: "register", check: register::check, runs: 2000 },
     Target { name: "segment", check: segment::check, runs: 2000 },

@@ -129,10 +129,11 @@ impl World {
     }
 
     fn deliver(&mut self, to_member: bool, from: SocketAddr, mut datagram: Vec<u8>) {
+        let stride = datagram.len();
         if to_member {
-            self.member.receive(self.now_ns, Path::Direct(from), &mut datagram);
+            self.member.receive(self.now_ns, Path::Direct(from), &mut datagram, stride);
         } else {
-            self.peer.receive(self.now_ns, Path::Direct(from), &mut datagram, &mut |_| {});
+            self.peer.receive(self.now_ns, Path::Direct(from), &mut datagram, stride, &mut |_| {});
         }
     }
 

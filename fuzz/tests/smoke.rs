@@ -206,6 +206,11 @@ fn a_client_withstands_any_answer_of_a_node() {
 }
 
 #[test]
+fn a_participant_withstands_any_message() {
+    smoke("participant");
+}
+
+#[test]
 fn a_witness_withstands_any_answer() {
     smoke("pulse_answer");
 }

@@ -71,7 +71,8 @@ fn settle(one: &mut Endpoint, two: &mut Endpoint) -> usize {
     for _ in 0..4 {
         for from in [place(1), place(2)] {
             while let Some(Transmit { mut bytes, .. }) = one.poll_transmit() {
-                two.receive(1, Path::Direct(from), &mut bytes, &mut |_| arrived += 1);
+                let stride = bytes.len();
+                two.receive(1, Path::Direct(from), &mut bytes, stride, &mut |_| arrived += 1);
                 one.recycle(bytes);
             }
             std::mem::swap(one, two);
@@ -100,7 +101,8 @@ fn packets(aes_256_gcm: bool) -> Result<(f64, f64), ConfigError> {
             }
             let middle = cpu_ns();
             for datagram in &mut datagrams {
-                two.receive(1, Path::Direct(place(1)), datagram, &mut |packet| {
+                let stride = datagram.len();
+                two.receive(1, Path::Direct(place(1)), datagram, stride, &mut |packet| {
                     black_box(packet);
                 });
             }

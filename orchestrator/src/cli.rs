@@ -9,11 +9,17 @@ use clap_complete::Shell;
 use spec::deployment::{Deployment, TEXT_BYTES_MAX, parse_bytes};
 
 use crate::chain::arguments::ChainVerb;
+use crate::farm::arguments::FarmVerb;
+use crate::keys::arguments::KeyVerb;
+use crate::market::arguments::MarketVerb;
 use crate::mesh::arguments::MeshVerb;
+use crate::node::arguments::NodeVerb;
 use crate::output::Output;
 use crate::storage::arguments::StorageVerb;
 use crate::volume::arguments::VolumeVerb;
-use crate::{chain, doctor, exit_code, mesh, run, state, storage, volume};
+use crate::{
+    chain, doctor, exit_code, farm, keys, market, mesh, node, run, state, storage, volume,
+};
 
 /// Runs unikernel workloads described by a JSON spec.
 #[derive(Debug, Parser)]
@@ -77,6 +83,18 @@ enum Verb {
     /// The chain of capacity: contracts and blocks in this state.
     #[command(subcommand)]
     Chain(ChainVerb),
+    /// Keys for the chain: whose transactions and answers are whose.
+    #[command(subcommand)]
+    Key(KeyVerb),
+    /// A farm: what owns nodes and is paid for them.
+    #[command(subcommand)]
+    Farm(FarmVerb),
+    /// A node of the network: registered, proven, offered, maintained.
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// Capacity of others: offers, reservations, tokens.
+    #[command(flatten)]
+    Market(MarketVerb),
     /// The stores of this host, served to volumes elsewhere.
     #[command(subcommand)]
     Storage(StorageVerb),
@@ -118,6 +136,22 @@ pub fn main() -> i32 {
             error.exit_code()
         }),
         Verb::Chain(verb) => chain::run(&verb).unwrap_or_else(|error| {
+            complain(&error);
+            error.exit_code()
+        }),
+        Verb::Key(verb) => keys::run(&verb).unwrap_or_else(|error| {
+            complain(&error);
+            error.exit_code()
+        }),
+        Verb::Farm(verb) => farm::run(&verb).unwrap_or_else(|error| {
+            complain(&error);
+            error.exit_code()
+        }),
+        Verb::Market(verb) => market::run(&verb).unwrap_or_else(|error| {
+            complain(&error);
+            error.exit_code()
+        }),
+        Verb::Node(verb) => node::run(&verb).unwrap_or_else(|error| {
             complain(&error);
             error.exit_code()
         }),

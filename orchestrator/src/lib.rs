@@ -5,6 +5,7 @@
 //! * [`launch`]: a deployment and its keys → what each `vmm` process is told.
 //! * [`supervisor`]: when machines start, restart and stop (pure). [`run`]: the processes.
 //! * [`ports`]: published ports, each a mesh member of its own that splices TCP.
+//! * [`chain`], [`keys`], [`farm`], [`node`], [`market`]: capacity for tokens, on a chain.
 //! * [`output`], [`lines`]: what people and programs read. [`clock`]: where time is read.
 #![forbid(unsafe_code)]
 
@@ -13,10 +14,14 @@ pub mod cli;
 pub mod clock;
 pub mod disk;
 pub mod doctor;
+pub mod farm;
 pub mod gateway;
+pub mod keys;
 pub mod launch;
 pub mod lines;
+pub mod market;
 pub mod mesh;
+pub mod node;
 pub mod output;
 pub mod ports;
 pub mod run;

@@ -41,6 +41,8 @@ pub const BUFFER_BYTES: usize = 64 << 10;
 
 /// How many turns are made before the proxy looks whether it is to stop.
 const TURNS_MAX: usize = 32;
+/// How long nobody is let in after one could not be.
+const DEAF_NS: u64 = 1_000_000_000;
 
 /// Why ports can't be published.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +164,8 @@ struct Proxy {
     doors: Vec<Door>,
     /// How many connections each door has room for.
     share: usize,
+    /// Until when nobody is let in, after one could not be.
+    deaf_until_ns: u64,
     /// Readable (at its end) once the proxy is to stop.
     stopped: UnixStream,
 }
@@ -170,7 +174,7 @@ impl Proxy {
     fn open(gateway: Gateway, stopped: UnixStream) -> Result<Self, PortError> {
         let doors = listen(&gateway)?;
         let share = (CONNECTIONS_MAX / doors.len().max(1)).max(1);
-        Ok(Self { stack: member(gateway)?, doors, share, stopped })
+        Ok(Self { stack: member(gateway)?, doors, share, deaf_until_ns: 0, stopped })
     }
 
     fn run(mut self) {
@@ -211,14 +215,19 @@ impl Proxy {
 
     fn accept(&mut self, now_ns: u64) -> bool {
         let mut progress = false;
+        if now_ns < self.deaf_until_ns {
+            return false;
+        }
         for door in &mut self.doors {
             while door.splices.len() < self.share {
                 let client = match door.listener.accept() {
                     Ok((client, _)) => client,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                     Err(error) => {
-                        // The client is gone again, or we are out of descriptors for now.
+                        // Out of descriptors, most likely: the listener stays ready.
                         tracing::debug!(%error, "a client could not be accepted");
+                        self.deaf_until_ns = now_ns.saturating_add(DEAF_NS);
                         break;
                     }
                 };
@@ -240,7 +249,9 @@ impl Proxy {
     fn timeout(&mut self) -> Option<Duration> {
         let now_ns = self.stack.now_ns();
         let idle_ns = self.splices().filter_map(Splice::deadline_ns).min();
-        let idle = idle_ns.map(|at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)));
+        let deaf_ns = (now_ns < self.deaf_until_ns).then_some(self.deaf_until_ns);
+        let due_ns = idle_ns.into_iter().chain(deaf_ns).min();
+        let idle = due_ns.map(|at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)));
         self.stack.timeout().into_iter().chain(idle).min()
     }
 
@@ -255,7 +266,8 @@ impl Proxy {
             PollFd::new(&self.stopped, PollFlags::IN),
             PollFd::from_borrowed_fd(self.stack.wire(), udp),
         ];
-        let open = self.doors.iter().filter(|door| door.splices.len() < self.share);
+        let hears = self.stack.now_ns() >= self.deaf_until_ns;
+        let open = self.doors.iter().filter(|door| hears && door.splices.len() < self.share);
         fds.extend(open.map(|door| PollFd::new(&door.listener, PollFlags::IN)));
         for splice in self.splices() {
             let interest = splice.interest(self.stack.socket_ref(splice.handle()));

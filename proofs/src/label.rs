@@ -1,8 +1,11 @@
 //! Labels: what filler and memory tables are made of (`docs/chain.md`, "Labels").
 //!
 //! A label is the hash of its place and of four others: the one before it, and three that the one
-//! before it draws. Only the last layer is kept. To make one label of it again, one needs labels of
-//! the layer below, which nobody keeps, and so nearly everything.
+//! before it draws, one nearby in its own layer and two anywhere in the layer below. Only the last layer
+//! is kept. To make one label of it again, one needs labels of the layer below, which nobody keeps, and
+//! so nearly everything. The nearby ones make that take long on any number of processors: without
+//! them, who keeps each 64th label of the layers below has cut all long chains of labels that need each
+//! other (`proofs/sim/src/graph.rs` measures it).
 
 use hypha_chain::B256;
 
@@ -36,8 +39,12 @@ pub fn label(context: &B256, layer: u8, index: u64, previous: &B256, drawn: &[B2
     sha256(&bytes)
 }
 
-/// The three places that a label's predecessor draws: in its own layer if it is the first (`layer`
-/// 0), otherwise in the one below. `None` for the very first label, before which there is nothing.
+/// The three places that a label's predecessor draws: the first in its own layer and nearby, the others
+/// in the layer below, or for `layer` 0 in its own as well. `None` for the very first label, before which
+/// there is nothing; for the first of another layer, the context stands for the nearby one.
+///
+/// A nearby place is up to 2 ^ s + 1 labels before, and each s is as likely as any other: so there are
+/// short ways between labels of all distances, and no few labels cut all of them.
 #[must_use]
 pub fn drawn_places(layer: u8, index: u64, count: u64, previous: &B256) -> Option<[u64; 3]> {
     let bound = if layer == 0 { index } else { count };
@@ -45,11 +52,15 @@ pub fn drawn_places(layer: u8, index: u64, count: u64, previous: &B256) -> Optio
         return None;
     }
     let (words, _) = previous.as_chunks::<8>();
-    let mut places = [0; 3];
-    for (place, word) in places.iter_mut().zip(words) {
-        *place = u64::from_be_bytes(*word) % bound;
-    }
-    Some(places)
+    let word = |at: usize| words.get(at).map_or(0, |word| u64::from_be_bytes(*word));
+    let near = match index.checked_ilog2() {
+        None | Some(0) => 0,
+        Some(scales) => {
+            let distance = 2 + word(0) % (1 << (1 + word(3) % u64::from(scales)));
+            index.saturating_sub(distance)
+        }
+    };
+    Some([near, word(1) % bound, word(2) % bound])
 }
 
 /// Why an extent can't be filled.
@@ -118,11 +129,13 @@ impl Fill {
     fn make_one(&mut self) {
         let index = self.current.len() as u64;
         let previous = self.current.last().copied().unwrap_or(self.context);
-        let from = if self.layer == 0 { &self.current } else { &self.below };
+        let below = if self.layer == 0 { &self.current } else { &self.below };
         let mut drawn = [self.context; 3];
-        let places = drawn_places(self.layer, index, self.count, &previous);
-        for (to, place) in drawn.iter_mut().zip(places.into_iter().flatten()) {
-            *to = from.get(place as usize).copied().unwrap_or_default();
+        if let Some([near, b, c]) = drawn_places(self.layer, index, self.count, &previous) {
+            let label = |layer: &Vec<B256>, place: u64| {
+                layer.get(place as usize).copied().unwrap_or(self.context)
+            };
+            drawn = [label(&self.current, near), label(below, b), label(below, c)];
         }
         self.current.push(label(&self.context, self.layer, index, &previous, &drawn));
     }
@@ -152,6 +165,36 @@ mod tests {
             assert_eq!(slow.finish().as_deref(), Some(whole.as_slice()));
         }
         assert_eq!(whole.len(), 100 * LABEL_BYTES);
+    }
+
+    #[test]
+    fn nearby_labels_are_before_the_one_before_and_at_all_distances() {
+        let seed = 20_261_121;
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut at_most = [0; 20];
+        for _ in 0..19_000 {
+            let previous = B256::new(std::array::from_fn(|_| rng.u8(..)));
+            let index = 1 << 20;
+            let [near, ..] = drawn_places(2, index, 1 << 21, &previous).unwrap();
+            let distance = index - near;
+            assert!(distance >= 2, "seed {seed}");
+            let scale = (distance - 1).ilog2() as usize;
+            at_most[scale.min(19)] += 1;
+        }
+        // Half of each scale's distances are in its upper half, and some of all larger ones.
+        assert!(at_most.iter().all(|count| *count > 200), "{at_most:?}, seed {seed}");
+    }
+
+    #[test]
+    fn the_first_labels_have_what_there_is() {
+        let previous = B256::repeat_byte(0xff);
+        assert_eq!(drawn_places(0, 0, 10, &previous), None);
+        assert_eq!(drawn_places(0, 1, 10, &previous), Some([0, 0, 0]));
+        assert_eq!(drawn_places(1, 0, 10, &previous).map(|[near, ..]| near), Some(0));
+        for index in 2..100 {
+            let [near, b, c] = drawn_places(0, index, 100, &previous).unwrap();
+            assert!(near + 2 <= index && b < index && c < index);
+        }
     }
 
     #[test]

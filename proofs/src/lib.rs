@@ -20,6 +20,7 @@ pub mod binding;
 pub mod cpu;
 pub mod disk;
 pub mod label;
+pub mod network;
 pub mod prover;
 pub mod ram;
 pub mod regenerate;

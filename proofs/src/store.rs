@@ -35,6 +35,9 @@ pub enum OpenError {
     /// The bytes handed in are not those that the store was built over.
     #[error("what was read around byte {0} is not what was kept: the disk has lost it")]
     Changed(u64),
+    /// The hashes over the extent were not handed in.
+    #[error("the hashes over the extent with byte {0} are not there")]
+    Unloaded(u64),
 }
 
 /// Why a shown leaf proves nothing.
@@ -71,6 +74,34 @@ impl ExtentTree {
             tops.push(leaf_hash(0, &[]));
         }
         Self { len: bytes.len() as u64, levels: levels_above(tops, usize::MAX) }
+    }
+
+    /// The tree over an extent of so many bytes from the hashes that [`ExtentTree::groups`] gave; `None`
+    /// if it can't have so many.
+    #[must_use]
+    pub fn from_groups(bytes_len: u64, groups: Vec<B256>) -> Option<Self> {
+        let count = bytes_len.div_ceil(GROUP_BYTES as u64).max(1);
+        let fits = groups.len() as u64 == count;
+        fits.then(|| Self { len: bytes_len, levels: levels_above(groups, usize::MAX) })
+    }
+
+    /// The hashes over each 64 KiB: all that must be kept of the tree.
+    #[must_use]
+    pub fn groups(&self) -> &[B256] {
+        self.levels.first().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Bytes of the extent.
+    #[must_use]
+    pub fn bytes_len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether these are the bytes of group `number`.
+    #[must_use]
+    pub fn has_group(&self, number: usize, bytes: &[u8]) -> bool {
+        let top = group_levels(number, bytes).last().and_then(|level| level.first()).copied();
+        top.is_some() && top.as_ref() == self.groups().get(number)
     }
 
     /// The root of the whole audit tree.
@@ -121,7 +152,8 @@ pub struct ShownLeaf {
 /// The trees of all that a node keeps. The bytes themselves are the caller's.
 pub struct Store {
     plot: Plot,
-    trees: Vec<ExtentTree>,
+    /// Of each extent its root, and its tree unless that is elsewhere.
+    trees: Vec<(B256, Option<ExtentTree>)>,
     /// Where each extent ends in the plot.
     ends: Vec<u64>,
 }
@@ -136,14 +168,33 @@ impl Store {
             bytes_len: tree.len,
             root: tree.root(),
         });
-        let plot = Plot::new(described.collect()).filter(|plot| plot.bytes_len() > 0)?;
-        let trees: Vec<ExtentTree> = extents.into_iter().map(|(_, _, tree)| tree).collect();
-        let ends = trees.iter().scan(0, |end, tree| {
-            *end += tree.len;
+        let mut store = Self::listed(described.collect())?;
+        for ((_, tree), (_, _, given)) in store.trees.iter_mut().zip(extents) {
+            *tree = Some(given);
+        }
+        Some(store)
+    }
+
+    /// A store of extents whose trees are elsewhere: [`Store::load`] those that are to be opened. `None`
+    /// without any byte.
+    #[must_use]
+    pub fn listed(extents: Vec<Extent>) -> Option<Self> {
+        let trees = extents.iter().map(|extent| (extent.root, None)).collect();
+        let ends = extents.iter().scan(0_u64, |end, extent| {
+            *end = end.saturating_add(extent.bytes_len);
             Some(*end)
         });
         let ends = ends.collect();
+        let plot = Plot::new(extents).filter(|plot| plot.bytes_len() > 0)?;
         Some(Self { plot, trees, ends })
+    }
+
+    /// Hands in an extent's tree. Returns whether it is this extent's; another is not taken.
+    pub fn load(&mut self, extent: usize, tree: ExtentTree) -> bool {
+        let is_it = |(root, _): &&mut (B256, Option<ExtentTree>)| tree.root() == *root;
+        let Some((_, place)) = self.trees.get_mut(extent).filter(is_it) else { return false };
+        *place = Some(tree);
+        true
     }
 
     /// What the chain is told.
@@ -156,10 +207,10 @@ impl Store {
     #[must_use]
     pub fn locate(&self, offset: u64) -> Option<Read> {
         let extent = self.ends.partition_point(|end| *end <= offset);
-        let tree = self.trees.get(extent)?;
-        let within = offset - (self.ends.get(extent)? - tree.len);
+        let before = extent.checked_sub(1).and_then(|at| self.ends.get(at)).copied().unwrap_or(0);
+        let (within, len) = (offset - before, self.ends.get(extent)? - before);
         let start = within / GROUP_BYTES as u64 * GROUP_BYTES as u64;
-        let end = (start + GROUP_BYTES as u64).min(tree.len);
+        let end = (start + GROUP_BYTES as u64).min(len);
         Some(Read { offset, extent, range: start..end })
     }
 
@@ -176,7 +227,8 @@ impl Store {
     pub fn open(&self, offset: u64, group: &[u8]) -> Result<ShownLeaf, OpenError> {
         let found = self.locate(offset).zip(self.plot.path(offset));
         let (read, way) = found.ok_or(OpenError::Range(offset))?;
-        let tree = self.trees.get(read.extent).ok_or(OpenError::Range(offset))?;
+        let tree = self.trees.get(read.extent).and_then(|(_, tree)| tree.as_ref());
+        let tree = tree.ok_or(OpenError::Unloaded(offset))?;
         let leaf = (offset - way.start) / LEAF_BYTES as u64;
         let leaf = tree.open(leaf, group).ok_or(OpenError::Changed(offset))?;
         Ok(ShownLeaf { way, leaf })
@@ -257,6 +309,20 @@ mod tests {
     }
 
     #[test]
+    fn a_tree_is_made_again_of_its_groups_and_knows_their_bytes() {
+        let bytes = bytes(200_000);
+        let tree = ExtentTree::of(&bytes);
+        let again = ExtentTree::from_groups(tree.bytes_len(), tree.groups().to_vec());
+        assert_eq!(again.as_ref(), Some(&tree));
+        for (number, group) in bytes.chunks(GROUP_BYTES).enumerate() {
+            assert!(tree.has_group(number, group) && !tree.has_group(number + 1, group));
+        }
+        assert!(!tree.has_group(0, &[]));
+        assert_eq!(ExtentTree::from_groups(1, tree.groups().to_vec()), None);
+        assert_eq!(ExtentTree::from_groups(0, Vec::new()), None);
+    }
+
+    #[test]
     fn every_leaf_of_a_store_is_shown_and_a_changed_one_is_not() {
         let parts = [70_000, 0, 1, 131_072, 1025].map(bytes);
         let extents = parts.iter().zip(0..);
@@ -276,5 +342,31 @@ mod tests {
         }
         assert_eq!(store.locate(record.bytes_len), None);
         assert!(Store::new(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn a_store_opens_extents_whose_trees_were_handed_in_and_no_others() {
+        let parts = [70_000, 131_072].map(bytes);
+        let extents = || parts.iter().zip(0..).map(|(bytes, id)| (id, ExtentTree::of(bytes)));
+        let whole = extents().map(|(id, tree)| (ExtentKind::Filler, id, tree)).collect();
+        let whole = Store::new(whole).unwrap();
+        let listed = extents().map(|(id, tree)| Extent {
+            kind: ExtentKind::Filler,
+            id,
+            bytes_len: tree.bytes_len(),
+            root: tree.root(),
+        });
+        let mut store = Store::listed(listed.collect()).unwrap();
+        assert_eq!(store.record(), whole.record());
+        let trees: Vec<ExtentTree> = extents().map(|(_, tree)| tree).collect();
+        assert!(!store.load(0, trees[1].clone()) && !store.load(2, trees[1].clone()));
+        assert!(store.load(1, trees[1].clone()));
+        assert_eq!(store.open(5, &parts[0][..GROUP_BYTES]), Err(OpenError::Unloaded(5)));
+        let group = &parts[1][..GROUP_BYTES];
+        assert_eq!(store.open(70_005, group), whole.open(70_005, group));
+        assert!(store.open(70_005, group).is_ok());
+        for offset in [0, 69_999, 70_000, 201_071] {
+            assert_eq!(store.locate(offset), whole.locate(offset));
+        }
     }
 }

@@ -33,7 +33,7 @@ pub struct Claim {
     pub binding: Binding,
     /// The address of its chain key.
     pub signer: Address,
-    /// Threads; 0 if it claims none.
+    /// Threads that are asked for; 0 if it claims none. It may answer with more, and then proves those.
     pub threads: u16,
     /// Its table of the day.
     pub table: Option<PlotRecord>,
@@ -217,7 +217,7 @@ impl Verifier {
     ) -> Result<u16, Fault> {
         let (commitment, draw) = drawn_of;
         let threads = commitment.threads.len() as u16;
-        if threads != self.claim.threads {
+        if threads < self.claim.threads {
             return Err(Fault::Incomplete);
         }
         let drawn = cpu::drawn(draw, &self.rules, threads);

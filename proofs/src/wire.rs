@@ -189,25 +189,30 @@ fn put_leaf(out: &mut Vec<u8>, leaf: &LeafProof) {
 }
 
 fn put_shown(out: &mut Vec<u8>, shown: &ShownLeaf) {
-    let extent = &shown.way.extent;
+    put_way(out, &shown.way);
+    put_leaf(out, &shown.leaf);
+}
+
+/// An extent's way to the root of its plot, as all messages have it.
+pub(crate) fn put_way(out: &mut Vec<u8>, way: &ExtentPath) {
+    let extent = &way.extent;
     out.push(extent.kind_number());
     out.extend(extent.id.to_be_bytes());
     out.extend(extent.bytes_len.to_be_bytes());
     out.extend(extent.root);
-    out.push(shown.way.siblings.len() as u8);
-    for (is_left, sum, hash) in &shown.way.siblings {
+    out.push(way.siblings.len() as u8);
+    for (is_left, sum, hash) in &way.siblings {
         out.push(u8::from(*is_left));
         out.extend(sum.to_be_bytes());
         out.extend(hash);
     }
-    put_leaf(out, &shown.leaf);
 }
 
 /// What is left of a message.
-struct Input<'a>(&'a [u8]);
+pub(crate) struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
-    fn new(bytes: &'a [u8], most: usize) -> Result<Self, WireError> {
+    pub(crate) fn new(bytes: &'a [u8], most: usize) -> Result<Self, WireError> {
         if bytes.len() > most {
             return Err(WireError::Length);
         }
@@ -218,25 +223,48 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn take(&mut self, len: usize) -> Result<&'a [u8], WireError> {
+    pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], WireError> {
         let (taken, rest) = self.0.split_at_checked(len).ok_or(WireError::Length)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
         self.take(N)?.try_into().map_err(|_| WireError::Length)
     }
 
-    fn byte(&mut self) -> Result<u8, WireError> {
+    /// All that is left, if that is no more than `most`.
+    pub(crate) fn rest(&mut self, most: usize) -> Result<Vec<u8>, WireError> {
+        if self.len() > most {
+            return Err(WireError::Length);
+        }
+        Ok(std::mem::take(&mut self.0).to_vec())
+    }
+
+    /// A count of things of at least `size` bytes each, which must be there.
+    pub(crate) fn counted(&mut self, size: usize) -> Result<u32, WireError> {
+        let count = self.u32()?;
+        let fits = (count as usize).checked_mul(size).is_some_and(|bytes| bytes <= self.len());
+        if fits { Ok(count) } else { Err(WireError::Length) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, WireError> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    pub(crate) fn byte(&mut self) -> Result<u8, WireError> {
         self.array().map(|[byte]: [u8; 1]| byte)
     }
 
-    fn u64(&mut self) -> Result<u64, WireError> {
+    pub(crate) fn u64(&mut self) -> Result<u64, WireError> {
         self.array().map(u64::from_be_bytes)
     }
 
-    fn hash(&mut self) -> Result<B256, WireError> {
+    pub(crate) fn hash(&mut self) -> Result<B256, WireError> {
         self.array().map(B256::new)
     }
 
@@ -248,7 +276,7 @@ impl<'a> Input<'a> {
         (0..count).map(|_| self.array()).collect()
     }
 
-    fn signature(&mut self) -> Result<Signature, WireError> {
+    pub(crate) fn signature(&mut self) -> Result<Signature, WireError> {
         let (r, s) = (self.hash()?, self.hash()?);
         match self.byte()? {
             v @ (27 | 28) => Ok(Signature { r, s, y_is_odd: v == 28 }),
@@ -285,6 +313,10 @@ impl<'a> Input<'a> {
     }
 
     fn shown(&mut self) -> Result<ShownLeaf, WireError> {
+        Ok(ShownLeaf { way: self.way()?, leaf: self.leaf()? })
+    }
+
+    pub(crate) fn way(&mut self) -> Result<ExtentPath, WireError> {
         let kind = match self.byte()? {
             1 => ExtentKind::Filler,
             2 => ExtentKind::User,
@@ -306,10 +338,10 @@ impl<'a> Input<'a> {
         let extent = Extent { kind, id, bytes_len, root };
         let mut way = ExtentPath { extent, start: 0, siblings };
         way.start = way.climb().ok_or(WireError::Length)?.start;
-        Ok(ShownLeaf { way, leaf: self.leaf()? })
+        Ok(way)
     }
 
-    fn end(&self) -> Result<(), WireError> {
+    pub(crate) fn end(&self) -> Result<(), WireError> {
         if self.0.is_empty() { Ok(()) } else { Err(WireError::Length) }
     }
 }

@@ -10,11 +10,14 @@ use crate::task::Task;
 /// Its newest version when this was written.
 const VERSION: &str = "1.7.1";
 
-/// Runs the suite of `hypha-chain` on anvil.
+/// Runs the suite of `hypha-chain` and the verbs of `hypha` on anvil.
 pub(crate) fn run(repository: &Repository) -> Result<(), Failure> {
     let program = program(repository)?;
-    let arguments = ["test", "--package", "hypha-chain", "--test", "suite"];
-    Task::cargo(repository, arguments).env("HYPHA_ANVIL", program).run()
+    for (package, test) in [("hypha-chain", "suite"), ("orchestrator", "chain")] {
+        let arguments = ["test", "--package", package, "--test", test];
+        Task::cargo(repository, arguments).env("HYPHA_ANVIL", &program).run()?;
+    }
+    Ok(())
 }
 
 /// The program, installed under the target folder if it is missing.

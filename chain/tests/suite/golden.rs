@@ -201,11 +201,13 @@ fn labels_follow_from_their_parents_on_both_sides() {
         }
         assert!(!grid.view(verifier, verify(&other)));
     }
-    // Words of 8 bytes of the previous label, the first three.
+    // Words of 8 bytes of the previous label: the last says how near the first place is, the second
+    // and third are places in the layer below.
     let call =
         DagLabel::parentsCall { layer: 2, index: 70_000, count: 1 << 25, previous: proof.previous };
     let places = grid.view(verifier, call);
-    for (place, word) in places.iter().zip(proof.previous.chunks(8)) {
-        assert_eq!(*place, u64::from_be_bytes(word.try_into().unwrap()) % (1 << 25));
-    }
+    let (words, _) = proof.previous.as_chunks::<8>();
+    let word = |at: usize| u64::from_be_bytes(words[at]);
+    let near = 2 + word(0) % (1 << (1 + word(3) % 16));
+    assert_eq!(places, [70_000 - near.min(70_000), word(1) % (1 << 25), word(2) % (1 << 25)]);
 }

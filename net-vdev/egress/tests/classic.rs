@@ -91,22 +91,18 @@ impl World {
             while let Some(Transmit { mut bytes, stride, .. }) = self.link.endpoint.poll_transmit()
             {
                 let from = Path::Direct(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-                for datagram in bytes.chunks_mut(stride) {
-                    endpoint.receive(now_ns, from, datagram, &mut |packet| {
-                        assert!(egress.takes(packet));
-                        let header = VirtioNetHeader::default();
-                        egress.receive(now_ns, (&guest, None), &header, packet);
-                    });
-                }
+                endpoint.receive(now_ns, from, &mut bytes, stride, &mut |packet| {
+                    assert!(egress.takes(packet));
+                    let header = VirtioNetHeader::default();
+                    egress.receive(now_ns, (&guest, None), &header, packet);
+                });
             }
             egress.flush(now_ns, &mut |_, header, packet| {
                 endpoint.send_frame(now_ns, header, packet);
             });
             while let Some(Transmit { mut bytes, stride, .. }) = endpoint.poll_transmit() {
                 let from = Path::Direct(SocketAddr::from((Ipv4Addr::LOCALHOST, 2)));
-                for datagram in bytes.chunks_mut(stride) {
-                    self.link.receive(now_ns, from, datagram);
-                }
+                self.link.receive(now_ns, from, &mut bytes, stride);
             }
         }
         while let Some(frame) = self.link.take(now_ns) {

@@ -1,9 +1,9 @@
 //! The daemon of a node: one thread that moves batches between UDP sockets, the TUN and the core.
 
 mod links;
+mod ready;
 
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +16,6 @@ use net_vdev::offload::{Accepts, PACKET_BYTES_MAX, VirtioNetHeader};
 use net_vdev::socket::{RECEIVE_BYTES, SendError, Socket};
 use net_vdev::{ConfigError, PrivateKey, PublicKey, Rule, uplink};
 use ring::rand::{SecureRandom, SystemRandom};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::time::Timespec;
 
 use crate::acl::AclEntry;
 use crate::clock::{boot_ns, unix_ns};
@@ -31,6 +29,7 @@ use crate::sequence::Sequence;
 use crate::streams::Streams;
 use crate::tun::{Tun, TunConfig, TunError};
 use crate::uplinks::Uplinks;
+use ready::{Ready, Source};
 
 /// The largest packet that the host may send into the mesh.
 const TUN_MTU: u16 = 1400;
@@ -360,61 +359,41 @@ impl Daemon {
     /// A [`NodeError`] that it can't go on after.
     pub fn run(&mut self) -> Result<(), NodeError> {
         while !self.stop.load(Ordering::Relaxed) {
-            self.wait()?;
-            self.turn()?;
+            let ready = self.wait()?;
+            self.turn(&ready)?;
         }
         Ok(())
     }
 
-    /// Waits until there is something to do; half a second at most, to see `stop`.
-    fn wait(&mut self) -> Result<(), NodeError> {
-        const LONGEST_NS: u64 = 500_000_000;
-        const ERRAND_NS: u64 = 20_000_000;
-        let now_ns = boot_ns();
-        let longest_ns = if self.errands.is_empty() { LONGEST_NS } else { ERRAND_NS };
-        let exit_ns = self.outside.exit.as_ref().and_then(|exit| exit.next_deadline(now_ns));
-        let due_ns = [self.core.next_deadline(), exit_ns].into_iter().flatten().min();
-        let due_ns = due_ns.map_or(longest_ns, |it| it.saturating_sub(now_ns));
-        let nanoseconds = i64::try_from(due_ns.min(longest_ns)).unwrap_or(0);
-        let timeout = Timespec { tv_sec: 0, tv_nsec: nanoseconds };
-        let readable: Vec<BorrowedFd<'_>> = self
-            .outside
-            .udp
-            .iter()
-            .map(Socket::as_fd)
-            .chain(self.outside.tun.iter().map(Tun::as_fd))
-            .chain(self.outside.exit.iter().map(Exit::as_fd))
-            .chain([self.orders.as_fd()])
-            .chain(self.interfaces.iter().map(Interfaces::as_fd))
-            .chain(self.discovery.iter().map(Discovery::as_fd))
-            .chain([self.uplinks.as_fd()])
-            .collect();
-        let readable = readable.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-        let mut entries: Vec<PollFd<'_>> =
-            readable.chain(self.outside.streams.poll_fds()).collect();
-        match poll(&mut entries, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(NodeError::Poll(error.into())),
-        }
-    }
-
-    fn turn(&mut self) -> Result<(), NodeError> {
+    fn turn(&mut self, ready: &Ready) -> Result<(), NodeError> {
         let now_ns = boot_ns();
         self.outside.now_ns = now_ns;
-        self.receive(now_ns);
-        self.receive_streams(now_ns);
-        self.heed_kernel(now_ns);
+        if ready.has(Source::Network) {
+            self.receive(now_ns);
+        }
+        if ready.has(Source::Stream) {
+            self.receive_streams(now_ns);
+        }
+        self.heed_kernel(now_ns, ready);
         self.core.finish_turn(now_ns, &mut self.outside);
-        self.send(now_ns);
-        self.uplinks.turn(now_ns, &mut self.core, &mut self.outside);
-        self.bring_in(now_ns);
+        // What the host was just given may have made it answer.
+        if ready.has(Source::Card) || ready.has(Source::Network) {
+            self.send(now_ns);
+        }
+        if ready.has(Source::Uplink) {
+            self.uplinks.turn(now_ns, &mut self.core, &mut self.outside);
+        }
+        self.uplinks.renew(now_ns);
+        self.bring_in(now_ns, ready.has(Source::Exit));
         self.core.finish_turn(now_ns, &mut self.outside);
         for (member, message) in self.outside.for_cards.drain(..) {
             self.uplinks.send(&member, &message);
         }
         self.heed_refusals(now_ns);
-        for asked in self.orders.take() {
-            self.answer(now_ns, asked);
+        if ready.has(Source::Orders) {
+            for asked in self.orders.take() {
+                self.answer(now_ns, asked);
+            }
         }
         if !self.errands.is_empty() {
             self.errands.proceed(now_ns, &mut self.core, &mut self.outside);
@@ -484,8 +463,8 @@ impl Daemon {
         }
     }
 
-    /// Passes on what the way out has for members.
-    fn bring_in(&mut self, now_ns: u64) {
+    /// Passes on what the way out has for members; `is_ready` tells whether its sockets have anything.
+    fn bring_in(&mut self, now_ns: u64, is_ready: bool) {
         // It is lent out: what it has goes through the core to the sockets.
         let Some(mut exit) = self.outside.exit.take() else { return };
         exit.set_attached(self.core.attached());
@@ -494,6 +473,10 @@ impl Daemon {
             let mut random = [0; 64];
             SystemRandom::new().fill(&mut random).ok().map(|()| random)
         });
+        if !is_ready && !exit.has_work(now_ns) {
+            self.outside.exit = Some(exit);
+            return;
+        }
         let own = self.key();
         let (core, outside) = (&mut self.core, &mut self.outside);
         exit.flush(now_ns, &mut |member, header, packet| {

@@ -90,6 +90,8 @@ pub(crate) struct Exit {
     attached: BTreeMap<Ipv6Addr, PublicKey>,
     /// Packets of members that may not.
     strangers: u64,
+    /// Whether it was given anything since it was last asked for what it has.
+    is_touched: bool,
 }
 
 impl Exit {
@@ -128,6 +130,7 @@ impl Exit {
             listed: config.members.iter().map(|key| (key.address(), *key)).collect(),
             attached: BTreeMap::new(),
             strangers: 0,
+            is_touched: false,
         })
     }
 
@@ -138,6 +141,7 @@ impl Exit {
 
     /// A packet of a member's, whose source its session vouches for.
     pub(crate) fn receive(&mut self, now_ns: u64, header: &VirtioNetHeader, packet: &[u8]) {
+        self.is_touched = true;
         if self.egress.is_answer(packet) {
             return self.egress.receive_answer(now_ns, packet);
         }
@@ -156,6 +160,7 @@ impl Exit {
     /// A packet of the node's host.
     pub(crate) fn receive_own(&mut self, now_ns: u64, header: &VirtioNetHeader, packet: &[u8]) {
         let own = self.own;
+        self.is_touched = true;
         self.egress.receive(now_ns, (&own, None), header, packet);
     }
 
@@ -233,10 +238,16 @@ impl Exit {
 
     /// Hands over what is for members.
     pub(crate) fn flush(&mut self, now_ns: u64, deliver: &mut Deliver<'_>) {
+        self.is_touched = false;
         if self.egress.next_deadline(now_ns).is_some_and(|due_ns| due_ns <= now_ns) {
             self.egress.handle_deadline(now_ns);
         }
         self.egress.flush(now_ns, deliver);
+    }
+
+    /// Whether it may have something without a socket that is ready.
+    pub(crate) fn has_work(&self, now_ns: u64) -> bool {
+        self.is_touched || self.next_deadline(now_ns).is_some_and(|due_ns| due_ns <= now_ns)
     }
 
     pub(crate) fn next_deadline(&self, now_ns: u64) -> Option<u64> {

@@ -365,7 +365,7 @@ pub(crate) fn status(core: &Core, facts: NodeFacts<'_>) -> Answer {
     });
     Answer::Status(Box::new(Status {
         key: endpoint.key().to_string(),
-        address: endpoint.key().address(),
+        address: endpoint.address(),
         zone: facts.zone,
         peers: endpoint.peers().map(|peer| peer_status(core, &facts, &peer)).collect(),
         listening: facts.listening,

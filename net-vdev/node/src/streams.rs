@@ -37,6 +37,8 @@ const USER_TIMEOUT_MS: u32 = 10_000;
 const REDIAL_NS: std::ops::RangeInclusive<u64> = 1_000_000_000..=60_000_000_000;
 /// The port that most firewalls let through.
 const HTTPS: u16 = 443;
+/// How long nobody is taken on after one could not be.
+const DEAF_NS: u64 = 1_000_000_000;
 const PREFIX_BYTES: usize = 2;
 
 /// A connection.
@@ -76,6 +78,9 @@ pub(crate) struct Streams {
     open: BTreeMap<u32, Stream>,
     next: u32,
     calls: BTreeMap<PublicKey, Calls>,
+    /// Until when nobody is taken on: a listener that has somebody and can't let him in would be
+    /// ready all the time.
+    deaf_until_ns: u64,
     /// What was just read of one connection.
     buffer: Vec<u8>,
     pub(crate) overflowed: u64,
@@ -89,6 +94,7 @@ impl Streams {
             open: BTreeMap::new(),
             next: 1,
             calls: BTreeMap::new(),
+            deaf_until_ns: 0,
             buffer: vec![0; INPUT_BYTES],
             overflowed: 0,
         }
@@ -111,8 +117,10 @@ impl Streams {
     }
 
     /// What to wait for.
-    pub(crate) fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
-        let listeners = self.listeners.iter().map(|it| PollFd::new(it, PollFlags::IN));
+    pub(crate) fn poll_fds(&self, now_ns: u64) -> impl Iterator<Item = PollFd<'_>> {
+        let hears = now_ns >= self.deaf_until_ns;
+        let listeners = self.listeners.iter().filter(move |_| hears);
+        let listeners = listeners.map(|it| PollFd::new(it, PollFlags::IN));
         let open = self.open.values().map(|stream| {
             let wants_out = stream.is_connecting || stream.written < stream.output.len();
             let out = if wants_out { PollFlags::OUT } else { PollFlags::empty() };
@@ -224,8 +232,17 @@ impl Streams {
         let mut taken = Vec::new();
         for listener in &self.listeners {
             for _ in 0..ACCEPTS_PER_TURN {
-                let Ok((socket, remote)) = listener.accept() else { break };
-                taken.push((socket, remote));
+                match listener.accept() {
+                    Ok(connection) => taken.push(connection),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                    // No descriptor left, most likely.
+                    Err(error) => {
+                        tracing::debug!(%error, "taking a connection");
+                        self.deaf_until_ns = now_ns.saturating_add(DEAF_NS);
+                        break;
+                    }
+                }
             }
         }
         for (socket, remote) in taken {

@@ -186,7 +186,6 @@ impl Uplinks {
                 self.hear(now_ns, id, core, outside);
             }
         }
-        self.renew(now_ns);
     }
 
     fn accept(&mut self) {
@@ -417,7 +416,7 @@ impl Uplinks {
     }
 
     /// Members whose announcements are about to end announce themselves anew.
-    fn renew(&mut self, now_ns: u64) {
+    pub(crate) fn renew(&mut self, now_ns: u64) {
         const LOOK_NS: u64 = 10_000_000_000;
         if now_ns < self.renewed_ns.saturating_add(LOOK_NS) {
             return;

@@ -25,6 +25,13 @@ pub struct Exits {
     pub is_resolver: bool,
 }
 
+impl Exits {
+    /// The address of the member through which this one reaches the outside.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.through.map(|exit| exit.address().into())
+    }
+}
+
 /// Whether an address stands for one outside of the mesh.
 fn is_outside(address: &IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.octets().starts_with(&OUTSIDE_PREFIX))
@@ -33,6 +40,7 @@ fn is_outside(address: &IpAddr) -> bool {
 impl Endpoint {
     /// Goes out through another peer from now on, or is an exit.
     pub fn set_exits(&mut self, exits: Exits) {
+        self.exit_address = exits.address();
         self.exits = exits;
     }
 
@@ -50,8 +58,8 @@ impl Endpoint {
 
     /// The peer's address that stands for an address: its exit's for all outside.
     pub(super) fn through(&self, address: IpAddr) -> IpAddr {
-        match self.exits.through {
-            Some(exit) if is_outside(&address) => exit.address().into(),
+        match self.exit_address {
+            Some(exit) if is_outside(&address) => exit,
             _ => address,
         }
     }

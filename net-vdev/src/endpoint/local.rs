@@ -90,13 +90,15 @@ impl Endpoint {
                 let plain = VirtioNetHeader::default();
                 for frame in frames.chunks_mut(stride) {
                     let header = RelayHeader::parse(frame).map_err(|_| OddMessage)?;
-                    let own = self.key.address();
                     let datagram = frame.get_mut(RELAY_HEADER_BYTES..);
-                    let datagram = datagram.filter(|_| header.destination == own);
+                    let datagram = datagram.filter(|_| header.destination == self.address);
                     let (member, is_alternate) = (header.source, header.is_alternate);
                     let from = Path::Relayed { member, is_alternate };
                     let datagram = datagram.ok_or(OddMessage)?;
-                    self.receive(now_ns, from, datagram, &mut |packet| deliver(&plain, packet));
+                    self.streak = None;
+                    self.receive_one(now_ns, from, datagram, &mut |packet| {
+                        deliver(&plain, packet);
+                    });
                 }
             }
             Down::Resolved(key) => {

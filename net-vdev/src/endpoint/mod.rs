@@ -55,12 +55,13 @@ mod probing;
 mod relay;
 mod resolve;
 mod roster;
+mod streak;
 mod streams;
 mod superframe;
 mod transmit;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 pub use certificates::LABELS_MAX;
 pub use config::{Config, ConfigError, Peer, Strangers};
@@ -77,6 +78,7 @@ pub use relay::Hop;
 use resolve::Unresolved;
 pub use roster::PeerView;
 use slab::Slab;
+use streak::Streak;
 pub use transmit::Transmit;
 use transmit::Transmits;
 
@@ -104,11 +106,15 @@ const COOKIE_BURST: u64 = 100;
 pub struct Endpoint {
     identity: PrivateKey,
     key: PublicKey,
+    /// The address that follows from the key: to compute it takes as long as to seal a packet.
+    address: Ipv6Addr,
     mac_key: MacKey,
     ciphers: CipherSupport,
     strangers_welcome: Strangers,
     is_routed: bool,
     exits: Exits,
+    /// The address of the exit that this member goes out through.
+    exit_address: Option<IpAddr>,
     post_quantum: PostQuantum,
     unix_time_at_zero_ns: u64,
     newest_initiation_unix_ns: u64,
@@ -125,6 +131,8 @@ pub struct Endpoint {
     /// Packets for members whose key is not known yet.
     unresolved: Unresolved,
     firewall: Firewall,
+    /// What the last packet of this batch was let in as.
+    streak: Option<Streak>,
     /// This member's certificates, as it shows them.
     certificates: Vec<u8>,
     random: Generator,
@@ -162,11 +170,13 @@ impl Endpoint {
         let mut endpoint = Self {
             mac_key: MacKey::of(&key),
             key,
+            address: key.address(),
             identity: config.private_key,
             ciphers: config.ciphers,
             strangers_welcome: config.strangers,
             is_routed: config.is_routed,
             exits: config.exits,
+            exit_address: config.exits.address(),
             post_quantum: config.post_quantum,
             unix_time_at_zero_ns: config.unix_time_at_zero_ns,
             newest_initiation_unix_ns: 0,
@@ -179,6 +189,7 @@ impl Endpoint {
             timers: BTreeSet::new(),
             unresolved: Unresolved::default(),
             firewall: Firewall::new(&policy, [random.u64(), random.u64()]),
+            streak: None,
             certificates: Vec::new(),
             candidates: Vec::new(),
             observed: VecDeque::new(),
@@ -194,7 +205,7 @@ impl Endpoint {
             events: VecDeque::new(),
             counters: Counters::default(),
         };
-        for address in config.addresses.into_iter().chain([key.address().into()]) {
+        for address in config.addresses.into_iter().chain([endpoint.address.into()]) {
             check_address(address)?;
             endpoint.addresses.insert(address);
         }
@@ -206,6 +217,12 @@ impl Endpoint {
     #[must_use]
     pub fn key(&self) -> PublicKey {
         self.key
+    }
+
+    /// The address that follows from the member's key.
+    #[must_use]
+    pub fn address(&self) -> Ipv6Addr {
+        self.address
     }
 
     /// The member's own addresses.
@@ -314,16 +331,35 @@ impl Endpoint {
         }
     }
 
-    /// Takes a datagram that came on a path from outside; its bytes are opened in place, and
-    /// `deliver` gets each packet for this member. What does not verify is dropped and counted.
+    /// Takes datagrams of `stride` bytes each that came on a path from outside, the last perhaps
+    /// shorter; their bytes are opened in place, and `deliver` gets each packet for this member. What
+    /// does not verify is dropped and counted.
     pub fn receive(
+        &mut self,
+        now_ns: u64,
+        from: Path,
+        batch: &mut [u8],
+        stride: usize,
+        deliver: &mut dyn FnMut(&[u8]),
+    ) {
+        self.streak = None;
+        for datagram in batch.chunks_mut(stride.max(1)) {
+            self.receive_one(now_ns, from, datagram, deliver);
+        }
+    }
+
+    fn receive_one(
         &mut self,
         now_ns: u64,
         from: Path,
         bytes: &mut [u8],
         deliver: &mut dyn FnMut(&[u8]),
     ) {
-        let outcome = match wire::parse(bytes) {
+        let datagram = wire::parse(bytes);
+        if !matches!(datagram, Ok(Datagram::Data { .. })) {
+            self.streak = None;
+        }
+        let outcome = match datagram {
             Err(_) => Err(DropReason::Wire),
             Ok(Datagram::Data { receiver, counter }) => {
                 self.receive_data(now_ns, from, (receiver, counter), bytes, deliver)
@@ -385,7 +421,10 @@ impl Endpoint {
         }
         match packet.first().map(|first| first >> 4) {
             None => Ok(()),
-            Some(1) => self.receive_control(now_ns, index, from, packet, deliver),
+            Some(1) => {
+                self.streak = None;
+                self.receive_control(now_ns, index, from, packet, deliver)
+            }
             Some(_) => self.admit(now_ns, index, packet, deliver),
         }
     }
@@ -399,7 +438,15 @@ impl Endpoint {
         deliver: &mut dyn FnMut(&[u8]),
     ) -> Result<(), DropReason> {
         let packet = Packet::parse(bytes).map_err(|_| DropReason::InboundMalformed)?;
-        self.check_inbound(now_ns, index, &packet, 1)?;
+        match self.streak.filter(|streak| streak.has(index, &packet)) {
+            Some(streak) => self.admit_more(now_ns, streak, packet.len)?,
+            None => {
+                self.streak = None;
+                self.check_inbound(now_ns, index, &packet, 1)?;
+                let is_metered = !self.is_of_exit(&packet);
+                self.streak = Streak::of(index, &packet, is_metered);
+            }
+        }
         deliver(bytes.get(..packet.len).unwrap_or_default());
         Ok(())
     }
@@ -419,11 +466,16 @@ impl Endpoint {
             return Err(DropReason::InboundDestination);
         }
         self.ask_to_admit(now_ns, index, packet, packets)?;
-        let peer = self.peers.get_mut(index).ok_or(DropReason::InboundSource)?;
-        peer.bytes_received += packet.len as u64;
-        self.counters.packets_received += 1;
-        self.counters.bytes_received += packet.len as u64;
+        self.count_inbound(index, packet.len);
         Ok(())
+    }
+
+    fn count_inbound(&mut self, index: usize, bytes: usize) {
+        if let Some(peer) = self.peers.get_mut(index) {
+            peer.bytes_received += bytes as u64;
+        }
+        self.counters.packets_received += 1;
+        self.counters.bytes_received += bytes as u64;
     }
 
     /// The next datagrams to send. Give their buffer back with [`Endpoint::recycle`].

@@ -129,7 +129,7 @@ impl Endpoint {
             receiver: 0,
             counter: 0,
             destination: member,
-            source: self.key.address(),
+            source: self.address,
         };
         Some(header.to_bytes())
     }

@@ -107,6 +107,12 @@ impl Firewall {
         }
     }
 
+    /// Judges one more packet, of so many bytes, that differs from the one before in nothing that the
+    /// rules or its flow look at.
+    pub fn inbound_more(&mut self, now_ns: u64, bytes: usize) -> Verdict {
+        if self.inbound.take(now_ns, 1, bytes) { Verdict::Pass } else { Verdict::Cap }
+    }
+
     /// Takes note that `peer` has no labels any more but those: the flows that they don't allow stop.
     /// It looks at the whole table, and labels change seldom.
     pub fn relabel(&mut self, peer: Party<'_>) {

@@ -194,11 +194,11 @@ impl Link {
         self.inbox.merger = merges.then(|| Box::new(Coalescer::new(accepts)));
     }
 
-    /// Takes a datagram of the network; what it has for the guest waits, the last of it until
-    /// [`Link::flush_merged`].
-    pub fn receive(&mut self, now_ns: u64, from: Path, datagram: &mut [u8]) {
+    /// Takes datagrams of the network, of `stride` bytes each but the last; what they have for the
+    /// guest waits, the last of it until [`Link::flush_merged`].
+    pub fn receive(&mut self, now_ns: u64, from: Path, batch: &mut [u8], stride: usize) {
         let (inbox, counters, ipv4) = (&mut self.inbox, &mut self.counters, &self.ipv4);
-        self.endpoint.receive(now_ns, from, datagram, &mut |packet| {
+        self.endpoint.receive(now_ns, from, batch, stride, &mut |packet| {
             inbox.take(now_ns, counters, ipv4, (&VirtioNetHeader::default(), packet));
         });
     }

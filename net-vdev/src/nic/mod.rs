@@ -206,9 +206,8 @@ impl NetDevice {
             match self.socket.receive_batch(&mut self.received) {
                 Ok(Some(batch)) => {
                     let datagrams = self.received.get_mut(..batch.len).unwrap_or_default();
-                    for datagram in datagrams.chunks_mut(batch.stride) {
-                        self.link.receive(now_ns, Path::Direct(batch.from), datagram);
-                    }
+                    let from = Path::Direct(batch.from);
+                    self.link.receive(now_ns, from, datagrams, batch.stride);
                     self.link.flush_merged(now_ns);
                     used |= self.fill_receive_queue(queue, ram, now_ns)?;
                     self.flush();

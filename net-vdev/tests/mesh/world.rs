@@ -258,7 +258,8 @@ impl World {
     pub(crate) fn hand(&mut self, to: usize, from: SocketAddr, mut bytes: Vec<u8>) {
         let Member { endpoint, got, .. } = &mut self.members[to];
         let deliver = &mut |packet: &[u8]| got.push(packet.to_vec());
-        endpoint.receive(self.now_ns, Path::Direct(from), &mut bytes, deliver);
+        let stride = bytes.len();
+        endpoint.receive(self.now_ns, Path::Direct(from), &mut bytes, stride, deliver);
     }
 
     fn arrive(&mut self, from: Path, to: Path, mut bytes: Vec<u8>) {
@@ -269,7 +270,8 @@ impl World {
         });
         let Some(index) = index else { return };
         let Member { endpoint, got, .. } = &mut self.members[index];
-        endpoint.receive(self.now_ns, from, &mut bytes, &mut |packet| got.push(packet.to_vec()));
+        let (stride, deliver) = (bytes.len(), &mut |packet: &[u8]| got.push(packet.to_vec()));
+        endpoint.receive(self.now_ns, from, &mut bytes, stride, deliver);
         self.settle(index);
     }
 

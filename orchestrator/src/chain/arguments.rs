@@ -36,6 +36,10 @@ pub enum ChainVerb {
         /// Where; a loopback address, for whoever reaches it may send.
         #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
         listen: SocketAddr,
+        /// For development: let the chain's time go so much faster than the world's. Afterwards a chain
+        /// is ahead, and at speed 1 has no blocks until the world has come so far.
+        #[arg(long, value_name = "FACTOR", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+        speed: u64,
         /// What all verbs take.
         #[command(flatten)]
         common: Common,

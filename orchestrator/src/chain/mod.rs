@@ -5,9 +5,17 @@
 //!                   /account/key    the secp256k1 key of the account that deployed the contracts
 //!                   /blocks.redb    the chain
 //!                   /chain.json     its number and where its contracts are; the last to be written
+//!                   /served         where whoever has the blocks open answers
+//!                   /senders/       a lock for each account that sends
 //! ```
 
+pub mod amount;
 pub mod arguments;
+pub mod epochs;
+pub mod failure;
+pub mod reach;
+pub mod refusal;
+pub mod wallet;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -28,13 +36,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::clock::unix_time_ns;
+use crate::clock::{Clock, unix_time_ns};
 use crate::exit_code;
 use crate::state::{self, StateError};
+use amount::{UNIT, tokens as whole};
 use arguments::{ChainVerb, Common};
 
-/// The smallest unit of a token: 10⁻¹⁸.
-const UNIT: u128 = 1_000_000_000_000_000_000;
 /// Tokens minted per hour at most, and ever, for one at the start.
 const EMISSION_SHARE: u128 = 100_000;
 const CAP_SHARE: u128 = 2;
@@ -159,6 +166,10 @@ impl Place {
         self.folder.join("blocks.redb")
     }
 
+    fn served(&self) -> PathBuf {
+        self.folder.join("served")
+    }
+
     fn seed(&self) -> Result<[u8; 32], ChainVerbError> {
         Ok(*state::key(&self.folder.join("producer"))?.expose())
     }
@@ -208,8 +219,38 @@ pub fn run(verb: &ChainVerb) -> Result<i32, ChainVerbError> {
             init(&Place::open(common)?, *chain_id, *cadence, *tokens)?;
             status(&Place::open(common)?, None, common.json)
         }
-        ChainVerb::Serve { listen, common } => serve(&Place::open(common)?, *listen, common.json),
+        ChainVerb::Serve { listen, speed, common } => {
+            serve(&Place::open(common)?, *listen, *speed, common.json)
+        }
         ChainVerb::Status { at, common } => status(&Place::open(common)?, *at, common.json),
+    }
+}
+
+/// The time of a chain that is served.
+enum ChainTime {
+    /// The world's.
+    World,
+    /// So many times faster, from a time in seconds on.
+    Faster { speed: u64, from: u64, clock: Clock },
+}
+
+impl ChainTime {
+    /// Time never goes back: of a chain that is ahead, it goes on from the newest block.
+    fn new(speed: u64, newest: u64) -> Self {
+        match speed {
+            0 | 1 => Self::World,
+            speed => Self::Faster { speed, from: now_secs().max(newest), clock: Clock::start() },
+        }
+    }
+
+    fn now_secs(&self) -> u64 {
+        match self {
+            Self::World => now_secs(),
+            Self::Faster { speed, from, clock } => {
+                let since = u128::from(clock.now_ns()) * u128::from(*speed) / 1_000_000_000;
+                from.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
+            }
+        }
     }
 }
 
@@ -283,7 +324,7 @@ fn deploy(chain: Chain, account: &Key, supply: u128) -> Result<(), ChainVerbErro
 }
 
 /// Makes blocks and answers until a signal.
-fn serve(place: &Place, listen: SocketAddr, json: bool) -> Result<i32, ChainVerbError> {
+fn serve(place: &Place, listen: SocketAddr, speed: u64, json: bool) -> Result<i32, ChainVerbError> {
     let found = place.described()?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
@@ -292,18 +333,23 @@ fn serve(place: &Place, listen: SocketAddr, json: bool) -> Result<i32, ChainVerb
     let chain = Arc::new(Mutex::new(place.chain()?));
     let server = Server::start(Arc::clone(&chain), listen)?;
     let (at, number) = (server.address(), found.chain_id);
-    print(&if json {
+    // Only whoever finds the blocks open elsewhere reads it: one that a kill leaves behind does no harm.
+    state::write_whole(&place.served(), format!("http://{at}/\n").as_bytes())?;
+    print::<ChainVerbError>(&if json {
         format!("{}\n", json!({"event": "serving", "at": at, "chain_id": number}))
     } else {
         format!("chain {number}, answering at http://{at}\n")
     })?;
+    let newest = chain.lock().unwrap_or_else(PoisonError::into_inner).head().timestamp;
+    let time = ChainTime::new(speed, newest);
     while !stop.load(Ordering::Relaxed) {
-        let made = chain.lock().unwrap_or_else(PoisonError::into_inner).tick(now_secs())?;
+        let made = chain.lock().unwrap_or_else(PoisonError::into_inner).tick(time.now_secs())?;
         if let Some(header) = made {
             tracing::debug!(number = header.number, gas = header.gas_used, "a block");
         }
         std::thread::sleep(TICK);
     }
+    std::fs::remove_file(place.served())?;
     Ok(0)
 }
 
@@ -350,17 +396,11 @@ fn status(place: &Place, at: Option<SocketAddr>, json: bool) -> Result<i32, Chai
     print(&text)
 }
 
-/// Tokens with as many decimals as they have.
-fn whole(units: U256) -> String {
-    let (tokens, rest) = units.div_rem(U256::from(UNIT));
-    if rest.is_zero() {
-        return tokens.to_string();
-    }
-    let rest = format!("{rest:0>18}");
-    format!("{tokens}.{}", rest.trim_end_matches('0'))
-}
-
-fn print(text: &str) -> Result<i32, ChainVerbError> {
+/// Writes what a verb has to say, which ends well.
+///
+/// # Errors
+/// Standard output is gone.
+pub(crate) fn print<E: From<io::Error>>(text: &str) -> Result<i32, E> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()?;
@@ -421,18 +461,9 @@ mod tests {
     #[test]
     fn nobody_serves_what_is_not_there() {
         let (_folder, place) = place();
-        let error = serve(&place, "127.0.0.1:0".parse().unwrap(), false).unwrap_err();
+        let error = serve(&place, "127.0.0.1:0".parse().unwrap(), 1, false).unwrap_err();
         assert_eq!(error.exit_code(), exit_code::NOT_FOUND, "{error}");
         let error = status(&place, None, true).unwrap_err();
         assert!(error.to_string().contains("hypha chain init"), "{error}");
-    }
-
-    #[test]
-    fn tokens_are_written_with_the_decimals_that_they_have() {
-        for (units, text) in
-            [(0, "0"), (UNIT, "1"), (UNIT + UNIT / 4, "1.25"), (1, "0.000000000000000001")]
-        {
-            assert_eq!(whole(U256::from(units)), text);
-        }
     }
 }

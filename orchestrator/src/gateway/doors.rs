@@ -12,12 +12,17 @@ use super::config::{self, Target, Targets, Transport};
 
 /// How long a client may take to say which server it means.
 const HELLO_NS: u64 = 10_000_000_000;
+/// How long nobody is let in after one could not be, for want of a descriptor most likely: a
+/// listener that has somebody would be ready all the time.
+const DEAF_NS: u64 = 1_000_000_000;
 
 /// All doors.
 #[derive(Default)]
 pub(super) struct Doors {
     tcp: BTreeMap<SocketAddr, (TcpListener, Targets)>,
     udp: BTreeMap<SocketAddr, (UdpSocket, Targets)>,
+    /// Until when nobody is let in.
+    deaf_until_ns: u64,
 }
 
 impl Doors {
@@ -60,17 +65,21 @@ impl Doors {
 
     /// The next client, at one of the doors that have room.
     pub(super) fn accept(
-        &self,
+        &mut self,
         now_ns: u64,
         has_room: impl Fn(&SocketAddr) -> bool,
     ) -> Option<Caller> {
+        if now_ns < self.deaf_until_ns {
+            return None;
+        }
         for (door, (listener, _)) in self.tcp.iter().filter(|(door, _)| has_room(door)) {
             let (client, from) = match listener.accept() {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        // The client is gone again, or we are out of descriptors for now.
+                    let is_over = [io::ErrorKind::WouldBlock, io::ErrorKind::ConnectionAborted];
+                    if !is_over.contains(&error.kind()) {
                         tracing::debug!(%error, %door, "a client could not be accepted");
+                        self.deaf_until_ns = now_ns.saturating_add(DEAF_NS);
                     }
                     continue;
                 }
@@ -106,9 +115,11 @@ impl Doors {
     /// What to wait for; listeners only where there is room for clients.
     pub(super) fn fds(
         &self,
+        now_ns: u64,
         has_room: impl Fn(&SocketAddr) -> bool,
     ) -> impl Iterator<Item = PollFd<'_>> {
-        let tcp = self.tcp.iter().filter(move |(door, _)| has_room(door));
+        let hears = now_ns >= self.deaf_until_ns;
+        let tcp = self.tcp.iter().filter(move |(door, _)| hears && has_room(door));
         let tcp = tcp.map(|(_, (listener, _))| PollFd::new(listener, PollFlags::IN));
         tcp.chain(self.udp.values().map(|(socket, _)| PollFd::new(socket, PollFlags::IN)))
     }

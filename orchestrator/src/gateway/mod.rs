@@ -328,13 +328,14 @@ impl Running {
         let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
         let wire =
             if self.stack.is_blocked() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        let now_ns = self.stack.now_ns();
         let mut fds = vec![
             PollFd::new(&self.stopped, PollFlags::IN),
             PollFd::from_borrowed_fd(self.stack.wire(), wire),
         ];
         let (taken, share) = (self.taken(), self.share());
         let has_room = |door: &SocketAddr| taken.get(door).is_none_or(|count| *count < share);
-        fds.extend(self.doors.fds(has_room));
+        fds.extend(self.doors.fds(now_ns, has_room));
         fds.extend(self.callers.iter().map(|it| PollFd::new(&it.client, PollFlags::IN)));
         for Connection { splice, .. } in &self.connections {
             let interest = splice.interest(self.stack.socket_ref(splice.handle()));

@@ -98,11 +98,12 @@ impl MeshError {
     #[must_use]
     pub fn exit_code(&self) -> i32 {
         use mesh_node::NodeError;
+        use mesh_node::tun::TunError;
         match self {
             Self::Acl { .. }
             | Self::Certificate(_)
             | Self::Contradiction(_)
-            | Self::Node(NodeError::Config(_))
+            | Self::Node(NodeError::Config(_) | NodeError::Tun(TunError::Name { .. }))
             | Self::Gateway(GatewayError::File { .. }) => exit_code::BAD_SPEC,
             Self::NoRule(_) | Self::NoGroup(_) | Self::NoCertificate(_) => exit_code::NOT_FOUND,
             Self::Node(

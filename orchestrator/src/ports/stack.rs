@@ -194,7 +194,7 @@ impl Stack {
                 let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
                 let (len, from) = udp.recv_from(&mut buffer)?;
                 let bytes = buffer.get_mut(..len).unwrap_or_default();
-                endpoint.receive(now_ns, Path::Direct(from), bytes, &mut |packet| {
+                endpoint.receive(now_ns, Path::Direct(from), bytes, len, &mut |packet| {
                     received.push_back(packet.to_vec());
                 });
                 Ok(())

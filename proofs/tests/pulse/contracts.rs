@@ -93,7 +93,9 @@ fn labels_and_the_places_that_they_draw_are_what_the_contract_computes() {
             let places = drawn_places(layer, index, count, &previous).unwrap();
             let call = DagLabel::parentsCall { layer, index, count, previous };
             assert_eq!(judge.says(&call), places);
-            let drawn = places.map(|place| label(layer.saturating_sub(1), place));
+            let below = layer.saturating_sub(1);
+            let [near, b, c] = places;
+            let drawn = [label(layer, near), label(below, b), label(below, c)];
             let proof = DagLabel::Proof { layer, index, count, previous, drawn };
             let proof = Bytes::from(proof.abi_encode());
             let mut call = DagLabel::verifyCall { from: context, to: label(layer, index), proof };

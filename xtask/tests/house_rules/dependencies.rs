@@ -9,7 +9,7 @@ use crate::assert_none;
 use crate::files::root;
 
 /// Each crate of ours and the crates of ours that it may use (docs/ARCHITECTURE.md draws this).
-const ARROWS: [(&str, &[&str]); 21] = [
+const ARROWS: [(&str, &[&str]); 23] = [
     ("abi", &[]),
     ("spec", &[]),
     ("vdev", &[]),
@@ -26,16 +26,20 @@ const ARROWS: [(&str, &[&str]); 21] = [
     ("guest-kernel", &["abi"]),
     ("hypha-chain", &[]),
     ("hypha-proofs", &["hypha-chain", "storage-vdev"]),
+    ("proof-node", &["hypha-chain", "hypha-proofs", "storage-vdev"]),
+    ("proof-sim", &["hypha-chain", "hypha-proofs"]),
     ("vmm", &["abi", "net-vdev", "spec", "storage-vdev", "vdev"]),
     (
         "orchestrator",
         &[
             "hypha-chain",
+            "hypha-proofs",
             "mesh-edge",
             "mesh-egress",
             "mesh-lab",
             "mesh-node",
             "net-vdev",
+            "proof-node",
             "spec",
             "storage-node",
             "storage-vdev",
@@ -60,6 +64,8 @@ const ANY: &[&str] = &[
     "net-vdev",
     "noise-ring",
     "orchestrator",
+    "proof-node",
+    "proof-sim",
     "spec",
     "storage-node",
     "storage-vdev",

@@ -14,7 +14,7 @@ impl Core {
     /// # Errors
     /// Why there will be none.
     pub(crate) fn ping(&mut self, now_ns: u64, to: &Ipv6Addr) -> Result<Option<u64>, String> {
-        if *to == self.endpoint.key().address() {
+        if *to == self.endpoint.address() {
             return Err(format!("{to} is this node itself"));
         }
         let known = self.endpoint.peers().map(|peer| peer.key).find(|key| key.address() == *to);
@@ -49,7 +49,7 @@ impl Core {
             receiver: 0,
             counter: 0,
             destination: *to,
-            source: self.endpoint.key().address(),
+            source: self.endpoint.address(),
         };
         let mut frame = header.to_bytes().to_vec();
         // Data of a session that nobody has: a member that gets it says so.
@@ -84,7 +84,7 @@ impl Core {
         self.notices = if at == second { (at, count + 1) } else { (second, 1) };
         let inside = frame.get(RELAY_HEADER_BYTES..).and_then(<[u8]>::first_chunk);
         let Some(inside) = inside.filter(|_| self.notices.1 <= NOTICES_PER_S) else { return };
-        let own = self.endpoint.key().address();
+        let own = self.endpoint.address();
         let back = RelayHeader {
             hop_limit: wire::HOP_LIMIT,
             is_alternate: false,

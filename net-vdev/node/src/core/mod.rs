@@ -31,7 +31,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 pub use attached::{ATTACHED_MAX, AttachError};
 use mesh_router::{LinkId, NextHop, OriginateError, Router};
 use net_vdev::announcement::SignedAnnouncement;
-use net_vdev::endpoint::{Endpoint, Path, Transmit};
+use net_vdev::endpoint::{Endpoint, Hop, Path, Transmit};
 use net_vdev::offload::{Accepts, Coalescer, VirtioNetHeader};
 use net_vdev::wire::{self, Kind, RELAY_HEADER_BYTES, RelayHeader};
 use net_vdev::{PublicKey, Rule};
@@ -114,6 +114,25 @@ struct Run {
     start: usize,
     end: usize,
     way: Way,
+}
+
+/// Where a frame of a batch went: those behind it with the same ends go there too, and nothing is
+/// looked up again. Each has its own tag on this link and on the next.
+struct Trail {
+    hop: Hop,
+    link: LinkId,
+    next: PublicKey,
+}
+
+impl Trail {
+    fn has(&self, other: &Hop) -> bool {
+        let (mine, other_header) = (&self.hop.header, &other.header);
+        self.hop.neighbour == other.neighbour
+            && mine.destination == other_header.destination
+            && mine.source == other_header.source
+            && mine.is_alternate == other_header.is_alternate
+            && other_header.hop_limit > 1
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,15 +228,19 @@ impl Core {
     ) {
         let stride = stride.max(1);
         let mut run: Option<Run> = None;
+        let mut trail: Option<Trail> = None;
         let mut start = 0;
         while start < batch.len() {
-            let end = batch.len().min(start + stride);
-            let Some(datagram) = batch.get_mut(start..end) else { break };
-            let way = if is_frame(datagram) {
-                self.hop(now_ns, from, datagram, outside)
-            } else {
-                self.take(now_ns, from, datagram, outside);
+            let rest = batch.get(start..).unwrap_or_default();
+            let own = rest.chunks(stride).take_while(|datagram| !is_frame(datagram)).count();
+            let end = batch.len().min(start + own.max(1) * stride);
+            let Some(datagrams) = batch.get_mut(start..end) else { break };
+            let way = if own > 0 {
+                trail = None;
+                self.take(now_ns, from, datagrams, stride, outside);
                 None
+            } else {
+                self.hop(now_ns, from, datagrams, &mut trail, outside)
             };
             let grows = run.as_mut().filter(|run| Some(run.way) == way && run.end == start);
             if let Some(run) = grows {
@@ -235,10 +258,17 @@ impl Core {
         }
     }
 
-    /// A datagram for this node's own member.
-    fn take(&mut self, now_ns: u64, from: Path, datagram: &mut [u8], outside: &mut impl Outside) {
+    /// Datagrams for this node's own member.
+    fn take(
+        &mut self,
+        now_ns: u64,
+        from: Path,
+        datagrams: &mut [u8],
+        stride: usize,
+        outside: &mut impl Outside,
+    ) {
         let coalescer = &mut self.coalescer;
-        self.endpoint.receive(now_ns, from, datagram, &mut |packet| {
+        self.endpoint.receive(now_ns, from, datagrams, stride, &mut |packet| {
             coalescer.push(packet, &mut |header, packet| outside.deliver(header, packet));
         });
     }
@@ -249,9 +279,14 @@ impl Core {
         now_ns: u64,
         from: Path,
         frame: &mut [u8],
+        trail: &mut Option<Trail>,
         outside: &mut impl Outside,
     ) -> Option<Way> {
         let hop = self.endpoint.open_frame(now_ns, frame)?;
+        if let Some(trail) = trail.as_ref().filter(|trail| trail.has(&hop)) {
+            return self.hand_on(trail.link, &trail.next, hop.header.hop_limit - 1, frame);
+        }
+        *trail = None;
         if !from.is_direct() {
             // A frame in a frame: nobody makes that.
             self.counters.frames_odd += 1;
@@ -262,7 +297,13 @@ impl Core {
             self.counters.frames_unexpected += 1;
             return None;
         }
-        self.route(now_ns, &hop.neighbour, &hop.header, frame, outside)
+        let way = self.route(now_ns, &hop.neighbour, &hop.header, frame, outside);
+        if let Some(Way::Neighbour(link, _)) = way
+            && let Some(next) = self.neighbour(link)
+        {
+            *trail = Some(Trail { hop, link, next });
+        }
+        way
     }
 
     /// A frame of a member that is attached to this node: its source is that member's address.
@@ -298,10 +339,11 @@ impl Core {
         frame: &mut [u8],
         outside: &mut impl Outside,
     ) -> Option<Way> {
-        if header.destination == self.endpoint.key().address() {
+        if header.destination == self.endpoint.address() {
             let (_, datagram) = frame.split_at_mut_checked(RELAY_HEADER_BYTES)?;
             let (member, is_alternate) = (header.source, header.is_alternate);
-            self.take(now_ns, Path::Relayed { member, is_alternate }, datagram, outside);
+            let stride = datagram.len();
+            self.take(now_ns, Path::Relayed { member, is_alternate }, datagram, stride, outside);
             return None;
         }
         if let Some(member) = self.attached.get(&header.destination) {
@@ -339,11 +381,22 @@ impl Core {
             }
         };
         let key = self.neighbour(link)?;
+        self.hand_on(link, &key, hop_limit, frame)
+    }
+
+    /// Makes a frame ready for a neighbour.
+    fn hand_on(
+        &mut self,
+        link: LinkId,
+        key: &PublicKey,
+        hop_limit: u8,
+        frame: &mut [u8],
+    ) -> Option<Way> {
         if let Some([_, _, limit, flags]) = frame.first_chunk_mut() {
             *limit = hop_limit;
             *flags = 0;
         }
-        let path = self.endpoint.seal_frame(&key, frame)?;
+        let path = self.endpoint.seal_frame(key, frame)?;
         Some(Way::Neighbour(link, path))
     }
 

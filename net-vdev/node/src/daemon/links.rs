@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use net_vdev::endpoint::Path;
 use net_vdev::socket::Socket;
 
+use super::ready::{Ready, Source};
 use super::{Daemon, NodeError};
 use crate::clock::unix_ns;
 use crate::discovery::Discovery;
@@ -21,13 +22,15 @@ const WATCH_NS: u64 = 1_000_000_000;
 
 impl Daemon {
     /// What the kernel says about interfaces and routes, and what others say about datagrams.
-    pub(super) fn heed_kernel(&mut self, now_ns: u64) {
+    pub(super) fn heed_kernel(&mut self, now_ns: u64, ready: &Ready) {
         let mut doubtful = BTreeSet::new();
-        for socket in &self.outside.udp {
+        let is_in_error = ready.has_error(Source::Network);
+        for socket in self.outside.udp.iter().filter(|_| is_in_error) {
             let errors = std::iter::from_fn(|| socket.take_error()).take(ERRORS_PER_TURN);
             doubtful.extend(errors);
         }
         if let Some(interfaces) = &mut self.interfaces
+            && ready.has(Source::Interfaces)
             && interfaces.take()
         {
             for (place, trouble) in interfaces.check(&self.core.places()) {
@@ -45,17 +48,19 @@ impl Daemon {
             }
             self.keep_streams(now_ns);
         }
-        self.discover(now_ns);
+        self.discover(now_ns, ready.has(Source::Discovery));
         self.core.places_are_doubtful(now_ns, &doubtful);
     }
 
     /// Looks for nodes on local networks, and says that this one is there.
-    pub(super) fn discover(&mut self, now_ns: u64) {
+    pub(super) fn discover(&mut self, now_ns: u64, is_ready: bool) {
         let (Some(discovery), Some(interfaces)) = (&mut self.discovery, &self.interfaces) else {
             return;
         };
-        for (key, place) in discovery.take(now_ns, unix_ns() / 1_000_000_000) {
-            self.core.found(now_ns, key, place);
+        if is_ready {
+            for (key, place) in discovery.take(now_ns, unix_ns() / 1_000_000_000) {
+                self.core.found(now_ns, key, place);
+            }
         }
         if let Some(announced) = &self.announced {
             discovery.announce(now_ns, interfaces.networks(), announced);

@@ -68,7 +68,9 @@ fn carry(world: &mut World, vms: &mut [Vm]) {
             let from = Path::Relayed { member: header.source, is_alternate: false };
             let got = &mut vm.got;
             let datagram = &mut frame[RELAY_HEADER_BYTES..];
-            vm.endpoint.receive(now_ns, from, datagram, &mut |packet| got.push(packet.to_vec()));
+            let (stride, deliver) =
+                (datagram.len(), &mut |packet: &[u8]| got.push(packet.to_vec()));
+            vm.endpoint.receive(now_ns, from, datagram, stride, deliver);
         }
         while let Some(event) = vm.endpoint.poll_event() {
             if let Event::Resolve(address) = event {

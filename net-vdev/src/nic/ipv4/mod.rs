@@ -139,7 +139,7 @@ impl Ipv4 {
             });
             let ends = Ends {
                 guest: own.filter(|own| *own != ROUTER).unwrap_or(GUEST),
-                member: endpoint.key().address(),
+                member: endpoint.address(),
                 router: ROUTER,
                 exit: exit.address(),
             };

@@ -160,7 +160,8 @@ fn a_session_that_brings_no_whole_message_ends() {
 
 #[test]
 fn whoever_takes_no_answers_hurts_nobody_else_and_is_parted_with() {
-    let limits = Limits { idle_ns: 5_000_000_000, unsent_bytes: 1 << 20, ..Limits::default() };
+    // Long beside what an answer takes on a busy machine.
+    let limits = Limits { idle_ns: 20_000_000_000, unsent_bytes: 1 << 20, ..Limits::default() };
     let served = serve(limits);
     let big = content(1, 1 << 20);
     assert_eq!(served.volume(vec![owner()]).ask(put(1, &big)), Ok(Response::Done));
@@ -173,11 +174,14 @@ fn whoever_takes_no_answers_hurts_nobody_else_and_is_parted_with() {
     assert!(taken > 1000);
     let mut volume = served.volume(vec![owner()]);
     for _ in 0..20 {
-        assert_eq!(volume.ask(get(1)), Ok(Response::Bytes(big.clone().into())));
+        match volume.ask(get(1)) {
+            Ok(Response::Bytes(bytes)) => assert!(*bytes == *big, "not what was put"),
+            other => panic!("{other:?}"),
+        }
     }
     let sent = served.metric("hypha_shard_sent_bytes_total{store=\"disk0\"}");
     assert!(sent < 40 << 20, "{sent} bytes went to somebody who reads nothing");
-    let until = now_ns() + 60_000_000_000;
+    let until = now_ns() + 120_000_000_000;
     let idle = "hypha_shard_sessions_idle_total{store=\"disk0\"}";
     while served.metric(idle) == 0 {
         assert!(now_ns() < until, "still there");

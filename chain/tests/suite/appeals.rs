@@ -1,0 +1,310 @@
+//! Juries over epochs, drawn by node and weighed by stake and its age; witnesses that say two things.
+
+use alloy_sol_types::sol;
+use hypha_chain::contracts::{Capacity, Registry};
+use hypha_chain::key::Key;
+use hypha_chain::message::{Reader, sign};
+use hypha_chain::{Bytes, U256};
+
+use crate::grid::{CHAIN_ID, Content, Grid, Posted, WINDOW, event, key, tokens, verdict};
+
+sol! {
+    struct PulseVerdict {
+        uint32 node; uint64 pulse; uint16 threads; uint32 memMiB; uint64 diskMiB; uint16 fillerDraws;
+    }
+}
+
+const AGGREGATOR: u8 = 2;
+const APPELLANT: u8 = 3;
+
+fn signer(node: u32) -> Key {
+    key(100 + node as u8)
+}
+
+/// Four nodes with 1000 tokens each, and a posted epoch.
+fn grid() -> (Grid, Posted) {
+    let mut grid = Grid::new();
+    grid.farm(&key(1));
+    for node in 1..=4 {
+        assert_eq!(grid.node(&key(1), 1, &signer(node)), node);
+    }
+    grid.aggregator(&key(AGGREGATOR));
+    grid.fund(&key(APPELLANT), tokens(500));
+    let content = Content::new((1..=4).map(|node| verdict(node, 5)), &[0]);
+    let posted = grid.post(&key(AGGREGATOR), 0, &content);
+    (grid, posted)
+}
+
+/// An appeal whose jury is seated.
+fn appeal(grid: &mut Grid, posted: &Posted) -> Capacity::Demanded {
+    let call = Capacity::appealCall { posted: posted.clone() };
+    let appeal = event(&grid.must(&key(APPELLANT), grid.suite.capacity, call));
+    grid.must(&key(9), grid.suite.capacity, seat(&appeal));
+    appeal
+}
+
+fn seat(appeal: &Capacity::Demanded) -> Capacity::seatCall {
+    Capacity::seatCall {
+        it: appeal.demand.clone(),
+        postedAt: appeal.posted.postedAt,
+        aggregator: appeal.posted.aggregator,
+    }
+}
+
+fn vote(appeal: &Capacity::Demanded, draw: u64, is_true: bool) -> Capacity::voteCall {
+    Capacity::voteCall {
+        it: appeal.demand.clone(),
+        postedAt: appeal.posted.postedAt,
+        aggregator: appeal.posted.aggregator,
+        draw: U256::from(draw),
+        isTrue: is_true,
+    }
+}
+
+fn decide(appeal: &Capacity::Demanded) -> Capacity::decideCall {
+    Capacity::decideCall { it: appeal.demand.clone(), posted: appeal.posted.clone() }
+}
+
+fn juror(grid: &Grid, appeal: &Capacity::Demanded, draw: u64) -> u32 {
+    let call = Capacity::jurorOfCall { it: appeal.demand.clone(), draw: U256::from(draw) };
+    grid.view(grid.suite.capacity, call)
+}
+
+fn votes(grid: &Grid, appeal: &Capacity::Demanded) -> (u128, u128) {
+    let votes = grid.view(grid.suite.capacity, Capacity::votesCall(appeal.demand.id));
+    (votes.upheld.to(), votes.rejected.to())
+}
+
+#[test]
+fn an_epoch_that_more_weight_is_against_is_void() {
+    let (mut grid, posted) = grid();
+    let capacity = grid.suite.capacity;
+    let before = grid.balance(key(APPELLANT).address());
+    let appeal = appeal(&mut grid, &posted);
+    assert_eq!(grid.balance(key(APPELLANT).address()), before - tokens(100));
+    // Three nodes of four are against it, with every draw that they have.
+    for draw in 0..12 {
+        let node = juror(&grid, &appeal, draw);
+        grid.must(&signer(node), capacity, vote(&appeal, draw, node == 3));
+    }
+    let (upheld, rejected) = votes(&grid, &appeal);
+    assert!(0 < upheld && upheld < rejected, "{upheld} and {rejected}");
+    assert_eq!((upheld % 1000, rejected % 1000), (0, 0), "whole tokens of one day");
+    grid.refuses(&key(9), capacity, decide(&appeal), "TooEarly");
+    grid.advance(3601);
+    grid.must(&key(9), capacity, decide(&appeal));
+    // Its own back, and half of the aggregator's.
+    assert_eq!(grid.balance(key(APPELLANT).address()), before + tokens(500));
+    grid.refuses(&key(9), capacity, decide(&appeal), "Unknown");
+    let said = Capacity::requireFinalCall { posted: appeal.posted.clone() };
+    let said = grid.try_call(key(9).address(), capacity, &said).unwrap_err();
+    assert!(said.contains("UnknownEpoch"), "{said}");
+}
+
+#[test]
+fn an_epoch_that_is_upheld_stands_and_the_appeal_costs_its_bond() {
+    // Also one that nobody votes on, and a tie.
+    for cast in [4, 0] {
+        let (mut grid, posted) = grid();
+        let capacity = grid.suite.capacity;
+        let before = grid.balance(key(AGGREGATOR).address());
+        let appeal = appeal(&mut grid, &posted);
+        for draw in 0..cast {
+            let node = juror(&grid, &appeal, draw);
+            grid.must(&signer(node), capacity, vote(&appeal, draw, draw < 2));
+        }
+        grid.advance(WINDOW);
+        let open = Capacity::requireFinalCall { posted: appeal.posted.clone() };
+        let said = grid.try_call(key(9).address(), capacity, &open).unwrap_err();
+        assert!(said.contains("NotFinal"), "an appeal is open: {said}");
+        let receipt = grid.must(&key(9), capacity, decide(&appeal));
+        assert_eq!(grid.balance(key(AGGREGATOR).address()), before + tokens(100));
+        let answered = event::<Capacity::DemandAnswered>(&receipt);
+        assert_eq!(answered.posted, posted);
+        grid.must(&key(9), capacity, Capacity::requireFinalCall { posted });
+    }
+}
+
+#[test]
+fn only_who_is_drawn_votes_once_for_each_draw_in_time() {
+    let (mut grid, posted) = grid();
+    let capacity = grid.suite.capacity;
+    let appeal = appeal(&mut grid, &posted);
+    let node = juror(&grid, &appeal, 0);
+    let other = signer(1 + node % 4);
+    grid.refuses(&other, capacity, vote(&appeal, 0, true), "NotTheNode");
+    grid.refuses(&signer(node), capacity, vote(&appeal, 64, true), "WrongAnswer");
+    let mut wrong = vote(&appeal, 0, true);
+    wrong.it.index ^= 1 << 40;
+    grid.refuses(&signer(node), capacity, wrong, "Unknown");
+    grid.must(&signer(node), capacity, vote(&appeal, 0, true));
+    grid.refuses(&signer(node), capacity, vote(&appeal, 0, false), "HasVoted");
+    // A demand that somebody opens meanwhile stops no vote.
+    let call = Capacity::demandCall { posted: appeal.posted.clone(), tree: 0, index: 0 };
+    let demanded = event::<Capacity::Demanded>(&grid.must(&key(APPELLANT), capacity, call));
+    let second = (1..64).find(|draw| juror(&grid, &appeal, *draw) != node).unwrap();
+    let voter = juror(&grid, &appeal, second);
+    grid.must(&signer(voter), capacity, vote(&appeal, second, true));
+    grid.advance(3600);
+    let late = (1..64).find(|draw| *draw != second).unwrap();
+    let voter = juror(&grid, &appeal, late);
+    grid.refuses(&signer(voter), capacity, vote(&appeal, late, true), "TooLate");
+    // The unanswered demand voids; the appeal's bond comes back.
+    let call = Capacity::voidWithheldCall { it: demanded.demand, posted: demanded.posted.clone() };
+    grid.must(&key(9), capacity, call);
+    let before = grid.balance(key(APPELLANT).address());
+    let call = Capacity::reclaimDemandCall {
+        it: appeal.demand.clone(),
+        postedAt: posted.postedAt,
+        aggregator: posted.aggregator,
+    };
+    grid.must(&key(9), capacity, call);
+    assert_eq!(grid.balance(key(APPELLANT).address()), before + tokens(100));
+}
+
+#[test]
+fn a_jury_is_drawn_once_by_a_later_seed_and_in_time_for_the_vote() {
+    let (mut grid, posted) = grid();
+    let capacity = grid.suite.capacity;
+    let call = Capacity::appealCall { posted: posted.clone() };
+    let first: Capacity::Demanded = event(&grid.must(&key(APPELLANT), capacity, call));
+    grid.refuses(&signer(1), capacity, vote(&first, 0, true), "NotSeated");
+    let seated: Capacity::Seated = event(&grid.must(&key(9), capacity, seat(&first)));
+    let drawn = juror(&grid, &first, 0);
+    // Whoever does not like it can't draw again.
+    grid.must(&key(APPELLANT), capacity, seat(&first));
+    let seed = grid.view(capacity, Capacity::juryCall(first.demand.id));
+    assert_eq!((seed, juror(&grid, &first, 0)), (seated.seed, drawn));
+    let mut false_round = seat(&first);
+    false_round.it.index ^= 1 << 32;
+    grid.refuses(&key(9), capacity, false_round, "Unknown");
+    // A jury that comes late would have no time; without votes the epoch is upheld.
+    let call = Capacity::appealCall { posted: first.posted.clone() };
+    let second: Capacity::Demanded = event(&grid.must(&key(APPELLANT), capacity, call));
+    grid.advance(600);
+    grid.refuses(&key(APPELLANT), capacity, seat(&second), "TooLate");
+    grid.advance(3001);
+    let before = grid.balance(key(AGGREGATOR).address());
+    grid.must(&key(9), capacity, decide(&second));
+    assert_eq!(grid.balance(key(AGGREGATOR).address()), before + tokens(100));
+}
+
+#[test]
+fn an_appeal_is_neither_answered_by_a_leaf_nor_a_demand_by_votes() {
+    let (mut grid, posted) = grid();
+    let capacity = grid.suite.capacity;
+    let call = Capacity::demandCall { posted: posted.clone(), tree: 2, index: 0 };
+    grid.refuses(&key(APPELLANT), capacity, call, "WrongAnswer");
+    let appeal = appeal(&mut grid, &posted);
+    let content = Content::new((1..=4).map(|node| verdict(node, 5)), &[0]);
+    let answer = Capacity::answerDemandCall {
+        it: appeal.demand.clone(),
+        posted: appeal.posted.clone(),
+        count: 1,
+        leaf: crate::grid::reward_leaf(1, 0).into(),
+        path: content.rewards.path(0).unwrap(),
+    };
+    grid.refuses(&key(9), capacity, answer, "WrongAnswer");
+    let call = Capacity::demandCall { posted: appeal.posted.clone(), tree: 0, index: 0 };
+    let demanded = event::<Capacity::Demanded>(&grid.must(&key(APPELLANT), capacity, call));
+    let mut as_demand = vote(&appeal, 0, false);
+    as_demand.it = demanded.demand.clone();
+    grid.refuses(&signer(1), capacity, as_demand, "Unknown");
+    grid.advance(3601);
+    let silence =
+        Capacity::voidWithheldCall { it: appeal.demand.clone(), posted: demanded.posted.clone() };
+    grid.refuses(&key(9), capacity, silence, "WrongAnswer");
+    let call = Capacity::decideCall { it: demanded.demand, posted: demanded.posted };
+    grid.refuses(&key(9), capacity, call, "WrongAnswer");
+}
+
+#[test]
+fn stake_weighs_by_its_age_and_what_comes_later_weighs_nothing_yet() {
+    let (mut grid, posted) = grid();
+    let registry = grid.suite.registry;
+    let weight = |grid: &Grid, node: u32, instant: u64| {
+        let call = Registry::weightOfCall { node, instant: U256::from(instant) };
+        grid.view(registry, call).to::<u128>()
+    };
+    let start = grid.view(registry, Registry::nodeAtCall { node: 1 }).since.to::<u64>();
+    assert_eq!(weight(&grid, 1, start - 1), 0);
+    assert_eq!(weight(&grid, 1, start), 1000);
+    assert_eq!(weight(&grid, 1, start + 86_400), 2000);
+    assert_eq!(weight(&grid, 1, start + 86_400 * 5000), 365_000);
+    // After a hundred days, nine times as much is added: it has no age.
+    grid.advance_to(start + 86_400 * 100 - 1);
+    assert_eq!(weight(&grid, 1, grid.now), 100_000);
+    let amount = tokens(9000);
+    grid.must(&key(1), registry, Registry::addStakeCall { node: 1, amount });
+    assert_eq!(weight(&grid, 1, grid.now), 110_000, "ten days of ten times as much, one begun");
+    assert_eq!(weight(&grid, 1, start + 86_400 * 50), 0);
+    assert_eq!(weight(&grid, 2, grid.now), 100_000);
+    // What is leaving doesn't weigh, nor does a node that has ended.
+    grid.must(&key(1), registry, Registry::unstakeCall { node: 1, amount: tokens(9000) });
+    assert_eq!(weight(&grid, 1, grid.now), 11_000);
+    grid.must(&key(1), registry, Registry::retireCall { node: 2 });
+    assert_eq!(weight(&grid, 2, grid.now), 0);
+    // Who comes after an epoch, or after an appeal, has nothing to say in it.
+    let late = grid.node(&key(1), 1, &signer(5));
+    assert_eq!(weight(&grid, late, posted.postedAt), 0);
+}
+
+#[test]
+fn who_comes_after_an_appeal_is_not_drawn() {
+    let (mut grid, posted) = grid();
+    let appeal = appeal(&mut grid, &posted);
+    let before: Vec<u32> = (0..64).map(|draw| juror(&grid, &appeal, draw)).collect();
+    (5..=12).for_each(|node| {
+        grid.node(&key(1), 1, &signer(node));
+    });
+    let after: Vec<u32> = (0..64).map(|draw| juror(&grid, &appeal, draw)).collect();
+    assert_eq!(before, after);
+    for node in 1..=4 {
+        assert!(before.contains(&node), "of 64 draws, none is {node}");
+    }
+}
+
+#[test]
+fn two_verdicts_of_one_witness_on_one_pulse_cost_all_its_stake() {
+    let (mut grid, _) = grid();
+    let capacity = grid.suite.capacity;
+    let domain = Reader::Capacity.domain(CHAIN_ID, capacity);
+    let found = |threads: u16| Capacity::Found { threads, memMiB: 2, diskMiB: 3, fillerDraws: 4 };
+    let signed = |by: &Key, pulse: u64, threads: u16| -> Bytes {
+        let verdict =
+            PulseVerdict { node: 4, pulse, threads, memMiB: 2, diskMiB: 3, fillerDraws: 4 };
+        sign(&verdict, &domain, by).to_bytes().into()
+    };
+    let call = |found: [Capacity::Found; 2], first: Bytes, second: Bytes| {
+        Capacity::falseWitnessCall { witness: 1, node: 4, pulse: 9, found, first, second }
+    };
+    let (one, two) = (signed(&signer(1), 9, 1), signed(&signer(1), 9, 2));
+    let same = call([found(1), found(1)], one.clone(), one.clone());
+    grid.refuses(&key(9), capacity, same, "NoContradiction");
+    let others = call([found(1), found(2)], one.clone(), signed(&signer(2), 9, 2));
+    grid.refuses(&key(9), capacity, others, "NotTheNode");
+    let elsewhere = call([found(1), found(2)], one.clone(), signed(&signer(1), 8, 2));
+    grid.refuses(&key(9), capacity, elsewhere, "NotTheNode");
+    grid.must(&key(9), capacity, call([found(1), found(2)], one.clone(), two.clone()));
+    assert_eq!(grid.view(grid.suite.registry, Registry::stakeOfCall { node: 1 }), U256::ZERO);
+    assert_eq!(grid.balance(key(9).address()), tokens(500));
+    let again = call([found(1), found(2)], one, two);
+    grid.refuses(&key(9), capacity, again, "NoContradiction");
+}
+
+/// Gas of an appeal, of seating its jury, of one vote and of the decision.
+pub(crate) fn gas() -> [u64; 4] {
+    let (mut grid, posted) = grid();
+    let capacity = grid.suite.capacity;
+    let call = Capacity::appealCall { posted };
+    let receipt = grid.must(&key(APPELLANT), capacity, call);
+    let appeal: Capacity::Demanded = event(&receipt);
+    let seated = grid.must(&key(9), capacity, seat(&appeal)).gas_used;
+    let first = signer(juror(&grid, &appeal, 0));
+    grid.must(&first, capacity, vote(&appeal, 0, true));
+    let next = signer(juror(&grid, &appeal, 1));
+    let vote = grid.must(&next, capacity, vote(&appeal, 1, true)).gas_used;
+    grid.advance(3601);
+    let decision = grid.must(&key(9), capacity, decide(&appeal)).gas_used;
+    [receipt.gas_used, seated, vote, decision]
+}

@@ -1,0 +1,84 @@
+//! An epoch's data, as its aggregator keeps it, and what was posted of it: what nodes have proven and farms
+//! have earned.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use hypha_chain::B256;
+use hypha_chain::U256;
+use hypha_chain::contracts::Capacity;
+use hypha_chain::sol_types::SolEvent;
+use hypha_proofs::network::epoch::EpochData;
+
+use super::failure::Failure;
+use super::reach::Reach;
+use super::wallet::Wallet;
+
+/// The longest data of an epoch: what there is for two million nodes.
+const DATA_LEN_MAX: u64 = 256 << 20;
+
+/// Keeps on the chain that these nodes were proven, as far as an epoch's data shows it and the chain does
+/// not have it yet: until then nobody pays for that time.
+///
+/// # Errors
+/// A [`Failure`].
+pub fn prove(
+    reach: &Reach,
+    wallet: &mut Wallet<'_>,
+    path: &Path,
+    nodes: &[u32],
+) -> Result<(), Failure> {
+    let data = read(path)?;
+    let posted = posted(reach, &data, path)?;
+    let capacity = reach.suite.capacity;
+    let ended = reach.view(capacity, &Capacity::epochEndCall { epoch: data.epoch })?;
+    for node in nodes {
+        let Some(proof) = data.proof(*node, &posted) else { continue };
+        let kept = reach.view(capacity, &Capacity::provenUntilCall(*node))?;
+        // The contract keeps no time after the epoch's end, whatever the data says.
+        if proof.verdict.provenUntil.min(ended.saturating_to()) > kept {
+            let call = Capacity::proveCall { proof };
+            wallet.send(&format!("keep the proof of node {node}"), capacity, &call)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads an epoch's data.
+///
+/// # Errors
+/// [`Failure::File`].
+pub fn read(path: &Path) -> Result<EpochData, Failure> {
+    let bad = |reason: String| Failure::File { path: path.to_owned(), reason };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| bad(error.to_string()))?;
+    file.take(DATA_LEN_MAX + 1).read_to_end(&mut bytes).map_err(|error| bad(error.to_string()))?;
+    if bytes.len() as u64 > DATA_LEN_MAX {
+        return Err(bad(format!("it is longer than {DATA_LEN_MAX} bytes")));
+    }
+    EpochData::decode(&bytes).map_err(|error| bad(format!("it is no epoch's data: {error}")))
+}
+
+/// What was last posted for the epoch; it must be of this very data. A demand that was made and answered
+/// since then leaves the record as it was; one that is open makes the contract refuse.
+///
+/// # Errors
+/// A [`Failure`].
+pub fn posted(reach: &Reach, data: &EpochData, path: &Path) -> Result<Capacity::Epoch, Failure> {
+    let epoch = data.epoch;
+    let capacity = reach.suite.capacity;
+    let topics = [vec![Capacity::EpochPosted::SIGNATURE_HASH], vec![B256::from(U256::from(epoch))]];
+    let logs = reach.logs(capacity, &topics)?;
+    let newest = logs.iter().max_by_key(|found| (found.block, found.index));
+    let event = newest.and_then(|found| Capacity::EpochPosted::decode_log(&found.log).ok());
+    let none = || Failure::NotNow(format!("epoch {epoch} was not posted yet"));
+    let event = event.ok_or_else(none)?.data;
+    if event.data != data.hash() {
+        return Err(Failure::File {
+            path: path.to_owned(),
+            reason: format!("it is not the data that was posted for epoch {epoch}"),
+        });
+    }
+    Ok(event.posted)
+}

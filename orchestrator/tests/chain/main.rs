@@ -1,0 +1,10 @@
+//! `hypha farm`, `node`, `offers`, `reserve` and their like, through the real binary, on a chain whose time
+//! the tests move: the embedded one over loopback, or (if `HYPHA_ANVIL` names its program) anvil.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap fails the test")]
+
+mod between;
+mod kills;
+mod own;
+mod refusals;
+mod story;
+mod world;

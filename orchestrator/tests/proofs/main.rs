@@ -1,0 +1,6 @@
+//! Nodes that prove, as processes of the real `hypha`, on a chain whose time goes faster.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+mod commands;
+mod network;
+mod village;

@@ -1,0 +1,175 @@
+//! Five nodes: pulses, witnesses, verdicts, an epoch that is posted and accepted, rewards that are
+//! claimed, a node that stops and is not paid, a reservation that displaces filler, a challenge that is
+//! answered, and a node that is killed.
+
+use hypha_chain::U256;
+use hypha_chain::client::Receipt;
+use hypha_chain::contracts::{Capacity, GridToken};
+use hypha_chain::sol_types::SolEvent;
+use hypha_proofs::network::epoch::EpochData;
+use hypha_proofs::network::roster::Caps;
+use serde_json::Value;
+
+use crate::village::{Process, Village};
+
+const MIB: u64 = 1 << 20;
+
+fn is(kind: &'static str) -> impl Fn(&Value) -> bool {
+    move |event| event["event"] == kind
+}
+
+/// An epoch with a pulse that so many nodes have answered, after the first `from` events.
+fn epoch(first: &Process, from: usize, answered: u64) -> u32 {
+    let epoch = first.wait(from, "an epoch", |event| {
+        event["event"] == "epoch"
+            && event["pulses"].as_u64() > Some(0)
+            && event["answered"] == answered
+    });
+    epoch["epoch"].as_u64().unwrap() as u32
+}
+
+/// A tenant reserves half a disk: the filler goes, and comes back when the tenant does.
+fn a_reservation_displaces_filler(village: &Village, node: &Process) {
+    node.wait(0, "all filler", |it| it["event"] == "plotted" && it["kept"] == 4 * MIB);
+    let price = ["--price", "0.36", "--storage-price", "0.036", "--key", "farmer"];
+    let offer =
+        [["node", "offer", "2", "--cores", "0", "--ssd", "2MiB"].as_slice(), &price].concat();
+    let offer = village.json("2", &offer)["offer"].as_u64().unwrap().to_string();
+    village.account("tenant", "tenant", 1000);
+    let from = node.count();
+    let reserve = ["reserve", &offer, "--hours", "1000", "--yes", "--key", "tenant"];
+    let id = village.json("tenant", &reserve)["reservation"].as_u64().unwrap().to_string();
+    let given_up = node.wait(from, "filler given up", is("given-up"));
+    assert_eq!(given_up["kept"], 2 * MIB);
+    node.wait(from, "a smaller plot", |it| it["event"] == "sent" && it["what"] == "plot");
+    let plot = || {
+        let call = Capacity::plotsCall(2);
+        village.client.view(village.suite.capacity, &call).unwrap()
+    };
+    assert_eq!(plot().bytesLen, 2 * MIB);
+    let from = node.count();
+    village.json("tenant", &["release", &id, "--key", "tenant"]);
+    node.wait(from, "all filler again", |it| it["event"] == "plotted" && it["kept"] == 4 * MIB);
+}
+
+/// Somebody challenges a node on the chain, and the node shows the byte.
+fn a_challenge_is_answered(village: &Village, node: &Process) {
+    let capacity = village.suite.capacity;
+    let amount = U256::from(10).pow(U256::from(18));
+    village.execute(village.suite.token, &GridToken::approveCall { spender: capacity, amount });
+    let from = node.count();
+    village.execute(capacity, &Capacity::challengeCall { node: 3 });
+    node.wait(from, "an answer", |it| {
+        it["event"] == "sent" && it["what"].as_str().is_some_and(|it| it.starts_with("challenge"))
+    });
+}
+
+/// Somebody appeals against a posted epoch: the aggregator has a jury seated, and ends the appeal when
+/// nobody has voted.
+fn appeal(village: &Village, aggregator: &Process, posted: &Value) -> u64 {
+    let (token, capacity) = (village.suite.token, village.suite.capacity);
+    let hash = posted["transaction"].as_str().unwrap().parse().unwrap();
+    let receipt = village.client.receipt(&hash).unwrap().unwrap();
+    let posted = event::<Capacity::EpochPosted>(&receipt).posted;
+    let amount = U256::from(100) * U256::from(10).pow(U256::from(18));
+    village.execute(token, &GridToken::approveCall { spender: capacity, amount });
+    let from = aggregator.count();
+    let receipt = village.execute(capacity, &Capacity::appealCall { posted });
+    let id = event::<Capacity::Demanded>(&receipt).demand.id;
+    // On a busy machine the ten minutes that there are for it may be over before they are seen.
+    let (seat, decide) = (format!("seat({id})"), format!("decide({id})"));
+    let next = aggregator.wait(from, "a jury, or the end without one", |it| {
+        it["event"] == "sent" && (it["what"] == seat || it["what"] == decide)
+    });
+    let jury = village.client.view(capacity, &Capacity::juryCall(id)).unwrap();
+    assert_eq!(jury.is_zero(), next["what"] == decide);
+    id
+}
+
+/// The first event of a kind in a receipt.
+fn event<E: SolEvent>(receipt: &Receipt) -> E {
+    let found = receipt.logs.iter().find_map(|log| E::decode_log(log).ok());
+    found.unwrap().data
+}
+
+#[test]
+fn five_nodes_prove_and_are_paid_for_it() {
+    let mut village = Village::new(5);
+    let mut nodes: Vec<Process> = (1..=5).map(|node| village.prove(node)).collect();
+    for node in &nodes {
+        let answered = node.wait(0, "a whole answer", |event| {
+            event["event"] == "answered" && event["disk"] == true && event["memory"] == true
+        });
+        assert_eq!(answered["threads"], 1);
+        assert!(answered["lost"].as_array().unwrap().is_empty(), "{answered}");
+    }
+    let all = epoch(&nodes[0], 0, 5);
+    let posted = nodes[0].wait(0, "a posted epoch", |it| {
+        it["event"] == "sent" && it["what"] == format!("epoch({all})")
+    });
+    assert!(posted["transaction"].is_string());
+    let appeal = appeal(&village, &nodes[0], &posted);
+    a_reservation_displaces_filler(&village, &nodes[1]);
+    a_challenge_is_answered(&village, &nodes[2]);
+
+    // The chain is away for a while: that is said once, and then that it is back.
+    let from = nodes[3].count();
+    let node = &nodes[3];
+    village.interrupt_chain(|| _ = node.wait(from, "no chain", is("chain-down")));
+    nodes[3].wait(from, "the chain again", is("chain-up"));
+    assert_eq!(nodes[3].all("chain-down").len(), 1);
+
+    // One is killed and comes back, another stops for good.
+    let before = nodes.remove(2).kill();
+    let again = village.prove(3);
+    nodes.insert(2, again);
+    nodes.remove(4).stop();
+    let from = nodes[0].count();
+    // The next to end may have a pulse that the node that stopped has answered.
+    nodes[0].wait(from, "an epoch", is("epoch"));
+    let from = nodes[0].count();
+    let without = epoch(&nodes[0], from, 4);
+    let posted = format!("epoch({without})");
+    nodes[0].wait(from, "a posted epoch", |it| it["event"] == "sent" && it["what"] == posted);
+
+    let decided = format!("decide({appeal})");
+    nodes[0].wait(0, "the end of the appeal", |it| it["event"] == "sent" && it["what"] == decided);
+
+    // No pulse was answered by both lives of the node that was killed.
+    let pulses = |events: &[Value]| -> Vec<u64> {
+        let answered = events.iter().filter(|event| event["event"] == "answered");
+        answered.map(|event| event["pulse"].as_u64().unwrap()).collect()
+    };
+    let after = pulses(&nodes[2].all("answered"));
+    assert!(!after.is_empty() && pulses(&before).iter().all(|pulse| !after.contains(pulse)));
+
+    let epochs = village.epochs();
+    let leaf = |epoch: u32, node: usize| epochs[&epoch].verdicts[node - 1];
+    let earned = |epoch: u32, farm: usize| epochs[&epoch].rewards[farm - 1].cumulative;
+    for node in 1..=5 {
+        assert!(leaf(all, node).answered > 0);
+        // On a busy machine a walk may come too late once.
+        let caps = |data: &EpochData| data.verdicts.get(node - 1).map(|leaf| leaf.caps);
+        let is_whole =
+            |caps: &Caps| caps.cores == 1 && caps.mem_mib == 2 && caps.ssd_mib + caps.hdd_mib == 4;
+        let proven: Vec<_> = epochs.values().filter_map(caps).collect();
+        assert!(proven.iter().any(is_whole), "node {node}: {proven:?}");
+        assert!(earned(all, node) > 0);
+    }
+    let stopped = leaf(without, 5);
+    assert!(stopped.pulses > 0 && stopped.answered == 0, "{stopped:?}");
+    assert_eq!(earned(without, 5), earned(without - 1, 5), "nothing for the time that it was away");
+    assert!((1..=4).all(|farm| earned(without, farm) > earned(without - 1, farm)));
+
+    // When nobody can dispute it any more, the farms are paid.
+    nodes.into_iter().for_each(Process::stop);
+    let head = village.client.head().unwrap().timestamp;
+    village.hasten(head + 8 * 3600);
+    let data = village.path(&format!("1/node/epochs/{without}"));
+    let data = data.to_str().unwrap();
+    for farm in [2, 5] {
+        let claim = ["farm", "claim", data, "--key", "farmer"];
+        let claimed = village.json(&farm.to_string(), &claim);
+        assert_eq!(claimed["claimed"], earned(without, farm).to_string());
+    }
+}

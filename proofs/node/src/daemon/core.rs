@@ -1,0 +1,577 @@
+//! The core: one thread that all inputs come to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use hypha_chain::contracts::{Capacity, Registry};
+use hypha_chain::{Address, B256};
+use hypha_proofs::binding::Binding;
+use hypha_proofs::network::participant::{Action, Evidence, Moment, Participant, Settings};
+use hypha_proofs::network::schedule::{Pulse, Schedule};
+use hypha_proofs::network::statement::{Content, Statement};
+use hypha_proofs::ram::Table;
+use hypha_proofs::regenerate::Regeneration;
+use hypha_proofs::verifier::PulseVerdict;
+use serde_json::{Value, json};
+
+use super::aggregator::Aggregator;
+use super::inputs::{Input, Read, Reader};
+use super::sending::{Sending, Sent, Ticket};
+use super::{Config, DaemonError, Event};
+use crate::chain::book::{Change, Node};
+use crate::chain::follower::{Horizon, News, start_of};
+use crate::clock::{monotonic_ns, random32, unix_secs};
+use crate::filler::plots::Plots;
+use crate::filler::plotter::Plotter;
+use crate::memo::Memo;
+use crate::metrics::{Metrics, add, set};
+use crate::peers::link::Identity;
+use crate::peers::{Contact, Peers};
+use crate::work::Draw;
+
+/// Inputs that wait for the core; whoever has more waits.
+const WAITING: usize = 256;
+/// How often what is not urgent is looked at.
+const TEND_NS: u64 = 500_000_000;
+/// How long the core sleeps at most: a stop is seen then.
+const SLEEP_MAX: Duration = Duration::from_millis(250);
+/// Statements of one epoch that are kept: four million take some gigabytes, and a network has seven for
+/// each node and pulse.
+const STATEMENTS_MAX: usize = 4 << 20;
+/// How many epochs are kept.
+const KEEP_EPOCHS: u32 = 8;
+
+/// Where events go.
+pub(super) struct Teller<'a>(pub(super) &'a mut dyn FnMut(&Event));
+
+impl Teller<'_> {
+    pub(super) fn tell(&mut self, kind: &'static str, text: String, fields: Value) {
+        (self.0)(&Event { kind, text, fields });
+    }
+}
+
+/// What is known of the chain's time.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ChainTime {
+    /// The newest block's time, in seconds since 1970.
+    pub(super) secs: u64,
+    /// The newest block that was read.
+    pub(super) block: u64,
+    /// The newest that has a transaction of this node.
+    pub(super) awaits_block: u64,
+    is_down: bool,
+    is_skewed: bool,
+}
+
+/// A node's daemon.
+pub(super) struct Core<'a> {
+    pub(super) config: Config,
+    pub(super) participant: Participant,
+    pub(super) peers: Peers,
+    pub(super) sending: Sending,
+    pub(super) aggregator: Option<Aggregator>,
+    pub(super) memo: Memo,
+    pub(super) plots: Plots,
+    pub(super) plotter: Option<Plotter>,
+    /// This node, as the chain has it.
+    pub(super) mine: Option<Node>,
+    pub(super) day: Option<(u32, B256)>,
+    pub(super) table: Option<(u32, Arc<Table>)>,
+    /// The day whose table is made or was, and what stops that.
+    pub(super) making: Option<(u32, Arc<AtomicBool>)>,
+    pub(super) pulses: BTreeMap<u64, Sender<Draw>>,
+    pub(super) challenges: BTreeMap<u64, (Capacity::Challenge, Shown)>,
+    pub(super) is_shrunk: bool,
+    pub(super) is_grown: bool,
+    pub(super) committed_ns: Option<u64>,
+    pub(super) time: ChainTime,
+    pub(super) paused: Arc<AtomicBool>,
+    is_regenerating: bool,
+    next_tend_ns: u64,
+    pub(super) core: SyncSender<Input>,
+    inputs: Receiver<Input>,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) teller: Teller<'a>,
+}
+
+/// How far the answer to a challenge is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Shown {
+    /// Nothing was done yet, or it may be tried again at that time.
+    Waiting(u64),
+    /// The leaf is being read, or made.
+    Looking,
+    /// It goes to the chain.
+    Found(Box<Capacity::Answer>),
+}
+
+impl<'a> Core<'a> {
+    /// Opens all that it needs, and starts its threads.
+    pub(super) fn start(
+        config: Config,
+        stop: &Arc<AtomicBool>,
+        metrics: &Arc<Metrics>,
+        tell: &'a mut dyn FnMut(&Event),
+    ) -> Result<Self, DaemonError> {
+        config.check_key()?;
+        let schedule = config.schedule()?;
+        let at = |source| DaemonError::Io { path: config.folder.clone(), source };
+        std::fs::create_dir_all(&config.folder).map_err(at)?;
+        let memo = Memo::open(&config.folder.join("proven"))?;
+        let plots = Plots::open(&config.folder.join("plots")).map_err(at)?;
+        let (core, inputs) = sync_channel(WAITING);
+        let aggregator = config.aggregation.as_ref();
+        let aggregator = aggregator
+            .map(|it| Aggregator::open(&config, it, schedule, stop, &core))
+            .transpose()?;
+        let (key, client) = (Arc::clone(&config.key), config.client.clone());
+        let sending = Sending::start(client, Arc::clone(&key), Arc::clone(stop), core.clone());
+        let identity = Identity {
+            chain_id: config.chain_id,
+            registry: config.suite.registry,
+            node: config.node,
+        };
+        let inbox = core.clone();
+        let deliver = Box::new(move |message| inbox.send(Input::Peer(message)).is_ok());
+        let peers = Peers::start(config.listen, identity, Arc::clone(&key), deliver)
+            .map_err(|error| DaemonError::Listen(config.listen, error))?;
+        let settings = Settings {
+            rules: config.network.rules,
+            measured_per_mille: config.network.measured_per_mille,
+            keep_epochs: KEEP_EPOCHS,
+            statements_max: STATEMENTS_MAX,
+            compare_ns: config.timing.compare_ns,
+            ..Settings::standard(schedule)
+        };
+        let participant = Participant::new(config.binding(), key, settings);
+        start_reader(&config, schedule, stop, &core)?;
+        let mut teller = Teller(tell);
+        let listens = peers.address();
+        let fields = json!({"node": config.node, "at": listens, "chain_id": config.chain_id});
+        teller.tell("proving", format!("node {} listens at {listens}", config.node), fields);
+        Ok(Self {
+            participant,
+            peers,
+            sending,
+            aggregator,
+            memo,
+            plots,
+            plotter: None,
+            mine: None,
+            day: None,
+            table: None,
+            making: None,
+            pulses: BTreeMap::new(),
+            challenges: BTreeMap::new(),
+            is_shrunk: false,
+            is_grown: false,
+            committed_ns: None,
+            time: ChainTime::default(),
+            paused: Arc::new(AtomicBool::new(false)),
+            is_regenerating: false,
+            next_tend_ns: 0,
+            core,
+            inputs,
+            stop: Arc::clone(stop),
+            metrics: Arc::clone(metrics),
+            teller,
+            config,
+        })
+    }
+
+    /// Looks at inputs until it is stopped.
+    pub(super) fn run(mut self) {
+        while !self.stop.load(Ordering::Acquire) {
+            let now_ns = monotonic_ns();
+            let wakes_ns = self.participant.wakes_ns().min(self.next_tend_ns);
+            let wait = Duration::from_nanos(wakes_ns.saturating_sub(now_ns)).min(SLEEP_MAX);
+            match self.inputs.recv_timeout(wait) {
+                Ok(input) => self.on_input(input),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            let Some(moment) = self.moment() else { continue };
+            if moment.now_ns >= self.participant.wakes_ns() {
+                let actions = self.participant.on_tick(&moment);
+                self.act(actions);
+            }
+            if moment.now_ns >= self.next_tend_ns {
+                self.next_tend_ns = moment.now_ns + TEND_NS;
+                self.tend(moment.now_ns);
+            }
+        }
+        if let Some((_, stop)) = &self.making {
+            stop.store(true, Ordering::Release);
+        }
+        // First, so that no thread that has something to say waits for ever.
+        drop(self.inputs);
+    }
+
+    fn on_input(&mut self, input: Input) {
+        let Some(moment) = self.moment() else { return };
+        match input {
+            Input::Peer(message) => {
+                let actions = self.participant.on_message(message.from, &message.bytes, &moment);
+                self.act(actions);
+            }
+            Input::Chain(read) => self.on_chain(*read, &moment),
+            Input::ChainDown(error) => self.on_chain_down(&error),
+            Input::Pulse(pulse, outcome) => self.on_outcome(pulse, outcome, &moment),
+            Input::Filler(event) => self.on_filler(&event),
+            Input::Table(day, table) => self.on_table(day, table, &moment),
+            Input::Regenerated { node, is_table, is_true } => {
+                self.is_regenerating = false;
+                self.participant.on_regenerated(node, is_table, is_true, &moment);
+                if !is_true {
+                    let what = if is_table { "memory table" } else { "filler" };
+                    let text = format!("node {node}'s {what} is not what it is said to be");
+                    self.teller.tell(
+                        "false-filler",
+                        text,
+                        json!({"node": node, "table": is_table}),
+                    );
+                }
+            }
+            Input::Shown(id, shown) => self.on_shown(id, shown, moment.now_ns),
+            Input::Sent(sent) => self.on_sent(&sent, moment.now_ns),
+        }
+    }
+
+    /// Now, with randomness; without it nothing is done, since whatever is drawn could be known.
+    fn moment(&mut self) -> Option<Moment> {
+        let random = random32();
+        if random.is_none() {
+            let text = "the system gives no randomness: nothing is answered".to_owned();
+            self.teller.tell("no-randomness", text, json!({}));
+            thread::sleep(SLEEP_MAX);
+        }
+        Some(Moment { now_ns: monotonic_ns(), random: B256::new(random?) })
+    }
+
+    fn on_chain(&mut self, read: Read, moment: &Moment) {
+        let Read { news, is_fresh, mine, nodes } = read;
+        set(&self.metrics.chain_up, 1);
+        if std::mem::take(&mut self.time.is_down) {
+            self.teller.tell("chain-up", "the chain answers again".to_owned(), json!({}));
+        }
+        if let Some(nodes) = nodes {
+            self.know(&nodes);
+        }
+        self.mine = mine;
+        for news in news {
+            match news {
+                News::Epoch { epoch, roster } => {
+                    tracing::debug!(epoch, members = roster.members().len(), "an epoch begins");
+                    self.participant.on_epoch(epoch, roster);
+                }
+                News::Ended { epoch, counts } => {
+                    let due_ns = moment.now_ns + self.config.timing.gather_ns;
+                    if let Some(it) = &mut self.aggregator {
+                        it.on_ended(epoch, counts, due_ns);
+                    }
+                }
+                News::Day { day, salt } => {
+                    self.participant.on_day(day, salt);
+                    self.day = Some((day, salt));
+                }
+                News::Pulse(pulse) if is_fresh => self.on_pulse(&pulse, moment),
+                News::Pulse(pulse) => self.participant.on_past_pulse(&pulse),
+                News::Change { change, block } => self.on_change(change, block),
+                News::Block { number, timestamp, is_newest } => {
+                    set(&self.metrics.block, number);
+                    set(&self.metrics.block_time, timestamp);
+                    (self.time.secs, self.time.block) = (timestamp, number);
+                    if is_newest {
+                        self.check_clock(timestamp);
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_pulse(&mut self, pulse: &Pulse, moment: &Moment) {
+        add(&self.metrics.pulses, 1);
+        let number = pulse.challenge.pulse;
+        let fields = json!({"pulse": number, "epoch": pulse.epoch});
+        self.teller.tell("pulse", format!("pulse {number} of epoch {}", pulse.epoch), fields);
+        let actions = self.participant.on_pulse(pulse, moment);
+        self.act(actions);
+    }
+
+    fn on_change(&mut self, change: Change, block: u64) {
+        let me = self.config.node;
+        match change {
+            Change::Kept | Change::Reserved(_) => {}
+            Change::Plot(node, plot) => {
+                self.participant.on_plot(node, block, plot);
+                if node == me {
+                    set(&self.metrics.plot_bytes, plot.bytes_len);
+                }
+            }
+            Change::Challenged(challenge) if challenge.node == me => {
+                let (id, deadline) = (challenge.id, challenge.deadline);
+                let text = format!("challenge {id}: to be answered until {deadline}");
+                let fields = json!({"challenge": id, "deadline": deadline});
+                self.teller.tell("challenged", text, fields);
+                self.challenges.insert(id, (challenge, Shown::Waiting(0)));
+            }
+            Change::Challenged(_) => {}
+            Change::ChallengeOver(id) => {
+                self.challenges.remove(&id);
+                self.sending.forget(Ticket::Challenge(id));
+            }
+            Change::Posted(posted, data) => {
+                if let Some(it) = &mut self.aggregator {
+                    it.on_posted(posted, data, &mut self.teller);
+                }
+            }
+            Change::Voided(epoch) => {
+                if let Some(it) = &mut self.aggregator {
+                    it.on_voided(epoch, &mut self.teller);
+                }
+            }
+            Change::Demanded(demand, posted) => {
+                if let Some(it) = &mut self.aggregator {
+                    it.on_demand(demand, posted, &mut self.teller);
+                }
+            }
+            Change::DemandAnswered(id, posted) => {
+                if let Some(it) = &mut self.aggregator {
+                    it.on_demand_answered(id, posted);
+                }
+            }
+        }
+    }
+
+    /// Says once that the chain does not answer.
+    fn on_chain_down(&mut self, error: &str) {
+        set(&self.metrics.chain_up, 0);
+        if !std::mem::replace(&mut self.time.is_down, true) {
+            let text = format!("the chain does not answer: {error}; it is asked again");
+            self.teller.tell("chain-down", text, json!({"error": error}));
+        }
+    }
+
+    /// Says once that this host's clock and the chain's time are far apart. No deadline depends on it.
+    fn check_clock(&mut self, block_secs: u64) {
+        let here = unix_secs();
+        let is_skewed = here.abs_diff(block_secs) > self.config.timing.skew_secs;
+        if is_skewed && !self.time.is_skewed {
+            let text = format!(
+                "this host's clock says {here}, the newest block {block_secs}: one of them is wrong"
+            );
+            self.teller.tell("clock", text, json!({"here": here, "block": block_secs}));
+        }
+        self.time.is_skewed = is_skewed;
+    }
+
+    fn know(&mut self, nodes: &[(u32, Address, B256)]) {
+        let contacts = nodes.iter().filter(|(node, ..)| *node != self.config.node);
+        let contacts = contacts.map(|(node, signer, mesh_key)| {
+            let given = self.config.peers.get(node).copied();
+            let address = given.or_else(|| (self.config.address_of)(mesh_key));
+            (*node, Contact { signer: *signer, address })
+        });
+        self.peers.know(contacts.collect());
+    }
+
+    pub(super) fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Send { to, bytes } => self.peers.send(to, bytes),
+                Action::Work { challenge, claim } => self.work(challenge, claim),
+                Action::Open { pulse, witness, draw } => {
+                    if let Some(pulse) = self.pulses.get(&pulse) {
+                        // It may be over by now.
+                        _ = pulse.send(Draw { witness, draw });
+                    }
+                }
+                Action::Said(statement) => {
+                    if let Content::Verdict(it) = &statement.content {
+                        add(&self.metrics.verdicts, 1);
+                        let (node, pulse) = (it.node, it.pulse);
+                        tracing::debug!(node, pulse, threads = it.threads, "a verdict");
+                    }
+                }
+                Action::Regenerate { node, is_table, job } => self.regenerate(node, is_table, job),
+                Action::Evidence(evidence) => self.on_evidence(&evidence),
+            }
+        }
+    }
+
+    /// Makes an extent of another node again, one at a time, at the lowest priority.
+    fn regenerate(&mut self, node: u32, is_table: bool, mut job: Box<Regeneration>) {
+        if std::mem::replace(&mut self.is_regenerating, true) {
+            return;
+        }
+        let (core, stop) = (self.core.clone(), Arc::clone(&self.stop));
+        thread::spawn(move || {
+            // Without it, it is as urgent as all else here; nothing waits for it.
+            _ = rustix::process::setpriority_process(None, 19);
+            while job.advance(1 << 16) > 0 {
+                if stop.load(Ordering::Acquire) {
+                    return;
+                }
+            }
+            let is_true = job.finish().unwrap_or(true);
+            _ = core.send(Input::Regenerated { node, is_table, is_true });
+        });
+    }
+
+    fn on_evidence(&mut self, evidence: &Evidence) {
+        add(&self.metrics.evidence, 1);
+        match evidence {
+            Evidence::Answers(both) => {
+                let [first, second] = both.as_ref();
+                let (node, pulse) = (first.commitment.node, first.commitment.pulse);
+                let text = format!("node {node} has given two answers to pulse {pulse}");
+                self.teller.tell("evidence", text, json!({"node": node, "pulse": pulse}));
+                let call = Capacity::equivocationCall {
+                    node,
+                    pulse,
+                    answers: [first.commitment.answer(), second.commitment.answer()],
+                    first: first.signature.to_bytes().into(),
+                    second: second.signature.to_bytes().into(),
+                };
+                let (ticket, to) = (Ticket::Equivocation(node), self.config.suite.capacity);
+                self.sending.send(ticket, to, &call, monotonic_ns());
+            }
+            Evidence::Segment { claim, .. } => {
+                let text = format!("node {} has signed a false segment", claim.node);
+                let fields = json!({"node": claim.node, "start": claim.start, "end": claim.end});
+                self.teller.tell("evidence", text, fields);
+            }
+            Evidence::Statements(both) => {
+                let [first, second] = both.as_ref();
+                let witness = first.author;
+                let text = format!("node {witness} has said two things about one");
+                self.teller.tell("evidence", text, json!({"node": witness}));
+                if let Some(call) = false_witness(first, second) {
+                    let (ticket, to) = (Ticket::FalseWitness(witness), self.config.suite.capacity);
+                    self.sending.send(ticket, to, &call, monotonic_ns());
+                }
+            }
+        }
+    }
+
+    fn on_sent(&mut self, sent: &Sent, now_ns: u64) {
+        let Sent { ticket, result } = sent;
+        let by_aggregator = matches!(
+            ticket,
+            Ticket::Approve
+                | Ticket::Join
+                | Ticket::Epoch(_)
+                | Ticket::Demand(_)
+                | Ticket::Seat(_)
+                | Ticket::Decide(_)
+        );
+        match &mut self.aggregator {
+            Some(it) if by_aggregator => {
+                it.sending.on_sent(sent, now_ns);
+                if result.is_ok() {
+                    it.on_done(*ticket);
+                }
+            }
+            _ => self.sending.on_sent(sent, now_ns),
+        }
+        let what = format!("{ticket:?}").to_lowercase();
+        match result {
+            Ok((hash, block)) => {
+                // What it has changed is known here when that block was read, and not before.
+                self.time.awaits_block = self.time.awaits_block.max(*block);
+                match ticket {
+                    Ticket::Challenge(_) => add(&self.metrics.challenges_answered, 1),
+                    Ticket::Epoch(_) => add(&self.metrics.epochs_posted, 1),
+                    _ => {}
+                }
+                let fields = json!({"what": what, "transaction": hash});
+                self.teller.tell("sent", format!("{what}: transaction {hash:#x}"), fields);
+            }
+            Err(error) => {
+                add(&self.metrics.transactions_failed, 1);
+                let text = format!("{what}: {error}; it is tried again");
+                self.teller.tell("not-sent", text, json!({"what": what, "error": error}));
+            }
+        }
+    }
+}
+
+/// What costs a witness its stake: two verdicts on one node and pulse.
+fn false_witness(first: &Statement, second: &Statement) -> Option<Capacity::falseWitnessCall> {
+    let (Content::Verdict(one), Content::Verdict(other)) = (&first.content, &second.content) else {
+        return None;
+    };
+    let found = |it: &PulseVerdict| Capacity::Found {
+        threads: it.threads,
+        memMiB: it.memMiB,
+        diskMiB: it.diskMiB,
+        fillerDraws: it.fillerDraws,
+    };
+    Some(Capacity::falseWitnessCall {
+        witness: first.author,
+        node: one.node,
+        pulse: one.pulse,
+        found: [found(one), found(other)],
+        first: first.signature.to_bytes().into(),
+        second: second.signature.to_bytes().into(),
+    })
+}
+
+impl Config {
+    /// Refuses a key that the node had before: what it signs is of no use, but as evidence.
+    fn check_key(&self) -> Result<(), DaemonError> {
+        let (node, given) = (self.node, self.key.address());
+        let call = Registry::nodeAtCall { node };
+        let wanted = self.client.view(self.suite.registry, &call)?.signer;
+        if wanted == given { Ok(()) } else { Err(DaemonError::Key { node, wanted, given }) }
+    }
+
+    /// When pulses are.
+    fn schedule(&self) -> Result<Schedule, DaemonError> {
+        Ok(Schedule {
+            chain_id: self.chain_id,
+            capacity: self.suite.capacity,
+            start_secs: start_of(&self.client, &self.suite)?,
+            round_secs: self.cadence_secs,
+            mean_secs: self.network.pulse_mean_secs,
+            quiet_secs: self.network.pulse_quiet_secs,
+        })
+    }
+
+    pub(super) fn binding(&self) -> Binding {
+        Binding {
+            chain_id: self.chain_id,
+            registry: self.suite.registry,
+            capacity: self.suite.capacity,
+            disputes: self.suite.disputes,
+            node: self.node,
+        }
+    }
+}
+
+fn start_reader(
+    config: &Config,
+    schedule: Schedule,
+    stop: &Arc<AtomicBool>,
+    core: &SyncSender<Input>,
+) -> Result<(), DaemonError> {
+    let (first_block, confirmations) = (config.first_block, config.confirmations);
+    let reader = Reader {
+        client: config.client.clone(),
+        suite: config.suite,
+        schedule,
+        horizon: Horizon { epochs: KEEP_EPOCHS, first_block, confirmations },
+        node: config.node,
+        poll: config.timing.poll,
+        stop: Arc::clone(stop),
+        core: core.clone(),
+    };
+    let named = thread::Builder::new().name("chain".to_owned());
+    named.spawn(|| reader.run()).map_err(DaemonError::Thread)?;
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! What is counted, as Prometheus reads it.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters and gauges of a node that proves.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// The newest block that was read.
+    pub block: AtomicU64,
+    /// Its time, in seconds since 1970.
+    pub block_time: AtomicU64,
+    /// Whether the chain answers.
+    pub chain_up: AtomicU64,
+    /// Pulses that were seen when they began.
+    pub pulses: AtomicU64,
+    /// Pulses whose answer went out in time.
+    pub answered: AtomicU64,
+    /// Pulses that could not be answered in time.
+    pub missed: AtomicU64,
+    /// How long the work of the last answered pulse took, in microseconds.
+    pub answer_micros: AtomicU64,
+    /// Processor time of this process during pulses, in microseconds.
+    pub pulse_cpu_micros: AtomicU64,
+    /// Verdicts that this node gave as a witness.
+    pub verdicts: AtomicU64,
+    /// Evidence that was found against somebody.
+    pub evidence: AtomicU64,
+    /// Bytes of filler.
+    pub filler_bytes: AtomicU64,
+    /// Bytes of filler that there should be.
+    pub filler_wanted_bytes: AtomicU64,
+    /// Bytes of filler made by this process.
+    pub filler_made_bytes: AtomicU64,
+    /// Extents that were found damaged.
+    pub rotten: AtomicU64,
+    /// Bytes of the committed plot.
+    pub plot_bytes: AtomicU64,
+    /// Bytes of the day's table.
+    pub table_bytes: AtomicU64,
+    /// Challenges of the chain that were answered.
+    pub challenges_answered: AtomicU64,
+    /// Transactions that failed.
+    pub transactions_failed: AtomicU64,
+    /// Epochs that this node posted.
+    pub epochs_posted: AtomicU64,
+    /// Connections to other nodes.
+    pub peers: AtomicU64,
+    /// Messages that were dropped.
+    pub messages_dropped: AtomicU64,
+}
+
+impl Metrics {
+    /// All of them in Prometheus' text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let gauges = [
+            ("block", "newest block that was read", &self.block),
+            ("block_timestamp_seconds", "its time", &self.block_time),
+            ("chain_up", "whether the chain answers", &self.chain_up),
+            ("answer_microseconds", "work of the last answered pulse", &self.answer_micros),
+            ("filler_bytes", "filler on the disks", &self.filler_bytes),
+            ("filler_wanted_bytes", "filler that there should be", &self.filler_wanted_bytes),
+            ("plot_bytes", "the committed plot", &self.plot_bytes),
+            ("table_bytes", "the day's memory table", &self.table_bytes),
+            ("peers", "connections to other nodes", &self.peers),
+        ];
+        let counters = [
+            ("pulses", "pulses seen when they began", &self.pulses),
+            ("answered", "pulses answered in time", &self.answered),
+            ("missed", "pulses not answered in time", &self.missed),
+            ("pulse_cpu_microseconds", "processor time in pulses", &self.pulse_cpu_micros),
+            ("verdicts", "verdicts given as a witness", &self.verdicts),
+            ("evidence", "evidence found against somebody", &self.evidence),
+            ("filler_made_bytes", "filler made by this process", &self.filler_made_bytes),
+            ("rotten_extents", "extents found damaged", &self.rotten),
+            ("challenges_answered", "challenges answered", &self.challenges_answered),
+            ("transactions_failed", "transactions that failed", &self.transactions_failed),
+            ("epochs_posted", "epochs posted", &self.epochs_posted),
+            ("messages_dropped", "messages that were dropped", &self.messages_dropped),
+        ];
+        let mut text = String::new();
+        let gauges = gauges.into_iter().map(|metric| (metric, "gauge", ""));
+        let counters = counters.into_iter().map(|metric| (metric, "counter", "_total"));
+        for ((name, help, value), kind, suffix) in gauges.chain(counters) {
+            let (name, value) =
+                (format!("hypha_proof_{name}{suffix}"), value.load(Ordering::Relaxed));
+            // Writing to a string can't fail.
+            _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        }
+        text
+    }
+}
+
+/// Sets a gauge.
+pub(crate) fn set(gauge: &AtomicU64, value: u64) {
+    gauge.store(value, Ordering::Relaxed);
+}
+
+/// Counts.
+pub(crate) fn add(counter: &AtomicU64, value: u64) {
+    counter.fetch_add(value, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_has_a_kind_a_help_and_a_value() {
+        let metrics = Metrics::default();
+        add(&metrics.answered, 3);
+        set(&metrics.chain_up, 1);
+        let text = metrics.render();
+        assert!(
+            text.contains(
+                "# TYPE hypha_proof_answered_total counter\nhypha_proof_answered_total 3\n"
+            )
+        );
+        assert!(text.contains("# TYPE hypha_proof_chain_up gauge\nhypha_proof_chain_up 1\n"));
+        assert_eq!(text.lines().count() % 3, 0);
+    }
+}

@@ -1,0 +1,237 @@
+//! One pulse's work on this machine: a thread for each chain, one for the walk, one for the disks, all at
+//! the same time; then the commitment, and openings for as long as witnesses ask.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use hypha_chain::B256;
+use hypha_chain::key::Key;
+use hypha_chain::tree::Extent;
+use hypha_proofs::cpu::ChainRun;
+use hypha_proofs::prover::{Answer, Prover, ProverError, Work};
+use hypha_proofs::ram::{Table, WalkRun};
+use hypha_proofs::store::{Read, Store};
+use hypha_proofs::verifier::Claim;
+use hypha_proofs::wire::{Opening, SignedCommitment};
+use hypha_proofs::{Challenge, Rules, disk};
+
+use crate::clock::{monotonic_ns, process_cpu_ns};
+use crate::filler::Reading;
+
+/// Segments between two looks at the clock: about 20 ms.
+const SEGMENTS: u64 = 200;
+/// Steps of the walk between two looks at the clock.
+const STEPS: u64 = 1 << 14;
+
+/// Why a pulse is not answered, or not all of it.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkError {
+    /// The work is more than this machine does in time.
+    #[error("the work of the pulse was not done in time")]
+    Late,
+    /// It can't be.
+    #[error(transparent)]
+    Prover(#[from] ProverError),
+    /// A thread can't be made, or has panicked.
+    #[error("a thread of the pulse has failed")]
+    Thread,
+}
+
+/// All that a pulse is answered with.
+pub struct Task {
+    /// What is asked.
+    pub challenge: Challenge,
+    /// What must be answered.
+    pub claim: Claim,
+    /// How much work that is.
+    pub rules: Rules,
+    /// When the pulse began, on the monotonic clock.
+    pub began_ns: u64,
+    /// The day's table.
+    pub table: Option<Arc<Table>>,
+    /// The extents of the claimed plot, if they are known.
+    pub extents: Option<Vec<Extent>>,
+    /// Where extents are read.
+    pub reading: Reading,
+    /// The node's key.
+    pub key: Arc<Key>,
+}
+
+/// A witness has drawn.
+#[derive(Debug, Clone, Copy)]
+pub struct Draw {
+    /// Who.
+    pub witness: u32,
+    /// What.
+    pub draw: B256,
+}
+
+/// What comes of a pulse.
+pub enum Outcome {
+    /// The work is done.
+    Committed {
+        /// What witnesses are sent once it is on the disk.
+        commitment: SignedCommitment,
+        /// How long it took, in nanoseconds.
+        took_ns: u64,
+        /// What was not proven, and why.
+        lost: Vec<String>,
+    },
+    /// What a witness has drawn.
+    Opened {
+        /// Who.
+        witness: u32,
+        /// Its opening.
+        opening: Opening,
+    },
+    /// It is over, or was given up.
+    Over {
+        /// Processor time of this process meanwhile, in nanoseconds.
+        cpu_ns: u64,
+        /// Why it was given up.
+        error: Option<WorkError>,
+    },
+}
+
+/// Does all of it; `tell` is told what comes of it. Ends when the pulse is over, or nobody can draw any
+/// more.
+pub fn run(task: &Task, draws: &Receiver<Draw>, tell: impl Fn(Outcome)) {
+    let before = process_cpu_ns();
+    let error = answer(task, draws, &tell).err();
+    tell(Outcome::Over { cpu_ns: process_cpu_ns().saturating_sub(before), error });
+}
+
+fn answer(task: &Task, draws: &Receiver<Draw>, tell: &impl Fn(Outcome)) -> Result<(), WorkError> {
+    let mut lost = Vec::new();
+    let pulse = task.claim.binding.pulse(&task.challenge);
+    let mut store = task.store(&mut lost);
+    let table = task.claim.table.and_then(|wanted| {
+        let table = task.table.as_deref().filter(|table| table.record() == wanted);
+        if table.is_none() {
+            lost.push("memory: the day's table is not there".to_owned());
+        }
+        table
+    });
+    let offsets =
+        store.as_ref().map(|store| disk::offsets(&pulse, &task.rules, store.record().bytes_len));
+    let reads: Vec<Read> = {
+        let located = |offset| store.as_ref().and_then(|store| store.locate(offset));
+        offsets.unwrap_or_default().into_iter().filter_map(located).collect()
+    };
+    let prover = Prover {
+        binding: task.claim.binding,
+        rules: task.rules,
+        threads: task.claim.threads,
+        table,
+        store: None,
+    };
+    let Work { chains, walk, .. } = prover.begin(&task.challenge)?;
+    let until = task.began_ns.saturating_add(task.rules.commit_ns);
+    let done = thread::scope(|scope| {
+        let chains: Vec<_> =
+            chains.into_iter().map(|run| scope.spawn(move || chain(run, until))).collect();
+        let walk = walk.zip(table);
+        let walk = walk.map(|(run, table)| scope.spawn(move || take_walk(run, table, until)));
+        let groups = scope.spawn(|| task.read(&mut store, &reads));
+        let chains = chains.into_iter().map(|it| it.join().map_err(|_| WorkError::Thread)?);
+        let chains: Vec<ChainRun> = chains.collect::<Result<_, _>>()?;
+        let walk = walk.map(|it| it.join().map_err(|_| WorkError::Thread)?).transpose()?;
+        let groups = groups.join().map_err(|_| WorkError::Thread)?;
+        Ok::<_, WorkError>((chains, walk, groups))
+    });
+    let (chains, walk, groups) = done?;
+    let groups = match groups {
+        Ok(groups) => groups,
+        Err(error) => {
+            lost.push(format!("disk: {error}"));
+            store = None;
+            Vec::new()
+        }
+    };
+    let reads = if store.is_some() { reads } else { Vec::new() };
+    let prover = Prover { store: store.as_ref(), ..prover };
+    let work = Work { chains, walk, reads };
+    let answer = prover.commit(&task.challenge, work, &groups)?;
+    let took_ns = monotonic_ns().saturating_sub(task.began_ns);
+    if took_ns > task.rules.commit_ns {
+        return Err(WorkError::Late);
+    }
+    tell(Outcome::Committed { commitment: answer.commitment(&task.key), took_ns, lost });
+    open(task, &answer, draws, tell);
+    Ok(())
+}
+
+/// Opens what witnesses draw, until the last can have drawn.
+fn open(task: &Task, answer: &Answer<'_>, draws: &Receiver<Draw>, tell: &impl Fn(Outcome)) {
+    let ends = task.began_ns.saturating_add(task.rules.commit_ns + task.rules.open_ns);
+    loop {
+        let left = Duration::from_nanos(ends.saturating_sub(monotonic_ns()));
+        match draws.recv_timeout(left) {
+            Ok(Draw { witness, draw }) => {
+                if let Some(opening) = answer.open(&draw, &task.key) {
+                    tell(Outcome::Opened { witness, opening });
+                }
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn chain(mut run: ChainRun, until_ns: u64) -> Result<ChainRun, WorkError> {
+    while run.advance(SEGMENTS) > 0 {
+        if monotonic_ns() >= until_ns {
+            return Err(WorkError::Late);
+        }
+    }
+    Ok(run)
+}
+
+fn take_walk(mut run: WalkRun, table: &Table, until_ns: u64) -> Result<WalkRun, WorkError> {
+    while run.advance(table, STEPS) > 0 {
+        if monotonic_ns() >= until_ns {
+            return Err(WorkError::Late);
+        }
+    }
+    Ok(run)
+}
+
+impl Task {
+    /// The claimed plot, without its trees.
+    fn store(&self, lost: &mut Vec<String>) -> Option<Store> {
+        let wanted = self.claim.plot?;
+        let store = self.extents.clone().and_then(Store::listed);
+        let store = store.filter(|store| store.record() == wanted);
+        if store.is_none() {
+            lost.push("disk: the committed plot is not known here".to_owned());
+        }
+        store
+    }
+
+    /// Reads what is drawn, with the hashes of the extents that it lies in.
+    fn read(&self, store: &mut Option<Store>, reads: &[Read]) -> io::Result<Vec<Vec<u8>>> {
+        let Some((store, extents)) = store.as_mut().zip(self.extents.as_ref()) else {
+            return Ok(Vec::new());
+        };
+        let gone = || io::Error::new(io::ErrorKind::NotFound, "a drawn extent is not there");
+        let mut loaded = BTreeMap::new();
+        let mut groups = Vec::with_capacity(reads.len());
+        for read in reads {
+            let extent = extents.get(read.extent).ok_or_else(gone)?;
+            if loaded.insert(read.extent, ()).is_none() {
+                let tree = self.reading.tree(extent)?;
+                if !store.load(read.extent, tree) {
+                    return Err(gone());
+                }
+            }
+            let group = self.reading.read(extent.id, read.range.clone())?;
+            // What the disk has lost is to cost the disk's part of the answer, and not all of it.
+            store.open(read.offset, &group).map_err(io::Error::other)?;
+            groups.push(group);
+        }
+        Ok(groups)
+    }
+}

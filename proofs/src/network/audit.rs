@@ -1,0 +1,136 @@
+//! Whether a posted epoch is what its statements come to: what a node votes by when it is drawn for an
+//! appeal, and what anybody can find out before there is one.
+//!
+//! An epoch is judged by the statements that its aggregator shows with it, so that nobody is wrong for
+//! what reached it late; left out may only be what the judge itself did not have in time.
+
+use super::epoch::{Difference, EpochData};
+use super::ledger::{CloseError, Closing, Ledger, Terms};
+use super::pool::{Pool, Range};
+
+/// How long after an epoch's end statements still count, in seconds: who judges remembers then which
+/// it has ([`Known::at`]).
+pub const SETTLE_SECS: u64 = 600;
+/// How long after an epoch's end it is closed and posted, in seconds: what reached a judge in time has
+/// reached an aggregator by then.
+pub const POST_SECS: u64 = 1200;
+/// Draws of a jury, as Capacity has them.
+pub const JURY: u64 = 64;
+
+/// Which statements a node had [`SETTLE_SECS`] after an epoch's end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known(Vec<u128>);
+
+/// What is wrong with a posted epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objection {
+    /// The data are not those whose hash or roots were posted.
+    OtherData,
+    /// The shown statements are not those that the data name.
+    OtherStatements,
+    /// A statement that was known in time was left out, with its number.
+    LeftOut(u128),
+    /// Out of the shown statements comes something else.
+    Differs(Difference),
+    /// The epoch can't be closed at all with what is known here.
+    Unclosed(CloseError),
+}
+
+/// What was posted for an epoch, as `Capacity.EpochPosted` tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Posted {
+    /// The root of the nodes' leaves.
+    pub verdict_root: hypha_chain::B256,
+    /// The root of the farms' leaves.
+    pub reward_root: hypha_chain::B256,
+    /// Over all data.
+    pub data: hypha_chain::B256,
+}
+
+impl Known {
+    /// What a pool holds now.
+    #[must_use]
+    pub fn at(pool: &Pool) -> Self {
+        Self(pool.ids(Range::ALL).collect())
+    }
+
+    /// The first statement that another pool lacks, and that nothing takes the place of.
+    fn missing(&self, ours: &Pool, shown: &Pool) -> Option<u128> {
+        let lacks = |id: &&u128| {
+            let statement = ours.get(**id);
+            // Two contradictions by the author are enough: then neither counts.
+            statement.is_some_and(|it| shown.wants(it) && shown.get(**id).is_none())
+        };
+        self.0.iter().find(lacks).copied()
+    }
+}
+
+impl Ledger {
+    /// Everything that is wrong with a posted epoch: nothing, if it is what it should be.
+    ///
+    /// `closing` has the statements that the aggregator shows, whose authors and signatures were
+    /// checked; `ours` and `known` are one's own pool, and what it held in time.
+    #[must_use]
+    pub fn objections(
+        &self,
+        terms: &Terms,
+        closing: &Closing<'_>,
+        (posted, theirs): (&Posted, &EpochData),
+        (ours, known): (&Pool, &Known),
+    ) -> Vec<Objection> {
+        let mut found = Vec::new();
+        let roots = theirs.post().map(|post| Posted {
+            verdict_root: post.verdictRoot,
+            reward_root: post.rewardRoot,
+            data: post.data,
+        });
+        if roots.as_ref() != Some(posted) {
+            found.push(Objection::OtherData);
+        }
+        if closing.pool.digest() != theirs.statements {
+            found.push(Objection::OtherStatements);
+        }
+        found.extend(known.missing(ours, closing.pool).map(Objection::LeftOut));
+        match self.close(terms, closing) {
+            Ok(made) => found.extend(made.differences(theirs).map(Objection::Differs)),
+            Err(error) => found.push(Objection::Unclosed(error)),
+        }
+        found
+    }
+}
+
+/// A jury, as `Capacity.seat` drew it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Jury {
+    /// The appeal.
+    pub id: u64,
+    /// What it is drawn by: of the event `Seated`.
+    pub seed: hypha_chain::B256,
+    /// How many nodes there were when the appeal was made: the low 32 bits of the demand's index.
+    pub nodes: u32,
+}
+
+impl Jury {
+    /// The draws that fall on a node.
+    pub fn draws_of(&self, node: u32) -> impl Iterator<Item = u64> {
+        (0..JURY).filter(move |draw| self.juror(*draw) == Some(node))
+    }
+
+    /// The node that a draw falls on, as `Capacity.jurorOf` says; `None` if there are no nodes.
+    #[must_use]
+    pub fn juror(&self, draw: u64) -> Option<u32> {
+        use hypha_chain::U256;
+        if self.nodes == 0 {
+            return None;
+        }
+        // abi.encode("juror", seed, id, draw): the string's place, three words, its length, its bytes.
+        let seed = U256::from_be_bytes(self.seed.0);
+        let words = [U256::from(128), seed, U256::from(self.id), U256::from(draw)];
+        let mut bytes: Vec<u8> = words.iter().flat_map(U256::to_be_bytes::<32>).collect();
+        bytes.extend(U256::from(5).to_be_bytes::<32>());
+        bytes.extend(b"juror");
+        bytes.resize(6 * 32, 0);
+        let hash = U256::from_be_bytes(hypha_chain::keccak256(bytes).0);
+        u32::try_from(hash % U256::from(self.nodes)).ok().map(|node| node + 1)
+    }
+}
