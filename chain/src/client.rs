@@ -15,6 +15,9 @@ use crate::key::Key;
 use crate::remote::{Remote, RemoteError};
 use crate::transaction::Transaction;
 
+/// The most searches that one question for logs may become.
+pub const SEARCHES_MAX: usize = 4096;
+
 /// A chain that can be asked and sent to.
 #[derive(Clone)]
 pub enum Client {
@@ -305,11 +308,31 @@ impl Client {
         }
     }
 
-    /// The logs that a filter wants, in their order.
+    /// The logs that a filter wants, in their order. A chain that refuses a wide search is asked for its
+    /// halves, with [`SEARCHES_MAX`] questions at most.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`]; [`ClientError::Filter`] with [`FilterError::TooMuch`] if that was not enough.
     pub fn logs(&self, filter: &Filter) -> Result<Vec<FoundLog>, ClientError> {
+        let (mut ranges, mut found) = (vec![(filter.from, filter.to)], Vec::new());
+        for _ in 0..SEARCHES_MAX {
+            let Some((from, to)) = ranges.pop() else { return Ok(found) };
+            match self.search(&Filter { from, to, ..filter.clone() }) {
+                Ok(more) => found.extend(more),
+                Err(
+                    ClientError::Filter(FilterError::TooMuch)
+                    | ClientError::Remote(RemoteError::Refused { .. }),
+                ) if from < to => {
+                    let middle = from + (to - from) / 2;
+                    ranges.extend([(middle + 1, to), (from, middle)]);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(FilterError::TooMuch.into())
+    }
+
+    fn search(&self, filter: &Filter) -> Result<Vec<FoundLog>, ClientError> {
         match self {
             Self::Embedded(chain) => Ok(locked(chain).logs(filter)?),
             Self::Remote(remote) => Ok(remote.logs(filter)?),

@@ -75,7 +75,7 @@ pub struct FoundLog {
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
     /// More than [`LOGS_MAX`] logs, or too many blocks.
-    #[error("the search covers too much; ask for fewer blocks")]
+    #[error("the search covers too much; ask for fewer blocks, or another endpoint")]
     TooMuch,
     /// The file.
     #[error(transparent)]

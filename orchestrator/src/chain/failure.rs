@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use hypha_chain::client::ClientError;
-use hypha_chain::embedded::{ChainError, PoolError, SubmitError};
+use hypha_chain::embedded::{ChainError, FilterError, PoolError, SubmitError};
 use hypha_chain::remote::RemoteError;
 use hypha_chain::{Address, B256, Bytes, U256};
 
@@ -140,9 +140,6 @@ pub enum Failure {
     /// It can't be yet.
     #[error("{0}")]
     NotNow(String),
-    /// A search has too many answers.
-    #[error("the chain has more of these events than can be searched; give another --at")]
-    TooMuch,
     /// The system.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -206,8 +203,7 @@ impl Failure {
             | Self::Pending { .. }
             | Self::Failed { .. }
             | Self::Nonce(_)
-            | Self::NotNow(_)
-            | Self::TooMuch => exit_code::UNAVAILABLE,
+            | Self::NotNow(_) => exit_code::UNAVAILABLE,
             Self::State(_) | Self::Chain(_) | Self::Io(_) => exit_code::FAILURE,
         }
     }
@@ -220,6 +216,7 @@ fn client_code(error: &ClientError) -> i32 {
         | ClientError::Submit(SubmitError::ChainId { .. }) => exit_code::BAD_SPEC,
         ClientError::Remote(_)
         | ClientError::Output
+        | ClientError::Filter(FilterError::TooMuch)
         | ClientError::Submit(SubmitError::Pool(PoolError::Full)) => exit_code::UNAVAILABLE,
         _ => exit_code::FAILURE,
     }

@@ -9,8 +9,8 @@ use clap::Args;
 use hypha_chain::client::{Client, ClientError, Head};
 use hypha_chain::contracts::{Directory, Registry};
 use hypha_chain::deploy::{Suite, name32};
-use hypha_chain::embedded::{Chain, Filter, FilterError, FoundLog};
-use hypha_chain::remote::{Endpoints, Remote, RemoteError};
+use hypha_chain::embedded::{Chain, Filter, FoundLog};
+use hypha_chain::remote::{Endpoints, Remote};
 use hypha_chain::{Address, B256, SolCall};
 use serde::Deserialize;
 
@@ -20,8 +20,6 @@ use crate::state;
 
 /// The longest description of contracts, in bytes.
 const CONTRACTS_LEN_MAX: u64 = 64 * 1024;
-/// The most searches for logs that one question may become.
-const SEARCHES_MAX: usize = 4096;
 
 /// Which chain, and how much of what it says is believed.
 #[derive(Debug, Clone, Args)]
@@ -188,30 +186,18 @@ impl Reach {
         Err(Failure::Skew { block, here, most: self.max_skew_secs })
     }
 
-    /// The logs of a contract with these topics, from the first block on. A node that refuses a wide
-    /// search is asked for its halves.
+    /// The logs of a contract with these topics, from the first block on.
     ///
     /// # Errors
     /// A [`Failure`].
     pub fn logs(&self, address: Address, topics: &[Vec<B256>]) -> Result<Vec<FoundLog>, Failure> {
-        let mut ranges = vec![(self.first_block, self.head()?.number)];
-        let mut found = Vec::new();
-        for _ in 0..SEARCHES_MAX {
-            let Some((from, to)) = ranges.pop() else { return Ok(found) };
-            let filter = Filter { from, to, addresses: vec![address], topics: topics.to_vec() };
-            match self.client.logs(&filter) {
-                Ok(more) => found.extend(more),
-                Err(
-                    ClientError::Filter(FilterError::TooMuch)
-                    | ClientError::Remote(RemoteError::Refused { .. }),
-                ) if from < to => {
-                    let middle = from + (to - from) / 2;
-                    ranges.extend([(middle + 1, to), (from, middle)]);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(Failure::TooMuch)
+        let (from, to) = (self.first_block, self.head()?.number);
+        Ok(self.client.logs(&Filter {
+            from,
+            to,
+            addresses: vec![address],
+            topics: topics.to_vec(),
+        })?)
     }
 }
 

@@ -7,13 +7,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use hypha_chain::B256;
 use hypha_chain::client::{Block, Client, ClientError};
 use hypha_chain::contracts::{Capacity, GridToken, Registry};
 use hypha_chain::deploy::Suite;
-use hypha_chain::embedded::{Filter, FilterError, FoundLog};
-use hypha_chain::remote::RemoteError;
+use hypha_chain::embedded::{Filter, FoundLog};
 use hypha_chain::sol_types::SolEvent;
-use hypha_chain::{Address, B256};
 use hypha_proofs::network::roster::{Roster, RosterError};
 use hypha_proofs::network::schedule::{Pulse, Pulses, Round, Schedule, day_at};
 
@@ -23,8 +22,6 @@ use super::book::{Book, Change};
 const BLOCKS_AT_ONCE: u64 = 256;
 /// Of so many blocks the smallest distance is taken for the cadence: as many as deploying takes.
 const CADENCE_BLOCKS: u64 = 12;
-/// The most searches for logs that one question may become.
-const SEARCHES_MAX: usize = 4096;
 
 /// Why the chain can't be followed.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +35,6 @@ pub enum FollowError {
     /// A block that must be there is not.
     #[error("the chain has no block {0}, and has later ones")]
     Missing(u64),
-    /// It has more events than can be searched.
-    #[error("the chain has more events than can be searched; give another endpoint")]
-    TooMuch,
     /// The Registry says something that can't be.
     #[error(transparent)]
     Roster(#[from] RosterError),
@@ -301,41 +295,16 @@ impl Follower {
     fn logs(&self, from: u64, to: u64) -> Result<Vec<FoundLog>, FollowError> {
         let suite = &self.suite;
         let addresses = vec![suite.registry, suite.capacity, suite.reservations];
-        let mut found = self.search((from, to), &addresses, &[])?;
-        let stakes = vec![
+        let mut found = self.client.logs(&Filter { from, to, addresses, topics: Vec::new() })?;
+        let topics = vec![
             vec![GridToken::Transfer::SIGNATURE_HASH],
             Vec::new(),
             vec![suite.registry.into_word()],
         ];
-        found.extend(self.search((from, to), &[suite.token], &stakes)?);
+        let addresses = vec![suite.token];
+        found.extend(self.client.logs(&Filter { from, to, addresses, topics })?);
         found.sort_by_key(|log| (log.block, log.index));
         Ok(found)
-    }
-
-    /// A node that refuses a wide search is asked for its halves.
-    fn search(
-        &self,
-        range: (u64, u64),
-        addresses: &[Address],
-        topics: &[Vec<B256>],
-    ) -> Result<Vec<FoundLog>, FollowError> {
-        let (mut ranges, mut found) = (vec![range], Vec::new());
-        for _ in 0..SEARCHES_MAX {
-            let Some((from, to)) = ranges.pop() else { return Ok(found) };
-            let (addresses, topics) = (addresses.to_vec(), topics.to_vec());
-            match self.client.logs(&Filter { from, to, addresses, topics }) {
-                Ok(more) => found.extend(more),
-                Err(
-                    ClientError::Filter(FilterError::TooMuch)
-                    | ClientError::Remote(RemoteError::Refused { .. }),
-                ) if from < to => {
-                    let middle = from + (to - from) / 2;
-                    ranges.extend([(middle + 1, to), (from, middle)]);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(FollowError::TooMuch)
     }
 }
 
