@@ -4,7 +4,9 @@
 //! a node without a sibling goes up as it is. Solidity checks what is built here:
 //! `contracts/src/Merkle.sol`.
 
-use alloy_primitives::{B256, keccak256};
+use alloy_primitives::{B256, U256, keccak256};
+
+use crate::contracts::Capacity;
 
 /// All levels of a keccak tree.
 pub struct Tree {
@@ -237,6 +239,24 @@ impl Extent {
         bytes.extend(self.bytes_len.to_be_bytes());
         bytes.extend(self.root);
         keccak256(bytes)
+    }
+}
+
+/// As the contracts take it: sums and hashes of the siblings in a row, and a bit for each on the left.
+impl From<&ExtentPath> for Capacity::ExtentPath {
+    fn from(path: &ExtentPath) -> Self {
+        let (mut sides, mut siblings) = (U256::ZERO, Vec::new());
+        for (level, (is_left, sum, hash)) in path.siblings.iter().enumerate() {
+            if *is_left {
+                sides |= U256::ONE << level;
+            }
+            siblings.extend(sum.to_be_bytes());
+            siblings.extend(hash);
+        }
+        let Extent { id, bytes_len, root, .. } = path.extent;
+        let kind = path.extent.kind_number();
+        let extent = Capacity::Extent { kind, id, bytesLen: bytes_len, root };
+        Self { extent, sides, siblings: siblings.into() }
     }
 }
 

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use hypha_chain::B256;
+use hypha_chain::contracts::Capacity;
 use hypha_chain::tree::{Extent, ExtentKind, ExtentPath, Plot};
 use storage_vdev::audit::{self, LEAF_BYTES, LeafProof, ProofError};
 
@@ -232,6 +233,17 @@ impl Store {
         let leaf = (offset - way.start) / LEAF_BYTES as u64;
         let leaf = tree.open(leaf, group).ok_or(OpenError::Changed(offset))?;
         Ok(ShownLeaf { way, leaf })
+    }
+}
+
+/// The answer to a challenge of the chain.
+impl From<&ShownLeaf> for Capacity::Answer {
+    fn from(shown: &ShownLeaf) -> Self {
+        Self {
+            way: (&shown.way).into(),
+            leaf: shown.leaf.bytes.clone().into(),
+            path: shown.leaf.path.iter().copied().map(B256::new).collect(),
+        }
     }
 }
 

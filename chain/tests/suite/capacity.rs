@@ -4,7 +4,7 @@ use hypha_chain::client::Receipt;
 use hypha_chain::contracts::{Capacity, Registry};
 use hypha_chain::key::Key;
 use hypha_chain::message::{PulseAnswer, Reader, sign};
-use hypha_chain::tree::{Extent, ExtentKind, ExtentPath, Plot};
+use hypha_chain::tree::{Extent, ExtentKind, Plot};
 use hypha_chain::{B256, Bytes};
 use ring::digest::{Context, SHA256};
 
@@ -59,28 +59,6 @@ impl Disk {
     }
 }
 
-pub(crate) fn extent_path(path: &ExtentPath) -> Capacity::ExtentPath {
-    let mut sides = alloy_primitives::U256::ZERO;
-    let mut siblings = Vec::new();
-    for (level, (is_left, sum, hash)) in path.siblings.iter().enumerate() {
-        if *is_left {
-            sides |= alloy_primitives::U256::from(1) << level;
-        }
-        siblings.extend(sum.to_be_bytes());
-        siblings.extend(hash);
-    }
-    Capacity::ExtentPath {
-        extent: Capacity::Extent {
-            kind: path.extent.kind_number(),
-            id: path.extent.id,
-            bytesLen: path.extent.bytes_len,
-            root: path.extent.root,
-        },
-        sides,
-        siblings: siblings.into(),
-    }
-}
-
 /// What a node that has everything answers.
 pub(crate) fn answer_to(disk: &Disk, offset: u64) -> Capacity::Answer {
     let way = disk.plot.path(offset).unwrap();
@@ -92,7 +70,7 @@ pub(crate) fn answer_to(disk: &Disk, offset: u64) -> Capacity::Answer {
         at >>= 1;
     }
     let len = (disk.bytes_len - index * 1024).min(1024) as usize;
-    Capacity::Answer { way: extent_path(&way), leaf: Bytes::from(vec![0; len]), path }
+    Capacity::Answer { way: (&way).into(), leaf: Bytes::from(vec![0; len]), path }
 }
 
 pub(crate) fn commit(grid: &mut Grid, signer: &Key, node: u32, disk: &Disk) -> Receipt {
@@ -263,7 +241,7 @@ fn an_extent_that_is_counted_twice_costs_all_stake() {
     grid.must(&key(10), capacity, Capacity::drawSaltCall { node: 1 });
     let call = Capacity::commitPlotCall { node: 1, root: plot.root(), bytesLen: plot.bytes_len() };
     grid.must(&key(10), capacity, call);
-    let at = |offset| extent_path(&plot.path(offset).unwrap());
+    let at = |offset| (&plot.path(offset).unwrap()).into();
     let honest = Capacity::duplicateCall { node: 1, first: at(0), second: at(10) };
     grid.refuses(&key(3), capacity, honest, "NoContradiction");
     let same_place = Capacity::duplicateCall { node: 1, first: at(0), second: at(5) };

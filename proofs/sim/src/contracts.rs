@@ -11,7 +11,6 @@ use hypha_chain::embedded::{Chain, ChainError, Parameters};
 use hypha_chain::key::Key;
 use hypha_chain::message::{NodeKey, Reader, sign};
 use hypha_chain::transaction::Transaction;
-use hypha_chain::tree::ExtentPath;
 use hypha_chain::{Address, B256, Bytes, SolCall, TxKind, U256};
 use hypha_proofs::store::{GROUP_BYTES, ShownLeaf, Store};
 
@@ -238,16 +237,6 @@ pub fn event<E: SolEvent>(receipt: &Receipt) -> Result<E, GridError> {
     found.map(|log| log.data).ok_or(GridError::Event(E::SIGNATURE))
 }
 
-/// A shown leaf as the contract takes it.
-#[must_use]
-pub fn answer_of(shown: &ShownLeaf) -> Capacity::Answer {
-    Capacity::Answer {
-        way: extent_path(&shown.way),
-        leaf: shown.leaf.bytes.clone().into(),
-        path: shown.leaf.path.iter().map(B256::from).collect(),
-    }
-}
-
 /// The leaf around a byte of a plot whose extents all have the same bytes.
 ///
 /// # Errors
@@ -258,26 +247,4 @@ pub fn leaf_at(store: &Store, extent: &[u8], offset: u64) -> Result<ShownLeaf, G
     let end = (start + GROUP_BYTES).min(extent.len());
     let group = extent.get(start..end).unwrap_or_default();
     store.open(offset, group).map_err(|_| GridError::Missing("such leaf"))
-}
-
-fn extent_path(path: &ExtentPath) -> Capacity::ExtentPath {
-    let mut sides = U256::ZERO;
-    let mut siblings = Vec::new();
-    for (level, (is_left, sum, hash)) in path.siblings.iter().enumerate() {
-        if *is_left {
-            sides |= U256::from(1) << level;
-        }
-        siblings.extend(sum.to_be_bytes());
-        siblings.extend(hash);
-    }
-    Capacity::ExtentPath {
-        extent: Capacity::Extent {
-            kind: path.extent.kind_number(),
-            id: path.extent.id,
-            bytesLen: path.extent.bytes_len,
-            root: path.extent.root,
-        },
-        sides,
-        siblings: siblings.into(),
-    }
 }

@@ -9,7 +9,7 @@ use hypha_proofs::network::roster::Caps;
 use hypha_proofs::store::{ExtentTree, Store};
 use hypha_proofs::verifier::Verifier;
 
-use crate::contracts::{Grid, GridError, WINDOW_SECS, answer_of, event, holder, leaf_at};
+use crate::contracts::{Grid, GridError, WINDOW_SECS, event, holder, leaf_at};
 use crate::machine::{Claims, Filling, Machine, RULES, key_of};
 use crate::network::EMISSION;
 use crate::strategy::{Player, Strategy};
@@ -84,7 +84,7 @@ fn disks(court: &mut Court, challenges: u32) -> Result<(), GridError> {
     let (mut asked, mut answered) = (0, 0);
     for number in 0..=challenges.max(1) {
         let (it, gas) = grid.challenge(1)?;
-        let shown = answer_of(&leaf_at(&store, &extent, it.offset)?);
+        let shown = Capacity::Answer::from(&leaf_at(&store, &extent, it.offset)?);
         let capacity = grid.suite.capacity;
         let call = Capacity::answerCall { it, shown };
         let answer = grid.send(&machine.key, capacity, &call)?.gas_used;

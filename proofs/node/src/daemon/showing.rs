@@ -1,10 +1,10 @@
 //! Challenges of the chain: the leaf that a drawn byte lies in, of the plot that the challenge names.
 
+use hypha_chain::B256;
 use hypha_chain::contracts::Capacity;
-use hypha_chain::tree::{Extent, ExtentKind, ExtentPath};
-use hypha_chain::{B256, U256};
+use hypha_chain::tree::{Extent, ExtentKind};
 use hypha_proofs::label::{FILLER_LAYERS, LABEL_BYTES, fill};
-use hypha_proofs::store::{ExtentTree, ShownLeaf, Store};
+use hypha_proofs::store::{ExtentTree, Store};
 
 use crate::filler::Reading;
 
@@ -40,7 +40,7 @@ pub(super) fn show(
         && store.load(read.extent, tree)
         && let Ok(shown) = store.open(challenge.offset, &group)
     {
-        return Ok(answer(&shown));
+        return Ok((&shown).into());
     }
     if extent.kind == ExtentKind::User {
         return Err(lost());
@@ -53,37 +53,7 @@ pub(super) fn show(
     if !store.load(read.extent, ExtentTree::of(&bytes)) {
         return Err(lost());
     }
-    store.open(challenge.offset, group).map(|shown| answer(&shown)).map_err(|_| lost())
-}
-
-fn answer(shown: &ShownLeaf) -> Capacity::Answer {
-    Capacity::Answer {
-        way: way(&shown.way),
-        leaf: shown.leaf.bytes.clone().into(),
-        path: shown.leaf.path.iter().copied().map(B256::new).collect(),
-    }
-}
-
-fn way(path: &ExtentPath) -> Capacity::ExtentPath {
-    let (mut sides, mut siblings) = (U256::ZERO, Vec::new());
-    for (level, (is_left, sum, hash)) in path.siblings.iter().enumerate() {
-        if *is_left {
-            sides |= U256::ONE << level;
-        }
-        siblings.extend(sum.to_be_bytes());
-        siblings.extend(hash);
-    }
-    let extent = &path.extent;
-    Capacity::ExtentPath {
-        extent: Capacity::Extent {
-            kind: extent.kind_number(),
-            id: extent.id,
-            bytesLen: extent.bytes_len,
-            root: extent.root,
-        },
-        sides,
-        siblings: siblings.into(),
-    }
+    store.open(challenge.offset, group).map(|shown| (&shown).into()).map_err(|_| lost())
 }
 
 #[cfg(test)]
