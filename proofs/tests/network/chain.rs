@@ -224,28 +224,28 @@ fn pool(grid: &Grid, roster: &Roster, pulses: &[Pulse], silent: &[u32]) -> Pool 
     pool
 }
 
-#[test]
-fn an_epoch_is_posted_shown_and_claimed_to_the_last_unit() {
+/// Seven farms with a node each, an aggregator, and when their pulses are.
+fn seven_farms() -> (Grid, Key, Schedule) {
     let mut grid = Grid::new();
     (1..=7).for_each(|farm| grid.farm(farm));
-    let poster = key(100);
+    let (poster, capacity) = (key(100), grid.suite.capacity);
     grid.fund(&poster, U256::from(2000 * TOKEN));
-    grid.must(&poster, grid.suite.capacity, &Capacity::joinCall {});
-    let (capacity, rewards) = (grid.suite.capacity, grid.suite.rewards);
+    grid.must(&poster, capacity, &Capacity::joinCall {});
     let start_secs = grid.view(capacity, &Capacity::startCall {});
-    let schedule = Schedule {
-        chain_id: CHAIN_ID,
-        capacity,
-        start_secs,
-        round_secs: 1,
-        mean_secs: 600,
-        quiet_secs: 30,
-    };
+    let (chain_id, round_secs, mean_secs, quiet_secs) = (CHAIN_ID, 1, 600, 30);
+    let schedule = Schedule { chain_id, capacity, start_secs, round_secs, mean_secs, quiet_secs };
+    (grid, poster, schedule)
+}
+
+#[test]
+fn an_epoch_is_posted_shown_and_claimed_to_the_last_unit() {
+    let (mut grid, poster, schedule) = seven_farms();
+    let (capacity, rewards) = (grid.suite.capacity, grid.suite.rewards);
     let mut ledger = Ledger::default();
     let pulses = [0, 1, 2].map(|epoch| grid.pulses(&schedule, epoch));
     for (epoch, pulses) in (0..).zip(pulses) {
         // Who takes part is read when an epoch begins; here nobody comes later.
-        let roster = grid.roster(start_secs + u64::from(epoch) * 3600);
+        let roster = grid.roster(schedule.start_secs + u64::from(epoch) * 3600);
         assert!(!pulses.is_empty(), "the chain's seed has one");
         let pool = pool(&grid, &roster, &pulses, &[5]);
         let ends_secs = schedule.epoch_end(epoch);
@@ -269,23 +269,10 @@ fn an_epoch_is_posted_shown_and_claimed_to_the_last_unit() {
 
 #[test]
 fn an_epoch_that_pays_its_poster_is_found_false_and_voted_down() {
-    let mut grid = Grid::new();
-    (1..=7).for_each(|farm| grid.farm(farm));
-    let (poster, appellant) = (key(100), key(101));
-    grid.fund(&poster, U256::from(2000 * TOKEN));
+    let (mut grid, poster, schedule) = seven_farms();
+    let (capacity, appellant) = (grid.suite.capacity, key(101));
     grid.fund(&appellant, U256::from(200 * TOKEN));
-    grid.must(&poster, grid.suite.capacity, &Capacity::joinCall {});
-    let capacity = grid.suite.capacity;
-    let start_secs = grid.view(capacity, &Capacity::startCall {});
-    let schedule = Schedule {
-        chain_id: CHAIN_ID,
-        capacity,
-        start_secs,
-        round_secs: 1,
-        mean_secs: 600,
-        quiet_secs: 30,
-    };
-    let roster = grid.roster(start_secs + 60);
+    let roster = grid.roster(schedule.start_secs + 60);
     let pulses = grid.pulses(&schedule, 0);
     let pool = pool(&grid, &roster, &pulses, &[]);
     let ends_secs = schedule.epoch_end(0);
