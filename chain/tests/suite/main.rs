@@ -2,6 +2,7 @@
 //! what always holds, what it costs, and that Rust and Solidity agree on every tree and message.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap fails the test")]
 
+mod anvil;
 mod appeals;
 mod backend;
 mod capacity;

@@ -2,6 +2,8 @@
 //! the tests move: the embedded one over loopback, or (if `HYPHA_ANVIL` names its program) anvil.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap fails the test")]
 
+#[path = "../../../chain/tests/suite/anvil.rs"]
+mod anvil;
 mod between;
 mod kills;
 mod own;

@@ -1,9 +1,8 @@
 //! A chain with the contracts on it, blocks as long as a test lets them be made, and `hypha` before it.
 
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -22,6 +21,8 @@ use hypha_proofs::network::epoch::{EpochData, RewardLeaf, VerdictLeaf};
 use hypha_proofs::network::ledger::Ledger;
 use serde_json::{Value, json};
 
+use crate::anvil::Anvil;
+
 pub(crate) const CHAIN_ID: u64 = 31_007;
 pub(crate) const TOKEN: u128 = 1_000_000_000_000_000_000;
 pub(crate) const SUPPLY: u128 = 1_000_000 * TOKEN;
@@ -33,7 +34,7 @@ const BLOCK: Duration = Duration::from_millis(100);
 /// Where blocks come from.
 enum Backend {
     Embedded(Arc<Mutex<Chain>>, #[expect(dead_code, reason = "serves until it is dropped")] Server),
-    Anvil(Child, String),
+    Anvil(Anvil),
 }
 
 /// The chain's time, and whether it goes on by itself.
@@ -79,19 +80,7 @@ impl Backend {
             Self::Embedded(chain, _) => {
                 chain.lock().unwrap().tick(now).unwrap();
             }
-            Self::Anvil(_, url) => {
-                ask(url, "evm_setNextBlockTimestamp", &json!([now]));
-                ask(url, "evm_mine", &json!([]));
-            }
-        }
-    }
-}
-
-impl Drop for Backend {
-    fn drop(&mut self) {
-        if let Self::Anvil(child, _) = self {
-            child.kill().unwrap();
-            child.wait().unwrap();
+            Self::Anvil(anvil) => anvil.mine(now),
         }
     }
 }
@@ -122,7 +111,11 @@ impl World {
     pub(crate) fn bare() -> Self {
         let genesis = orchestrator::clock::unix_time_ns() / 1_000_000_000;
         let (backend, url) = match std::env::var_os("HYPHA_ANVIL") {
-            Some(program) => anvil(&program, genesis),
+            Some(program) => {
+                let anvil = Anvil::start(&program, CHAIN_ID, genesis);
+                let url = anvil.url.clone();
+                (Backend::Anvil(anvil), url)
+            }
             None => embedded(genesis),
         };
         let endpoints = Endpoints { urls: vec![url.clone()], agreement: 1, confirmations: 0 };
@@ -289,36 +282,4 @@ fn embedded(timestamp: u64) -> (Backend, String) {
     let server = Server::start(Arc::clone(&chain), "127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("http://{}/", server.address());
     (Backend::Embedded(chain, server), url)
-}
-
-fn anvil(program: &std::ffi::OsStr, timestamp: u64) -> (Backend, String) {
-    let (chain_id, timestamp) = (CHAIN_ID.to_string(), timestamp.to_string());
-    let mut child = Command::new(program)
-        .args(["--host", "127.0.0.1", "--port", "0", "--no-mining", "--hardfork", "osaka"])
-        .args(["--chain-id", &chain_id, "--timestamp", &timestamp, "--gas-limit", "67108864"])
-        .args(["--block-base-fee-per-gas", "0", "--gas-price", "0"])
-        .args(["--disable-min-priority-fee", "--accounts", "1"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let url = loop {
-        let line = lines.next().expect("anvil says where it listens").unwrap();
-        if let Some(address) = line.strip_prefix("Listening on ") {
-            break format!("http://{address}/");
-        }
-    };
-    // Its log must not fill the pipe.
-    std::thread::spawn(move || lines.for_each(drop));
-    ask(&url, "anvil_setNextBlockBaseFeePerGas", &json!(["0x0"]));
-    (Backend::Anvil(child, url.clone()), url)
-}
-
-fn ask(url: &str, method: &str, parameters: &Value) {
-    let question = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": parameters });
-    let mut answer =
-        ureq::post(url).content_type("application/json").send(question.to_string()).unwrap();
-    let answer: Value = serde_json::from_slice(&answer.body_mut().read_to_vec().unwrap()).unwrap();
-    assert!(answer.get("error").is_none(), "{method}: {answer}");
 }
