@@ -27,6 +27,7 @@ pub mod nat;
 pub mod nbd;
 pub mod offload;
 pub mod participant;
+pub mod proof_node;
 pub mod pulse_answer;
 pub mod register;
 pub mod segment;
@@ -72,6 +73,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nbd", check: nbd::check, runs: 20000 },
     Target { name: "offload", check: offload::check, runs: 3000 },
     Target { name: "participant", check: participant::check, runs: 2000 },
+    Target { name: "proof_node", check: proof_node::check, runs: 5000 },
     Target { name: "pulse_answer", check: pulse_answer::check, runs: 500 },
     Target { name: "register", check: register::check, runs: 2000 },
     Target { name: "segment", check: segment::check, runs: 2000 },

@@ -75,6 +75,11 @@ fn the_spec_parser_withstands_any_file() {
 }
 
 #[test]
+fn a_node_that_proves_withstands_any_peer_and_any_disk() {
+    smoke("proof_node");
+}
+
+#[test]
 fn a_node_withstands_any_files() {
     smoke("disk");
 }

@@ -108,7 +108,9 @@ fn extent_of(bytes: &[u8; LISTED_BYTES]) -> Option<Extent> {
     Some(Extent { kind, id, bytes_len, root: B256::try_from(root).ok()? })
 }
 
-fn sealed(mut out: Vec<u8>) -> Vec<u8> {
+/// A file of these bytes: its checksum is put behind them.
+#[must_use]
+pub fn sealed(mut out: Vec<u8>) -> Vec<u8> {
     let hash = digest(&SHA256, &out);
     out.extend(hash.as_ref());
     out

@@ -21,7 +21,8 @@ use hypha_proofs::network::message::MESSAGE_BYTES_MAX;
 use crate::clock::random32;
 
 const MAGIC: &[u8; 16] = b"hypha peer 1\n\0\0\0";
-const HELLO_BYTES: usize = 16 + 8 + 20 + 4 + 32;
+/// Bytes of a greeting.
+pub const HELLO_BYTES: usize = 16 + 8 + 20 + 4 + 32;
 /// How long each of the two steps of a greeting may take.
 pub(super) const GREETING_TIME: Duration = Duration::from_secs(5);
 
@@ -60,7 +61,9 @@ pub enum LinkError {
 }
 
 impl Identity {
-    fn hello(&self, nonce: &[u8; 32]) -> Vec<u8> {
+    /// This node's greeting.
+    #[must_use]
+    pub fn hello(&self, nonce: &[u8; 32]) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend(self.chain_id.to_be_bytes());
         bytes.extend(self.registry);
@@ -70,7 +73,8 @@ impl Identity {
     }
 
     /// Node and nonce of a greeting, if it is of this network.
-    fn read(&self, hello: &[u8; HELLO_BYTES]) -> Option<(u32, [u8; 32])> {
+    #[must_use]
+    pub fn read(&self, hello: &[u8; HELLO_BYTES]) -> Option<(u32, [u8; 32])> {
         let (rest, nonce) = hello.split_last_chunk::<32>()?;
         let (network, node) = rest.split_last_chunk::<4>()?;
         let ours = self.hello(&[0; 32]);
@@ -129,7 +133,10 @@ fn parse(bytes: &[u8; 65]) -> Option<Signature> {
 }
 
 /// Reads one message.
-pub(super) fn read(stream: &mut impl Read) -> Result<Vec<u8>, LinkError> {
+///
+/// # Errors
+/// The line, its end, or [`LinkError::Length`].
+pub fn read(stream: &mut impl Read) -> Result<Vec<u8>, LinkError> {
     let mut len = [0; 4];
     stream.read_exact(&mut len)?;
     let len = u32::from_be_bytes(len) as usize;
@@ -146,7 +153,10 @@ pub(super) fn read(stream: &mut impl Read) -> Result<Vec<u8>, LinkError> {
 }
 
 /// Writes one message.
-pub(super) fn write(stream: &mut impl Write, bytes: &[u8]) -> Result<(), LinkError> {
+///
+/// # Errors
+/// The line.
+pub fn write(stream: &mut impl Write, bytes: &[u8]) -> Result<(), LinkError> {
     let len = u32::try_from(bytes.len()).map_err(|_| LinkError::Length(bytes.len()))?;
     let mut frame = len.to_be_bytes().to_vec();
     frame.extend(bytes);
