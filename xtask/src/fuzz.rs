@@ -1,6 +1,6 @@
 //! `cargo xtask fuzz`: the fuzz targets under cargo-fuzz, which needs a nightly toolchain.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
 use crate::packages;
@@ -21,47 +21,69 @@ pub(crate) fn run(
     }
     packages::install(repository, &[packages::GCC, packages::GPP])?;
     packages::cargo_tool(repository, "fuzz")?;
-    for name in targets(repository)?.iter().filter(|name| target.is_none_or(|only| only == *name)) {
-        println!("fuzzing {name} for {seconds} s");
-        let limit = format!("-max_total_time={seconds}");
-        // New inputs go to a folder of their own: the seed corpus is part of the repository.
-        let found = repository.work_folder(&format!("fuzz/{name}"))?;
-        let seeds = format!("fuzz/corpus/{name}");
-        let build = repository.target().join("fuzz");
-        let arguments = [
-            "+nightly".as_ref(),
-            "fuzz".as_ref(),
-            "run".as_ref(),
-            "--features".as_ref(),
-            "libfuzzer".as_ref(),
-            "--target-dir".as_ref(),
-            build.as_os_str(),
-            name.as_ref(),
-            found.as_os_str(),
-            seeds.as_ref(),
-            "--".as_ref(),
-            limit.as_ref(),
-            "-print_final_stats=1".as_ref(),
-        ];
-        let task = Task::cargo(repository, arguments)
-            // One crate at a time is optimised; linking the whole as one would take minutes.
-            .env("CARGO_PROFILE_RELEASE_LTO", "off")
-            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
-        run_quietly(task, &repository.work_folder("logs")?.join(format!("fuzz-{name}.log")))?;
+    let mut names = targets(repository)?;
+    names.retain(|name| target.is_none_or(|only| only == name));
+    let programs = build(repository, target)?;
+    // As many at once as there are processors: each uses one.
+    let at_once = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    for group in names.chunks(at_once) {
+        println!("fuzzing {} for {seconds} s", group.join(" and "));
+        let ended = std::thread::scope(|scope| {
+            let started: Vec<_> = group
+                .iter()
+                .map(|name| scope.spawn(|| fuzz(repository, &programs, name, seconds)))
+                .collect();
+            started.into_iter().map(|run| run.join()).collect::<Vec<_>>()
+        });
+        for ended in ended {
+            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
     }
     Ok(())
 }
 
+/// Builds the targets, or this one, all at once. Returns the folder with their programs.
+fn build(repository: &Repository, target: Option<&str>) -> Result<PathBuf, Failure> {
+    let folder = repository.target().join("fuzz");
+    let path = folder.to_string_lossy();
+    let options = ["+nightly", "fuzz", "build", "--features", "libfuzzer", "--target-dir", &path];
+    Task::cargo(repository, options.into_iter().chain(target))
+        // One crate at a time is optimised; linking the whole as one would take minutes.
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+        .run()?;
+    Ok(folder.join("x86_64-unknown-linux-gnu/release"))
+}
+
+/// Runs one target. New inputs go to a folder of their own: the seed corpus is part of the repository.
+fn fuzz(repository: &Repository, programs: &Path, name: &str, seconds: u64) -> Result<(), Failure> {
+    let found = repository.work_folder(&format!("fuzz/{name}"))?;
+    let broken = repository.work_folder(&format!("fuzz-broken/{name}"))?;
+    let arguments = [
+        found.display().to_string(),
+        format!("fuzz/corpus/{name}"),
+        format!("-max_total_time={seconds}"),
+        format!("-artifact_prefix={}/", broken.display()),
+        "-print_final_stats=1".to_owned(),
+    ];
+    let program = programs.join(name).display().to_string();
+    let log = repository.work_folder("logs")?.join(format!("fuzz-{name}.log"));
+    run_quietly(Task::new(repository, &program, arguments), name, &log)
+}
+
 /// Runs libFuzzer, which is talkative: all goes to a log, the sum to the screen; of a failure, also
 /// the end of what it said, with the input that causes it.
-fn run_quietly(task: Task, log: &Path) -> Result<(), Failure> {
-    let mut lines = Vec::new();
+fn run_quietly(task: Task, name: &str, log: &Path) -> Result<(), Failure> {
+    let (mut lines, mut sums) = (Vec::new(), Vec::new());
     let result = task.lines(|line| {
-        if line.starts_with("stat::number_of") || line.starts_with("stat::new_units") {
-            println!("    {line}");
+        if let Some(sum) = line.strip_prefix("stat::")
+            && (sum.starts_with("number_of") || sum.starts_with("new_units"))
+        {
+            sums.push(sum.split_whitespace().collect::<Vec<_>>().join(" "));
         }
         lines.push(line.to_owned());
     });
+    println!("    {name}: {}", sums.join(", "));
     std::fs::write(log, lines.join("\n")).map_err(Failure::file(log))?;
     if result.is_err() {
         let end = lines.get(lines.len().saturating_sub(40)..).unwrap_or(&lines);
