@@ -13,11 +13,10 @@ const VERSION: &str = "1.7.1";
 /// Runs the suite of `hypha-chain` and the verbs of `hypha` on anvil.
 pub(crate) fn run(repository: &Repository) -> Result<(), Failure> {
     let program = program(repository)?;
-    for (package, test) in [("hypha-chain", "suite"), ("orchestrator", "chain")] {
-        let arguments = ["test", "--package", package, "--test", test];
-        Task::cargo(repository, arguments).env("HYPHA_ANVIL", &program).run()?;
-    }
-    Ok(())
+    // The whole workspace, so that what is built has the same features as in the tests before it, and is
+    // there already. The tests of this name in `proof-node` have no use for anvil, and are short.
+    let arguments = ["test", "--workspace", "--test", "suite", "--test", "chain"];
+    Task::cargo(repository, arguments).env("HYPHA_ANVIL", &program).run()
 }
 
 /// The program, installed under the target folder if it is missing.
