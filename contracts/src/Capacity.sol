@@ -23,10 +23,10 @@ contract Capacity is Eip712 {
     uint256 public constant MISS_BPS = 500;
     uint256 public constant REPORTER_BPS = 5000;
 
-    /// @notice An appeal against an epoch, how many draws its jury has, and until when before the end
-    /// of its vote it can be seated.
+    /// @notice An appeal against an epoch, how many seats its jury has in the mean, and until when before
+    /// the end of its vote it can be seated.
     uint256 public constant APPEAL_BOND = 100e18;
-    uint256 public constant JURY = 64;
+    uint256 public constant JURY = 256;
     uint256 public constant VOTE_SECONDS = 50 minutes;
 
     /// What a demand has as its tree if it is an appeal.
@@ -62,7 +62,7 @@ contract Capacity is Eip712 {
     }
 
     /// @notice A demand for a leaf of a posted epoch; the chain keeps only its hash. An appeal has tree
-    /// 2, and as index the beacon's round (32 bits) and how many nodes there are.
+    /// 2, and as index the beacon's round.
     struct Demand {
         uint64 id;
         uint32 epoch;
@@ -72,11 +72,16 @@ contract Capacity is Eip712 {
         address demander;
     }
 
-    /// @notice How a jury has voted: weights, and a bit for each draw that was used.
+    /// @notice What a jury is drawn by, and what all nodes weigh that it is drawn of.
+    struct Jury {
+        bytes20 seed;
+        uint96 weight;
+    }
+
+    /// @notice How a jury has voted, in seats.
     struct Votes {
-        uint96 upheld;
-        uint96 rejected;
-        uint64 draws;
+        uint128 upheld;
+        uint128 rejected;
     }
 
     /// @notice What a witness says of a node in a pulse, as it signs it.
@@ -111,8 +116,9 @@ contract Capacity is Eip712 {
     mapping(uint32 => uint64) public provenUntil;
     mapping(uint64 => bytes32) private open;
     mapping(uint64 => Votes) public votes;
-    /// @notice What an appeal's jury is drawn by; 0 until it is seated.
-    mapping(uint64 => bytes32) public jury;
+    /// @notice An appeal's jury; its weight is 0 until it is seated.
+    mapping(uint64 => Jury) public jury;
+    mapping(uint64 => mapping(uint32 => bool)) private voted;
     uint64 private lastId;
 
     event SaltDrawn(uint32 indexed node, bytes32 salt);
@@ -124,8 +130,8 @@ contract Capacity is Eip712 {
     event EpochVoided(uint32 indexed epoch, address indexed aggregator, uint256 slashed);
     event Demanded(uint64 indexed id, Demand demand, Epoch posted);
     event DemandAnswered(uint64 indexed id, Epoch posted);
-    event Seated(uint64 indexed id, bytes32 seed);
-    event Voted(uint64 indexed id, uint32 indexed node, bool isTrue, uint96 weight);
+    event Seated(uint64 indexed id, bytes20 seed, uint96 weight);
+    event Voted(uint64 indexed id, uint32 indexed node, bool isTrue, uint128 seats);
     event FalseWitness(uint32 indexed witness, uint32 node, uint64 pulse, uint256 slashed);
     event NodeProven(uint32 indexed node, uint64 until);
     event Challenged(uint64 indexed id, uint32 indexed node, Challenge challenge);
@@ -146,7 +152,8 @@ contract Capacity is Eip712 {
     error UnknownEpoch(uint32 epoch);
     error NotFinal(uint32 epoch);
     error NotDisputes();
-    error HasVoted(uint256 draw);
+    error HasVoted(uint32 node);
+    error NoSeat(uint32 node);
     error SameRound(uint64 round);
     error NotSeated(uint64 id);
     error Unknown(uint64 id);
@@ -278,13 +285,11 @@ contract Capacity is Eip712 {
         give(it.demander, DEMAND_BOND);
     }
 
-    /// @notice Appeals against an epoch whose leaves don't follow from what witnesses signed. Nodes
-    /// drawn by the next seed vote within the hour; what they weigh decides.
+    /// @notice Appeals against an epoch whose leaves don't follow from what witnesses signed. Nodes vote
+    /// within the hour, with the seats that the next seed draws for each by its weight.
     function appeal(Epoch memory posted) external returns (uint64 id) {
         (uint64 round,) = beacon.current();
-        // Whoever is added from now on is not drawn.
-        uint64 index = (round << 32) | registry.nodeCount();
-        id = openDemand(posted, APPEAL, index);
+        id = openDemand(posted, APPEAL, round);
         take(msg.sender, APPEAL_BOND);
     }
 
@@ -292,39 +297,43 @@ contract Capacity is Eip712 {
     /// aggregator should at once: who appeals could wait for a seed that draws his own nodes.
     function seat(Demand calldata it, uint64 postedAt, address aggregator) external {
         requireAppeal(it, postedAt, aggregator);
-        if (jury[it.id] != 0) return;
+        if (jury[it.id].weight != 0) return;
         (uint64 round, bytes32 seed) = beacon.current();
-        require(round > it.index >> 32, SameRound(round));
+        require(round > it.index, SameRound(round));
         uint256 last = it.deadline - VOTE_SECONDS;
         require(block.timestamp <= last, TooLate(last));
-        jury[it.id] = seed;
-        emit Seated(it.id, seed);
+        uint256 total = registry.totalWeight(epochEnd(it.epoch));
+        // Of other weight than all that nodes have, seats are more or fewer, in the same proportions.
+        if (total == 0) total = 1;
+        if (total > type(uint96).max) total = type(uint96).max;
+        Jury memory drawn = Jury(bytes20(seed), uint96(total));
+        jury[it.id] = drawn;
+        emit Seated(it.id, drawn.seed, drawn.weight);
     }
 
-    /// @notice A drawn node votes, under its key. @param draw Which draw it is drawn by.
+    /// @notice A node votes under its key, with all its seats.
     /// @param isTrue Whether the epoch is what the node makes of the same statements.
     function vote(
         Demand calldata it,
         uint64 postedAt,
         address aggregator,
-        uint256 draw,
+        uint32 node,
         bool isTrue
     ) external {
         requireAppeal(it, postedAt, aggregator);
         require(block.timestamp <= it.deadline, TooLate(it.deadline));
-        uint32 node = jurorOf(it, draw);
         (address signer,,) = registry.identity(node);
         require(signer == msg.sender, NotTheNode(node));
-        Votes storage tally = votes[it.id];
-        require(tally.draws >> draw & 1 == 0, HasVoted(draw));
-        tally.draws |= uint64(1 << draw);
-        uint96 weight = registry.weightOf(node, epochEnd(it.epoch));
-        if (isTrue) tally.upheld += weight;
-        else tally.rejected += weight;
-        emit Voted(it.id, node, isTrue, weight);
+        uint128 seats = uint128(seatsOf(it, node));
+        require(seats > 0, NoSeat(node));
+        require(!voted[it.id][node], HasVoted(node));
+        voted[it.id][node] = true;
+        if (isTrue) votes[it.id].upheld += seats;
+        else votes[it.id].rejected += seats;
+        emit Voted(it.id, node, isTrue, seats);
     }
 
-    /// @notice Ends an appeal: the epoch is void if more weight was against it than for it; otherwise
+    /// @notice Ends an appeal: the epoch is void if more seats were against it than for it; otherwise
     /// the bond is the aggregator's.
     function decide(Demand calldata it, Epoch memory posted) external {
         requireDemand(it, posted);
@@ -341,13 +350,16 @@ contract Capacity is Eip712 {
         }
     }
 
-    /// @notice The node that a draw of an appeal falls on.
-    function jurorOf(Demand calldata it, uint256 draw) public view returns (uint32) {
-        require(draw < JURY, WrongAnswer());
-        bytes32 seed = jury[it.id];
-        require(seed != 0, NotSeated(it.id));
-        uint256 hash = uint256(keccak256(abi.encode("juror", seed, it.id, draw)));
-        return uint32(hash % uint32(it.index)) + 1;
+    /// @notice The seats of a node in an appeal's jury: its share of all weight at the epoch's end, of
+    /// `JURY` seats, of which a broken one is drawn whole or not at all. In the mean it makes no
+    /// difference among how many nodes stake is divided.
+    function seatsOf(Demand calldata it, uint32 node) public view returns (uint256) {
+        Jury memory drawn = jury[it.id];
+        require(drawn.weight != 0, NotSeated(it.id));
+        uint256 share = JURY * registry.weightOf(node, epochEnd(it.epoch));
+        uint256 draw = uint256(keccak256(abi.encodePacked("hypha juror", drawn.seed, it.id, node)));
+        uint256 broken = draw % drawn.weight < share % drawn.weight ? 1 : 0;
+        return share / drawn.weight + broken;
     }
 
     /// @notice Gives a demander's bond back after the epoch was voided by another demand.

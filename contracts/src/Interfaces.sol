@@ -43,8 +43,10 @@ interface IRegistry {
     function room(uint32 node) external view returns (uint8 state, Caps memory caps);
     function stakeOf(uint32 node) external view returns (uint256);
     function nodeCount() external view returns (uint32);
-    /// @notice Whole tokens of stake times begun days, at an instant; 0 for who came later.
-    function weightOf(uint32 node, uint256 instant) external view returns (uint96);
+    /// @notice Whole tokens of stake times seconds of its age, at an instant; 0 for who came later.
+    function weightOf(uint32 node, uint256 instant) external view returns (uint256);
+    /// @notice The same of all nodes.
+    function totalWeight(uint256 instant) external view returns (uint256);
     /// @notice The node that a key is or was bound to; 0 for none. Bindings are never forgotten.
     function nodeOf(address signer) external view returns (uint32);
     function inMaintenance(uint32 node, uint256 from, uint256 to) external view returns (bool);

@@ -17,7 +17,9 @@ contract Registry is Eip712 {
     /// @notice A node that was not proven for this long can be parked by anyone.
     uint256 public constant SILENCE = 7 days;
     /// @notice Stake weighs by its age, up to this.
-    uint256 public constant AGE_DAYS_MAX = 365;
+    uint256 public constant AGE_MAX = 365 days;
+    /// @notice Weights are summed up by cohorts: nodes whose stake's age began in the same 30 days.
+    uint256 public constant COHORT_SECONDS = 30 days;
 
     /// @notice Stake: for each node, core, GiB of memory, and TiB of disks (each begun one counts).
     uint256 public constant STAKE_NODE = 10e18;
@@ -65,6 +67,8 @@ contract Registry is Eip712 {
 
     IGridToken public immutable token;
     ICapacity public immutable capacity;
+    /// @notice When the first cohort began.
+    uint64 public immutable start;
     address private immutable slasherA;
     address private immutable slasherB;
     address private immutable slasherC;
@@ -75,6 +79,10 @@ contract Registry is Eip712 {
     mapping(uint32 => Node) private nodes;
     mapping(address => uint32) public nodeOf;
     mapping(uint32 => Maintenance) public maintenance;
+    /// @notice Of all nodes of a cohort: whole tokens that weigh (96 bits), and above these the sum of
+    /// those times the second that their age began in. Less than 2^32 nodes of less than 2^112 units each
+    /// fill neither.
+    mapping(uint256 => uint256) public cohorts;
 
     event FarmAdded(uint32 indexed farm, address indexed owner, address payout, bytes32 meta);
     event FarmChanged(uint32 indexed farm, address indexed owner, address payout, bytes32 meta);
@@ -112,6 +120,7 @@ contract Registry is Eip712 {
         token = token_;
         capacity = ICapacity(slashers[0]);
         (slasherA, slasherB, slasherC) = (slashers[0], slashers[1], slashers[2]);
+        start = uint64(block.timestamp);
     }
 
     modifier onlyOwnerOf(uint32 node) {
@@ -155,9 +164,9 @@ contract Registry is Eip712 {
         bind(signer, node);
         Node storage it = nodes[node];
         (it.signer, it.farm, it.state) = (signer, farm, ACTIVE);
-        it.since = uint40(block.timestamp);
         it.caps = caps;
         it.stake = uint112(stake);
+        recount(it, 0);
         emit NodeAdded(node, farm, signer, caps, mesh);
         require(token.transferFrom(msg.sender, address(this), stake), TransferFailed());
     }
@@ -207,27 +216,29 @@ contract Registry is Eip712 {
         emit Maintained(node, from, to);
     }
 
-    /// @notice Adds to a node's stake; anyone may. What is added has no age: the node gets younger, so
-    /// that stake times age is what it was.
+    /// @notice Adds to a node's stake; anyone may. What is added has no age.
     function addStake(uint32 node, uint256 amount) external {
         Node storage it = nodes[node];
         require(it.state == ACTIVE || it.state == PARKED, NotActive(node));
         uint256 sum = it.stake + amount;
         require(sum <= type(uint112).max, AmountTooLarge());
-        it.since = uint40(block.timestamp - (block.timestamp - it.since) * it.stake / (sum > 0 ? sum : 1));
+        uint256 had = weighing(it);
         it.stake = uint112(sum);
+        recount(it, had);
         emit StakeAdded(node, amount);
         require(token.transferFrom(msg.sender, address(this), amount), TransferFailed());
     }
 
     /// @notice Begins to take stake out; what stays must cover the claims. Another call replaces the
-    /// amount and starts the 14 days anew.
+    /// amount and starts the 14 days anew; what then stays after all has lost its age.
     function unstake(uint32 node, uint256 amount) external onlyOwnerOf(node) {
         Node storage it = nodes[node];
         require(amount <= it.stake, StakeTooSmall(it.stake, amount));
         if (it.state != RETIRED) requireStake(it.stake - amount, it.caps);
+        uint256 had = weighing(it);
         it.leaving = uint112(amount);
         it.leavesAt = uint32(block.timestamp + UNSTAKE_DELAY);
+        recount(it, had);
         emit StakeLeaving(node, amount, it.leavesAt);
     }
 
@@ -235,9 +246,11 @@ contract Registry is Eip712 {
     function retire(uint32 node) external onlyOwnerOf(node) {
         Node storage it = nodes[node];
         require(it.state != RETIRED, NotActive(node));
+        uint256 had = weighing(it);
         it.state = RETIRED;
         it.leaving = it.stake;
         it.leavesAt = uint32(block.timestamp + UNSTAKE_DELAY);
+        recount(it, had);
         emit StateChanged(node, RETIRED);
         emit StakeLeaving(node, it.stake, it.leavesAt);
     }
@@ -262,7 +275,9 @@ contract Registry is Eip712 {
         uint256 last = capacity.provenUntil(node);
         if (last < it.since) last = it.since;
         require(block.timestamp > last + SILENCE, NotSilent(last));
+        uint256 had = weighing(it);
         it.state = PARKED;
+        recount(it, had);
         emit StateChanged(node, PARKED);
     }
 
@@ -272,8 +287,8 @@ contract Registry is Eip712 {
         require(it.state == PARKED, NotActive(node));
         requireStake(it.stake - it.leaving, it.caps);
         it.state = ACTIVE;
-        // A new week, or anyone could park it again at once.
-        it.since = uint40(block.timestamp);
+        // Its age begins anew, and with it a week: or anyone could park it again at once.
+        recount(it, 0);
         emit StateChanged(node, ACTIVE);
     }
 
@@ -291,8 +306,10 @@ contract Registry is Eip712 {
         uint256 has = it.stake;
         taken = amount < has ? amount : has;
         uint256 left = has - taken;
-        it.stake = uint112(left);
-        if (it.leaving > left) it.leaving = uint112(left);
+        uint256 had = weighing(it);
+        uint256 leaving = it.leaving;
+        (it.stake, it.leaving) = (uint112(left), uint112(leaving < left ? leaving : left));
+        recount(it, had);
         uint256 share = taken * shareBps / 10_000;
         emit Slashed(node, taken, beneficiary, share);
         if (share > 0) require(token.transfer(beneficiary, share), TransferFailed());
@@ -332,13 +349,31 @@ contract Registry is Eip712 {
         return nodes[node].stake;
     }
 
-    /// @notice What a node weighs in draws and votes: whole tokens of stake that is not leaving, times
-    /// begun days; 0 if it came later or is not active.
-    function weightOf(uint32 node, uint256 instant) external view returns (uint96) {
+    /// @notice What a node weighs in votes: whole tokens of stake that is not leaving, times the seconds
+    /// since its age began, a year at most; 0 if that was later or it is not active. **Nothing that is done
+    /// after an instant makes a node weigh more at that instant.**
+    function weightOf(uint32 node, uint256 instant) external view returns (uint256) {
         Node storage it = nodes[node];
-        if (it.state != ACTIVE || it.since > instant) return 0;
-        uint256 age = (instant - it.since) / 1 days + 1;
-        return uint96((it.stake - it.leaving) / 1e18 * (age < AGE_DAYS_MAX ? age : AGE_DAYS_MAX));
+        if (it.since > instant) return 0;
+        uint256 age = instant - it.since;
+        return weighing(it) * (age < AGE_MAX ? age : AGE_MAX);
+    }
+
+    /// @notice What all nodes weigh at an instant. Too much by at most a 48th of what the one cohort
+    /// weighs of which only some have reached the year; too little, if stake was added after the instant
+    /// to nodes of the newest cohort.
+    function totalWeight(uint256 instant) external view returns (uint256 sum) {
+        if (instant < start) return 0;
+        uint256 last = cohortOf(instant);
+        for (uint256 number = 0; number <= last; number++) {
+            uint256 cohort = cohorts[number];
+            uint256 tokens = uint96(cohort);
+            uint256 most = tokens * AGE_MAX;
+            uint256 grown = tokens * instant;
+            uint256 moment = cohort >> 96;
+            grown = grown > moment ? grown - moment : 0;
+            sum += grown < most ? grown : most;
+        }
     }
 
     /// @notice Whether announced maintenance touches the time between two instants.
@@ -357,6 +392,43 @@ contract Registry is Eip712 {
     function requireStake(uint256 stake, Caps memory caps) private pure {
         uint256 needs = stakeFor(caps);
         require(stake >= needs, StakeTooSmall(stake, needs));
+    }
+
+    /// Whole tokens of a node that weigh.
+    function weighing(Node storage it) private view returns (uint256) {
+        if (it.state != ACTIVE) return 0;
+        // What leaves is a part of the stake.
+        unchecked {
+            return (it.stake - it.leaving) / 1e18;
+        }
+    }
+
+    /// Keeps the sums true after a node's tokens that weigh have changed. What comes has no age: the node
+    /// gets younger, so that tokens times age, a year at most, is what it was.
+    function recount(Node storage it, uint256 had) private {
+        uint256 has = weighing(it);
+        if (has == had) return;
+        uint256 since = it.since;
+        if (has < had) {
+            cohorts[cohortOf(since)] -= part(had - has, since);
+            return;
+        }
+        if (had > 0) cohorts[cohortOf(since)] -= part(had, since);
+        uint256 age = block.timestamp - since;
+        since = block.timestamp - (age < AGE_MAX ? age : AGE_MAX) * had / has;
+        it.since = uint40(since);
+        cohorts[cohortOf(since)] += part(has, since);
+    }
+
+    function cohortOf(uint256 instant) private view returns (uint256) {
+        return (instant - start) / COHORT_SECONDS;
+    }
+
+    /// What tokens of an age are in a cohort's word: less than 2^52 tokens and 40 bits of seconds.
+    function part(uint256 tokens, uint256 since) private pure returns (uint256) {
+        unchecked {
+            return (tokens * since << 96) + tokens;
+        }
     }
 
     function bind(address signer, uint32 node) private {

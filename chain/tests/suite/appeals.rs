@@ -1,4 +1,4 @@
-//! Juries over epochs, drawn by node and weighed by stake and its age; witnesses that say two things.
+//! Juries over epochs, whose seats are drawn by stake and its age; witnesses that say two things.
 
 use alloy_sol_types::sol;
 use hypha_chain::contracts::{Capacity, Registry};
@@ -14,15 +14,15 @@ sol! {
     }
 }
 
-const AGGREGATOR: u8 = 2;
-const APPELLANT: u8 = 3;
+pub(crate) const AGGREGATOR: u8 = 2;
+pub(crate) const APPELLANT: u8 = 3;
 
-fn signer(node: u32) -> Key {
+pub(crate) fn signer(node: u32) -> Key {
     key(100 + node as u8)
 }
 
 /// Four nodes with 1000 tokens each, and a posted epoch.
-fn grid() -> (Grid, Posted) {
+pub(crate) fn grid() -> (Grid, Posted) {
     let mut grid = Grid::new();
     grid.farm(&key(1));
     for node in 1..=4 {
@@ -36,7 +36,7 @@ fn grid() -> (Grid, Posted) {
 }
 
 /// An appeal whose jury is seated.
-fn appeal(grid: &mut Grid, posted: &Posted) -> Capacity::Demanded {
+pub(crate) fn appeal(grid: &mut Grid, posted: &Posted) -> Capacity::Demanded {
     let call = Capacity::appealCall { posted: posted.clone() };
     let appeal = event(&grid.must(&key(APPELLANT), grid.suite.capacity, call));
     grid.must(&key(9), grid.suite.capacity, seat(&appeal));
@@ -51,12 +51,12 @@ fn seat(appeal: &Capacity::Demanded) -> Capacity::seatCall {
     }
 }
 
-fn vote(appeal: &Capacity::Demanded, draw: u64, is_true: bool) -> Capacity::voteCall {
+fn vote(appeal: &Capacity::Demanded, node: u32, is_true: bool) -> Capacity::voteCall {
     Capacity::voteCall {
         it: appeal.demand.clone(),
         postedAt: appeal.posted.postedAt,
         aggregator: appeal.posted.aggregator,
-        draw: U256::from(draw),
+        node,
         isTrue: is_true,
     }
 }
@@ -65,31 +65,34 @@ fn decide(appeal: &Capacity::Demanded) -> Capacity::decideCall {
     Capacity::decideCall { it: appeal.demand.clone(), posted: appeal.posted.clone() }
 }
 
-fn juror(grid: &Grid, appeal: &Capacity::Demanded, draw: u64) -> u32 {
-    let call = Capacity::jurorOfCall { it: appeal.demand.clone(), draw: U256::from(draw) };
-    grid.view(grid.suite.capacity, call)
+pub(crate) fn seats(grid: &Grid, appeal: &Capacity::Demanded, node: u32) -> u128 {
+    let call = Capacity::seatsOfCall { it: appeal.demand.clone(), node };
+    grid.view(grid.suite.capacity, call).to()
 }
 
 fn votes(grid: &Grid, appeal: &Capacity::Demanded) -> (u128, u128) {
     let votes = grid.view(grid.suite.capacity, Capacity::votesCall(appeal.demand.id));
-    (votes.upheld.to(), votes.rejected.to())
+    (votes.upheld, votes.rejected)
 }
 
 #[test]
-fn an_epoch_that_more_weight_is_against_is_void() {
+fn an_epoch_that_more_seats_are_against_is_void() {
     let (mut grid, posted) = grid();
     let capacity = grid.suite.capacity;
     let before = grid.balance(key(APPELLANT).address());
     let appeal = appeal(&mut grid, &posted);
     assert_eq!(grid.balance(key(APPELLANT).address()), before - tokens(100));
-    // Three nodes of four are against it, with every draw that they have.
-    for draw in 0..12 {
-        let node = juror(&grid, &appeal, draw);
-        grid.must(&signer(node), capacity, vote(&appeal, draw, node == 3));
+    // Three nodes of four are against it, each with all its seats at once.
+    let mut cast = [0, 0];
+    for node in 1..=4 {
+        let seats = seats(&grid, &appeal, node);
+        assert!((63..=65).contains(&seats), "a fourth of 256, not {seats}");
+        let receipt = grid.must(&signer(node), capacity, vote(&appeal, node, node == 3));
+        let voted = event::<Capacity::Voted>(&receipt);
+        assert_eq!((voted.node, voted.isTrue, voted.seats), (node, node == 3, seats));
+        cast[usize::from(node == 3)] += seats;
     }
-    let (upheld, rejected) = votes(&grid, &appeal);
-    assert!(0 < upheld && upheld < rejected, "{upheld} and {rejected}");
-    assert_eq!((upheld % 1000, rejected % 1000), (0, 0), "whole tokens of one day");
+    assert_eq!(votes(&grid, &appeal), (cast[1], cast[0]));
     grid.refuses(&key(9), capacity, decide(&appeal), "TooEarly");
     grid.advance(3601);
     grid.must(&key(9), capacity, decide(&appeal));
@@ -104,15 +107,22 @@ fn an_epoch_that_more_weight_is_against_is_void() {
 #[test]
 fn an_epoch_that_is_upheld_stands_and_the_appeal_costs_its_bond() {
     // Also one that nobody votes on, and a tie.
-    for cast in [4, 0] {
+    for voters in [3, 2, 0] {
         let (mut grid, posted) = grid();
         let capacity = grid.suite.capacity;
         let before = grid.balance(key(AGGREGATOR).address());
         let appeal = appeal(&mut grid, &posted);
-        for draw in 0..cast {
-            let node = juror(&grid, &appeal, draw);
-            grid.must(&signer(node), capacity, vote(&appeal, draw, draw < 2));
+        // Two that have as many seats.
+        let has = |node| seats(&grid, &appeal, node);
+        let pairs = [(1, 2), (2, 3), (3, 4), (1, 3), (2, 4), (1, 4)];
+        let (one, other) = pairs.into_iter().find(|(a, b)| has(*a) == has(*b)).unwrap();
+        let third = (1..=4).find(|node| ![one, other].contains(node)).unwrap();
+        for (node, is_true) in [(one, true), (other, false), (third, true)].into_iter().take(voters)
+        {
+            grid.must(&signer(node), capacity, vote(&appeal, node, is_true));
         }
+        let (upheld, rejected) = votes(&grid, &appeal);
+        assert_eq!((upheld > rejected, upheld == rejected), (voters == 3, voters < 3));
         grid.advance(WINDOW);
         let open = Capacity::requireFinalCall { posted: appeal.posted.clone() };
         let said = grid.try_call(key(9).address(), capacity, &open).unwrap_err();
@@ -126,29 +136,30 @@ fn an_epoch_that_is_upheld_stands_and_the_appeal_costs_its_bond() {
 }
 
 #[test]
-fn only_who_is_drawn_votes_once_for_each_draw_in_time() {
+fn only_who_has_seats_votes_once_in_time() {
     let (mut grid, posted) = grid();
     let capacity = grid.suite.capacity;
     let appeal = appeal(&mut grid, &posted);
-    let node = juror(&grid, &appeal, 0);
-    let other = signer(1 + node % 4);
-    grid.refuses(&other, capacity, vote(&appeal, 0, true), "NotTheNode");
-    grid.refuses(&signer(node), capacity, vote(&appeal, 64, true), "WrongAnswer");
-    let mut wrong = vote(&appeal, 0, true);
+    grid.refuses(&signer(2), capacity, vote(&appeal, 1, true), "NotTheNode");
+    let mut wrong = vote(&appeal, 1, true);
     wrong.it.index ^= 1 << 40;
-    grid.refuses(&signer(node), capacity, wrong, "Unknown");
-    grid.must(&signer(node), capacity, vote(&appeal, 0, true));
-    grid.refuses(&signer(node), capacity, vote(&appeal, 0, false), "HasVoted");
+    grid.refuses(&signer(1), capacity, wrong, "Unknown");
+    grid.must(&signer(1), capacity, vote(&appeal, 1, true));
+    grid.refuses(&signer(1), capacity, vote(&appeal, 1, false), "HasVoted");
+    // Who came after the epoch has no seat, nor who was never there.
+    let late = grid.node(&key(1), 1, &signer(5));
+    assert_eq!(seats(&grid, &appeal, late), 0);
+    grid.refuses(&signer(5), capacity, vote(&appeal, late, true), "NoSeat");
+    grid.refuses(&signer(6), capacity, vote(&appeal, 6, true), "NotTheNode");
+    // Nor who has ended, nor under a key that was replaced.
+    grid.must(&key(1), grid.suite.registry, Registry::retireCall { node: 2 });
+    grid.refuses(&signer(2), capacity, vote(&appeal, 2, true), "NoSeat");
     // A demand that somebody opens meanwhile stops no vote.
     let call = Capacity::demandCall { posted: appeal.posted.clone(), tree: 0, index: 0 };
     let demanded = event::<Capacity::Demanded>(&grid.must(&key(APPELLANT), capacity, call));
-    let second = (1..64).find(|draw| juror(&grid, &appeal, *draw) != node).unwrap();
-    let voter = juror(&grid, &appeal, second);
-    grid.must(&signer(voter), capacity, vote(&appeal, second, true));
+    grid.must(&signer(3), capacity, vote(&appeal, 3, true));
     grid.advance(3600);
-    let late = (1..64).find(|draw| *draw != second).unwrap();
-    let voter = juror(&grid, &appeal, late);
-    grid.refuses(&signer(voter), capacity, vote(&appeal, late, true), "TooLate");
+    grid.refuses(&signer(4), capacity, vote(&appeal, 4, true), "TooLate");
     // The unanswered demand voids; the appeal's bond comes back.
     let call = Capacity::voidWithheldCall { it: demanded.demand, posted: demanded.posted.clone() };
     grid.must(&key(9), capacity, call);
@@ -168,15 +179,18 @@ fn a_jury_is_drawn_once_by_a_later_seed_and_in_time_for_the_vote() {
     let capacity = grid.suite.capacity;
     let call = Capacity::appealCall { posted: posted.clone() };
     let first: Capacity::Demanded = event(&grid.must(&key(APPELLANT), capacity, call));
-    grid.refuses(&signer(1), capacity, vote(&first, 0, true), "NotSeated");
+    grid.refuses(&signer(1), capacity, vote(&first, 1, true), "NotSeated");
     let seated: Capacity::Seated = event(&grid.must(&key(9), capacity, seat(&first)));
-    let drawn = juror(&grid, &first, 0);
+    let total = Registry::totalWeightCall { instant: U256::from(grid.start() + 3600) };
+    assert_eq!(grid.view(grid.suite.registry, total), U256::from(seated.weight.to::<u128>()));
+    let drawn = [1, 2, 3, 4].map(|node| seats(&grid, &first, node));
     // Whoever does not like it can't draw again.
     grid.must(&key(APPELLANT), capacity, seat(&first));
-    let seed = grid.view(capacity, Capacity::juryCall(first.demand.id));
-    assert_eq!((seed, juror(&grid, &first, 0)), (seated.seed, drawn));
+    let jury = grid.view(capacity, Capacity::juryCall(first.demand.id));
+    assert_eq!((jury.seed, jury.weight), (seated.seed, seated.weight));
+    assert_eq!([1, 2, 3, 4].map(|node| seats(&grid, &first, node)), drawn);
     let mut false_round = seat(&first);
-    false_round.it.index ^= 1 << 32;
+    false_round.it.index -= 1;
     grid.refuses(&key(9), capacity, false_round, "Unknown");
     // A jury that comes late would have no time; without votes the epoch is upheld.
     let call = Capacity::appealCall { posted: first.posted.clone() };
@@ -207,7 +221,7 @@ fn an_appeal_is_neither_answered_by_a_leaf_nor_a_demand_by_votes() {
     grid.refuses(&key(9), capacity, answer, "WrongAnswer");
     let call = Capacity::demandCall { posted: appeal.posted.clone(), tree: 0, index: 0 };
     let demanded = event::<Capacity::Demanded>(&grid.must(&key(APPELLANT), capacity, call));
-    let mut as_demand = vote(&appeal, 0, false);
+    let mut as_demand = vote(&appeal, 1, false);
     as_demand.it = demanded.demand.clone();
     grid.refuses(&signer(1), capacity, as_demand, "Unknown");
     grid.advance(3601);
@@ -216,52 +230,6 @@ fn an_appeal_is_neither_answered_by_a_leaf_nor_a_demand_by_votes() {
     grid.refuses(&key(9), capacity, silence, "WrongAnswer");
     let call = Capacity::decideCall { it: demanded.demand, posted: demanded.posted };
     grid.refuses(&key(9), capacity, call, "WrongAnswer");
-}
-
-#[test]
-fn stake_weighs_by_its_age_and_what_comes_later_weighs_nothing_yet() {
-    let (mut grid, posted) = grid();
-    let registry = grid.suite.registry;
-    let weight = |grid: &Grid, node: u32, instant: u64| {
-        let call = Registry::weightOfCall { node, instant: U256::from(instant) };
-        grid.view(registry, call).to::<u128>()
-    };
-    let start = grid.view(registry, Registry::nodeAtCall { node: 1 }).since.to::<u64>();
-    assert_eq!(weight(&grid, 1, start - 1), 0);
-    assert_eq!(weight(&grid, 1, start), 1000);
-    assert_eq!(weight(&grid, 1, start + 86_400), 2000);
-    assert_eq!(weight(&grid, 1, start + 86_400 * 5000), 365_000);
-    // After a hundred days, nine times as much is added: it has no age.
-    grid.advance_to(start + 86_400 * 100 - 1);
-    assert_eq!(weight(&grid, 1, grid.now), 100_000);
-    let amount = tokens(9000);
-    grid.must(&key(1), registry, Registry::addStakeCall { node: 1, amount });
-    assert_eq!(weight(&grid, 1, grid.now), 110_000, "ten days of ten times as much, one begun");
-    assert_eq!(weight(&grid, 1, start + 86_400 * 50), 0);
-    assert_eq!(weight(&grid, 2, grid.now), 100_000);
-    // What is leaving doesn't weigh, nor does a node that has ended.
-    grid.must(&key(1), registry, Registry::unstakeCall { node: 1, amount: tokens(9000) });
-    assert_eq!(weight(&grid, 1, grid.now), 11_000);
-    grid.must(&key(1), registry, Registry::retireCall { node: 2 });
-    assert_eq!(weight(&grid, 2, grid.now), 0);
-    // Who comes after an epoch, or after an appeal, has nothing to say in it.
-    let late = grid.node(&key(1), 1, &signer(5));
-    assert_eq!(weight(&grid, late, posted.postedAt), 0);
-}
-
-#[test]
-fn who_comes_after_an_appeal_is_not_drawn() {
-    let (mut grid, posted) = grid();
-    let appeal = appeal(&mut grid, &posted);
-    let before: Vec<u32> = (0..64).map(|draw| juror(&grid, &appeal, draw)).collect();
-    (5..=12).for_each(|node| {
-        grid.node(&key(1), 1, &signer(node));
-    });
-    let after: Vec<u32> = (0..64).map(|draw| juror(&grid, &appeal, draw)).collect();
-    assert_eq!(before, after);
-    for node in 1..=4 {
-        assert!(before.contains(&node), "of 64 draws, none is {node}");
-    }
 }
 
 #[test]
@@ -300,10 +268,8 @@ pub(crate) fn gas() -> [u64; 4] {
     let receipt = grid.must(&key(APPELLANT), capacity, call);
     let appeal: Capacity::Demanded = event(&receipt);
     let seated = grid.must(&key(9), capacity, seat(&appeal)).gas_used;
-    let first = signer(juror(&grid, &appeal, 0));
-    grid.must(&first, capacity, vote(&appeal, 0, true));
-    let next = signer(juror(&grid, &appeal, 1));
-    let vote = grid.must(&next, capacity, vote(&appeal, 1, true)).gas_used;
+    grid.must(&signer(1), capacity, vote(&appeal, 1, true));
+    let vote = grid.must(&signer(2), capacity, vote(&appeal, 2, true)).gas_used;
     grid.advance(3601);
     let decision = grid.must(&key(9), capacity, decide(&appeal)).gas_used;
     [receipt.gas_used, seated, vote, decision]

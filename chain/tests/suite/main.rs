@@ -18,3 +18,4 @@ mod registry;
 mod reservations;
 mod rewards;
 mod token;
+mod weights;

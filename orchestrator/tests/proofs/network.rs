@@ -82,7 +82,7 @@ fn appeal(village: &Village, aggregator: &Process, posted: &Value) -> u64 {
         it["event"] == "sent" && (it["what"] == seat || it["what"] == decide)
     });
     let jury = village.client.view(capacity, &Capacity::juryCall(id)).unwrap();
-    assert_eq!(jury.is_zero(), next["what"] == decide);
+    assert_eq!(jury.weight.is_zero(), next["what"] == decide);
     id
 }
 

@@ -14,7 +14,7 @@ use hypha_chain::transaction::Transaction;
 use hypha_chain::{Address, B256, Bytes, SolCall, TxKind, U256};
 use hypha_proofs::store::{GROUP_BYTES, ShownLeaf, Store};
 
-use crate::machine::{CHAIN_ID, Machine, key_of, suite};
+use crate::machine::{CHAIN_ID, key_of, suite};
 use crate::network::{EMISSION, TOKEN};
 
 /// When the chain begins.
@@ -172,6 +172,16 @@ impl Grid {
         Ok(u128::try_from(U256::from(stake)).unwrap_or(u128::MAX) as f64 / TOKEN as f64)
     }
 
+    /// The seats of a node in an appeal's jury.
+    ///
+    /// # Errors
+    /// [`GridError`].
+    pub fn seats(&self, it: &Capacity::Demand, node: u32) -> Result<u128, GridError> {
+        let call = Capacity::seatsOfCall { it: it.clone(), node };
+        let seats = self.client.view(self.suite.capacity, &call)?;
+        Ok(u128::try_from(seats).unwrap_or(u128::MAX))
+    }
+
     /// A farm of the holder's, paid to an address.
     ///
     /// # Errors
@@ -182,14 +192,14 @@ impl Grid {
         Ok(event::<Registry::FarmAdded>(&receipt)?.farm)
     }
 
-    /// A node with a machine's key and the default stake; its number must be the machine's.
+    /// A node with a simulated node's key and a stake; it must get that one's number.
     ///
     /// # Errors
     /// [`GridError`].
-    pub fn node(&mut self, farm: u32, machine: &Machine, stake: U256) -> Result<(), GridError> {
+    pub fn node(&mut self, farm: u32, number: u32, stake: U256) -> Result<(), GridError> {
         let mesh_key = B256::repeat_byte(0x4d);
         let domain = Reader::Registry.domain(CHAIN_ID, self.suite.registry);
-        let signature = sign(&NodeKey { farm, meshKey: mesh_key }, &domain, &machine.key);
+        let signature = sign(&NodeKey { farm, meshKey: mesh_key }, &domain, &key_of(number));
         let call = Registry::addNodeCall {
             farm,
             caps: Registry::Caps { cores: 16, memMiB: 65_536, ssdMiB: 0, hddMiB: 4 << 20, mbps: 0 },
@@ -203,7 +213,7 @@ impl Grid {
         };
         let receipt = self.send(&holder(), self.suite.registry, &call)?;
         let node = event::<Registry::NodeAdded>(&receipt)?.node;
-        if node == machine.binding.node { Ok(()) } else { Err(GridError::Missing("such node")) }
+        if node == number { Ok(()) } else { Err(GridError::Missing("such node")) }
     }
 
     /// Commits to a node's plot.

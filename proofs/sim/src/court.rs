@@ -18,6 +18,8 @@ use crate::strategy::{Player, Strategy};
 const EXTENT_BYTES: usize = 1 << 26;
 /// Farms of the tree that is claimed from: seventeen levels.
 const FARMS: u32 = 1 << 17;
+/// Nodes that a thief adds in the last minutes of the epoch that it posts.
+const SWAMP: u32 = 100;
 
 /// Gas of what a network does, and what cheaters on the chain win and lose.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -45,8 +47,11 @@ pub struct Court {
     /// What an aggregator takes that gives its own farm all that may be minted, after a day, if nobody
     /// appeals.
     pub stolen: f64,
-    /// The same, if somebody does and honest nodes vote.
+    /// The same, if somebody does, and one honest node votes against as many of the thief's as
+    /// [`SWAMP`] says.
     pub stolen_after_appeal: f64,
+    /// The seats of the one, and of all the others.
+    pub seats: (u128, u128),
     /// Gas of an appeal with one vote, and its decision.
     pub appeal: u64,
 }
@@ -75,7 +80,7 @@ fn disks(court: &mut Court, challenges: u32) -> Result<(), GridError> {
     let mut grid = Grid::new()?;
     let farm = grid.farm(key_of(90).address())?;
     let machine = Machine::new(1, Claims::DISK, Filling::Own);
-    grid.node(farm, &machine, default_stake())?;
+    grid.node(farm, 1, default_stake())?;
     let extent = vec![7; EXTENT_BYTES];
     let tree = ExtentTree::of(&extent);
     let extents = (0..1024).map(|id| (ExtentKind::Filler, id, tree.clone())).collect();
@@ -110,7 +115,7 @@ fn segments(court: &mut Court) -> Result<(), GridError> {
     let farm = grid.farm(key_of(90).address())?;
     let player = Player::new(Strategy::Skipping(30), 1, 1);
     let played = player.play(1).pop().ok_or(GridError::Missing("answer"))?;
-    grid.node(farm, played.machine, default_stake())?;
+    grid.node(farm, 1, default_stake())?;
     let reply = played.reply.ok_or(GridError::Missing("answer"))?;
     let mut verifier = Verifier::new(RULES, played.machine.claim(), player.challenge(1), 0);
     let draw = verifier.on_commitment(&reply.commitment().encode(), 1, keccak256("a draw"));
@@ -169,7 +174,7 @@ fn posted(grid: &mut Grid, data: &EpochData) -> Result<(Capacity::Epoch, u64), G
 fn epochs(court: &mut Court) -> Result<(), GridError> {
     let mut grid = Grid::new()?;
     let farm = grid.farm(key_of(90).address())?;
-    grid.node(farm, &Machine::new(1, Claims::CPU, Filling::Cheap), default_stake())?;
+    grid.node(farm, 1, default_stake())?;
     let (capacity, rewards) = (grid.suite.capacity, grid.suite.rewards);
     grid.send(&holder(), capacity, &Capacity::joinCall {})?;
     for epoch in 0..25 {
@@ -206,11 +211,15 @@ fn thief(court: &mut Court, is_appealed: bool) -> Result<f64, GridError> {
     let mut grid = Grid::new()?;
     let thief = key_of(91).address();
     let farm = grid.farm(thief)?;
-    let juror = Machine::new(1, Claims::CPU, Filling::Cheap);
-    grid.node(farm, &juror, default_stake())?;
+    grid.node(farm, 1, default_stake())?;
     let (capacity, rewards) = (grid.suite.capacity, grid.suite.rewards);
     grid.send(&holder(), capacity, &Capacity::joinCall {})?;
     let hours = 24;
+    grid.end_of(hours - 2)?;
+    if is_appealed {
+        grid.advance(3600 - 2 * u64::from(SWAMP))?;
+        (2..2 + SWAMP).try_for_each(|node| grid.node(farm, node, default_stake()))?;
+    }
     let ends = grid.end_of(hours - 1)?;
     let leaves = vec![RewardLeaf { farm, cumulative: u128::from(hours) * EMISSION }];
     let data = data(hours - 1, ends, 1, leaves);
@@ -224,29 +233,7 @@ fn thief(court: &mut Court, is_appealed: bool) -> Result<f64, GridError> {
     let answered = grid.send(&holder(), capacity, &answer)?;
     let mut epoch = event::<Capacity::DemandAnswered>(&answered)?.posted;
     if is_appealed {
-        let call = Capacity::appealCall { posted: epoch };
-        let opened = grid.send(&holder(), capacity, &call)?;
-        let appeal = event::<Capacity::Demanded>(&opened)?;
-        let call = Capacity::seatCall {
-            it: appeal.demand.clone(),
-            postedAt: appeal.posted.postedAt,
-            aggregator: appeal.posted.aggregator,
-        };
-        let seated = grid.send(&holder(), capacity, &call)?;
-        let call = Capacity::voteCall {
-            it: appeal.demand.clone(),
-            postedAt: appeal.posted.postedAt,
-            aggregator: appeal.posted.aggregator,
-            draw: U256::ZERO,
-            isTrue: false,
-        };
-        let voted = grid.send(&juror.key, capacity, &call)?;
-        grid.advance(3601)?;
-        epoch = appeal.posted.clone();
-        let call = Capacity::decideCall { it: appeal.demand, posted: appeal.posted };
-        let decided = grid.send(&holder(), capacity, &call)?;
-        court.appeal =
-            [opened, seated, voted, decided].iter().map(|receipt| receipt.gas_used).sum();
+        epoch = appealed(court, &mut grid, epoch)?;
     }
     grid.advance(WINDOW_SECS)?;
     let call = data.claim(farm, &epoch).ok_or(GridError::Missing("farm"))?;
@@ -254,6 +241,42 @@ fn thief(court: &mut Court, is_appealed: bool) -> Result<f64, GridError> {
         Ok(_) | Err(GridError::Refused(_)) => grid.tokens(thief),
         Err(error) => Err(error),
     }
+}
+
+/// An appeal that all vote on who have seats: the honest node 1 against what was posted, the others for
+/// it. Returns the epoch's record then.
+fn appealed(
+    court: &mut Court,
+    grid: &mut Grid,
+    posted: Capacity::Epoch,
+) -> Result<Capacity::Epoch, GridError> {
+    let capacity = grid.suite.capacity;
+    let opened = grid.send(&holder(), capacity, &Capacity::appealCall { posted })?;
+    let Capacity::Demanded { demand: it, posted, .. } = event(&opened)?;
+    let (aggregator, at) = (posted.aggregator, posted.postedAt);
+    let call = Capacity::seatCall { it: it.clone(), postedAt: at, aggregator };
+    let seated = grid.send(&holder(), capacity, &call)?;
+    court.appeal = opened.gas_used + seated.gas_used;
+    for node in 1..2 + SWAMP {
+        let seats = grid.seats(&it, node)?;
+        if seats == 0 {
+            continue;
+        }
+        let is_true = node > 1;
+        let call =
+            Capacity::voteCall { it: it.clone(), postedAt: at, aggregator, node, isTrue: is_true };
+        let voted = grid.send(&key_of(node), capacity, &call)?;
+        if is_true {
+            court.seats.1 += seats;
+        } else {
+            court.seats.0 += seats;
+            court.appeal += voted.gas_used;
+        }
+    }
+    grid.advance(3601)?;
+    let call = Capacity::decideCall { it, posted: posted.clone() };
+    court.appeal += grid.send(&holder(), capacity, &call)?.gas_used;
+    Ok(posted)
 }
 
 impl Court {

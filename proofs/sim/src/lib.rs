@@ -5,6 +5,7 @@
 //! * [`arena`]: one node, seven real witnesses, lines that lose.
 //! * [`world`]: some tens of real participants with everything on the wire.
 //! * [`network`]: days of many nodes: real drawing, real ledger, pulses out of the arena.
+//! * [`jury`]: who prevails in juries that the real draw makes.
 //! * [`court`]: cheaters before the real contracts, which [`contracts`] runs.
 //! * [`graph`]: what it takes to make a label of filler again.
 //! * [`study`] does all of it, [`report`] writes it down.
@@ -15,6 +16,7 @@ pub mod contracts;
 pub mod court;
 pub mod graph;
 pub mod hardware;
+pub mod jury;
 pub mod liar;
 pub mod machine;
 pub mod network;

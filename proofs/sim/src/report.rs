@@ -195,11 +195,14 @@ fn keeper_name(keeper: Keeper) -> String {
 
 fn juries(study: &Study) -> String {
     let mut text = String::from(
-        "| honest nodes, 62 tokens and 30 days each | new nodes of one cheater, 10 tokens each | juries that \
-         it wins, % |\n|---|---|---|\n",
+        "| honest nodes, 62 tokens and 30 days each | nodes of one cheater | of all weight, % | of the seats, % \
+         | juries that it wins, % |\n|---|---|---|---|---|\n",
     );
-    for (honest, small, lost) in &study.juries {
-        line(&mut text, &format!("| {honest} | {small} | {} |", percent(*lost)));
+    for it in &study.trials {
+        let (honest, cheaters) = (it.honest, it.cheaters);
+        let new = if it.are_new { ", new, 10 tokens each" } else { "" };
+        let cells = [it.of_weight, it.of_seats, it.won].map(percent).join(" | ");
+        line(&mut text, &format!("| {honest} | {cheaters}{new} | {cells} |"));
     }
     text
 }
@@ -235,7 +238,15 @@ fn chain(study: &Study) -> String {
                 .to_owned(),
             format!("{:.0}", court.stolen),
         ),
-        ("the same, if somebody appeals and a juror votes".to_owned(), format!("{:.0}", court.stolen_after_appeal)),
+        (
+            "the same, if somebody appeals and one node of a day votes, against 100 new ones of the thief's"
+                .to_owned(),
+            format!("{:.0}", court.stolen_after_appeal),
+        ),
+        (
+            "seats in that jury".to_owned(),
+            format!("{} against {}", court.seats.0, court.seats.1),
+        ),
         ("an appeal with one vote, gas".to_owned(), court.appeal.to_string()),
         (
             "bytes a node sends in a day for its own pulses".to_owned(),

@@ -4,7 +4,6 @@
 use std::sync::Mutex;
 
 use hypha_chain::{B256, keccak256};
-use hypha_proofs::network::audit;
 use hypha_proofs::network::roster::RosterError;
 
 use crate::arena::{Faults, Pulse, Record, Seen, play};
@@ -12,6 +11,7 @@ use crate::contracts::GridError;
 use crate::court::{self, Court};
 use crate::graph::{Cost, Graph, Keeper, Shape};
 use crate::hardware::Hardware;
+use crate::jury::{self, Trial};
 use crate::machine::Claims;
 use crate::network::{Conduct, Group, Network, NetworkError, Outcome};
 use crate::strategy::Strategy;
@@ -36,6 +36,8 @@ pub struct Scale {
     pub label_bits: u32,
     /// Challenges on the chain.
     pub challenges: u32,
+    /// Juries of each kind.
+    pub juries: u32,
     /// Pulses of the network of real participants.
     pub story: u64,
 }
@@ -51,6 +53,7 @@ impl Scale {
         large_hours: 0,
         label_bits: 12,
         challenges: 2,
+        juries: 10,
         story: 1,
     };
     /// Minutes: what `docs/proofs.md` shows.
@@ -63,6 +66,7 @@ impl Scale {
         large_hours: 8,
         label_bits: 16,
         challenges: 12,
+        juries: 1000,
         story: 2,
     };
 }
@@ -95,8 +99,8 @@ pub struct Study {
     pub coalitions: Vec<Coalition>,
     /// The chain.
     pub court: Court,
-    /// How often small nodes outvote honest ones in a jury: how many honest, how many small, the share.
-    pub juries: Vec<(u32, u32, f64)>,
+    /// Juries.
+    pub trials: Vec<Trial>,
     /// Labels that must be made for one, by graph, layers and what is kept.
     pub costs: Vec<(Shape, u8, Keeper, Cost)>,
     /// Real participants: honest ones.
@@ -192,18 +196,18 @@ pub fn run(scale: &Scale, seed: u64) -> Result<Study, StudyError> {
     let (days, coalitions) = all?;
     let large = large.unwrap_or(Ok(None))?;
     let court = court::hold(scale.challenges)?;
-    let juries = juries(seed);
+    let trials = jury::trials(scale.juries, seed);
     let nodes = 16;
     let players = players(&vec![Strategy::Honest(Claims::ALL); nodes], seed);
     let story = World::play(&players, &Faults::USUAL, scale.story, seed)?;
     let mut trace = keccak256([days.trace, story.trace].concat());
-    let others = format!("{coalitions:?} {court:?} {juries:?}");
+    let others = format!("{coalitions:?} {court:?} {trials:?}");
     for part in [format!("{records:?}"), others] {
         trace = keccak256([&trace[..], part.as_bytes()].concat());
     }
     trace = keccak256([trace, large.as_ref().map(|it| it.trace).unwrap_or_default()].concat());
     let story_nodes = nodes as u32;
-    Ok(Study { records, days, large, coalitions, court, juries, costs, story, story_nodes, trace })
+    Ok(Study { records, days, large, coalitions, court, trials, costs, story, story_nodes, trace })
 }
 
 const NO_COST: Cost = Cost { kept: 1.0, work: 4.0, depth: 4.0 };
@@ -327,29 +331,6 @@ fn coalitions(
         }
     }
     Ok(found)
-}
-
-/// Juries that the real draw makes, of honest nodes with a stake of 62 tokens and thirty days, and of
-/// small ones with the least stake, new today, who vote together.
-fn juries(seed: u64) -> Vec<(u32, u32, f64)> {
-    const APPEALS: u64 = 1000;
-    let (weight, small_weight) = (62 * 30, 10);
-    let mut found = Vec::new();
-    for honest in [100, 1000, 10_000] {
-        for times in [1, 10, 100] {
-            let small = honest * times;
-            let is_lost = |id: &u64| {
-                let seed = keccak256([seed, *id].map(u64::to_be_bytes).concat());
-                let jury = audit::Jury { id: *id, seed, nodes: honest + small };
-                let jurors = (0..audit::JURY).filter_map(|draw| jury.juror(draw));
-                let of_honest = jurors.filter(|node| *node <= honest).count() as u64;
-                (audit::JURY - of_honest) * small_weight >= of_honest * weight
-            };
-            let lost = (0..APPEALS).filter(is_lost).count();
-            found.push((honest, small, lost as f64 / APPEALS as f64));
-        }
-    }
-    found
 }
 
 /// Of all pulses, those of which not all was proven that was claimed.

@@ -13,6 +13,7 @@ const TINY: Scale = Scale {
     large_hours: 2,
     label_bits: 10,
     challenges: 1,
+    juries: 2,
     story: 1,
 };
 

@@ -4,6 +4,9 @@
 //! An epoch is judged by the statements that its aggregator shows with it, so that nobody is wrong for
 //! what reached it late; left out may only be what the judge itself did not have in time.
 
+use hypha_chain::U256;
+use hypha_chain::contracts::Capacity;
+
 use super::epoch::{Difference, EpochData};
 use super::ledger::{CloseError, Closing, Ledger, Terms};
 use super::pool::{Pool, Range};
@@ -14,8 +17,8 @@ pub const SETTLE_SECS: u64 = 600;
 /// How long after an epoch's end it is closed and posted, in seconds: what reached a judge in time has
 /// reached an aggregator by then.
 pub const POST_SECS: u64 = 1200;
-/// Draws of a jury, as Capacity has them.
-pub const JURY: u64 = 64;
+/// Seats of a jury in the mean, as Capacity has it.
+pub const JURY: u64 = 256;
 
 /// Which statements a node had [`SETTLE_SECS`] after an epoch's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,38 +102,43 @@ impl Ledger {
     }
 }
 
-/// A jury, as `Capacity.seat` drew it.
+/// A jury, as `Capacity.seat` drew it: of each node's share of all weight its share of [`JURY`] seats, of
+/// which a broken one is drawn whole or not at all. So it makes no difference, in the mean, among how many
+/// nodes a stake is divided, and each node's seats follow from its own weight alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Jury {
     /// The appeal.
     pub id: u64,
-    /// What it is drawn by: of the event `Seated`.
-    pub seed: hypha_chain::B256,
-    /// How many nodes there were when the appeal was made: the low 32 bits of the demand's index.
-    pub nodes: u32,
+    /// What it is drawn by.
+    pub seed: [u8; 20],
+    /// What all nodes weigh at the epoch's end: `Registry.totalWeight`.
+    pub weight: u128,
+}
+
+impl From<&Capacity::Seated> for Jury {
+    fn from(event: &Capacity::Seated) -> Self {
+        Self { id: event.id, seed: event.seed.0, weight: event.weight.to() }
+    }
 }
 
 impl Jury {
-    /// The draws that fall on a node.
-    pub fn draws_of(&self, node: u32) -> impl Iterator<Item = u64> {
-        (0..JURY).filter(move |draw| self.juror(*draw) == Some(node))
-    }
-
-    /// The node that a draw falls on, as `Capacity.jurorOf` says; `None` if there are no nodes.
+    /// The seats of a node, as `Capacity.seatsOf` says: none, and its vote is refused.
+    ///
+    /// `weight` is the node's at the epoch's end: `Registry.weightOf` now, since it may have lost some, or
+    /// [`Member::juror_weight`](super::roster::Member::juror_weight) of what it is now.
     #[must_use]
-    pub fn juror(&self, draw: u64) -> Option<u32> {
-        use hypha_chain::U256;
-        if self.nodes == 0 {
-            return None;
+    pub fn seats_of(&self, node: u32, weight: u128) -> u128 {
+        if self.weight == 0 {
+            return 0;
         }
-        // abi.encode("juror", seed, id, draw): the string's place, three words, its length, its bytes.
-        let seed = U256::from_be_bytes(self.seed.0);
-        let words = [U256::from(128), seed, U256::from(self.id), U256::from(draw)];
-        let mut bytes: Vec<u8> = words.iter().flat_map(U256::to_be_bytes::<32>).collect();
-        bytes.extend(U256::from(5).to_be_bytes::<32>());
-        bytes.extend(b"juror");
-        bytes.resize(6 * 32, 0);
-        let hash = U256::from_be_bytes(hypha_chain::keccak256(bytes).0);
-        u32::try_from(hash % U256::from(self.nodes)).ok().map(|node| node + 1)
+        let all = U256::from(self.weight);
+        let share = U256::from(JURY) * U256::from(weight);
+        let mut bytes = b"hypha juror".to_vec();
+        bytes.extend(self.seed);
+        bytes.extend(self.id.to_be_bytes());
+        bytes.extend(node.to_be_bytes());
+        let draw = U256::from_be_bytes(hypha_chain::keccak256(bytes).0);
+        let is_drawn = draw % all < share % all;
+        u128::try_from(share / all).unwrap_or(u128::MAX).saturating_add(is_drawn.into())
     }
 }

@@ -162,13 +162,25 @@ impl Roster {
 }
 
 impl Member {
-    /// Stake × age, both in whole units: tokens, and days of which the first has begun.
+    /// What it weighs in draws of witnesses: stake × age, both in whole units: tokens, and days of which
+    /// the first has begun, so that new nodes can be drawn too.
     #[must_use]
     pub fn weight(&self, at_secs: u64) -> u64 {
-        let tokens = self.stake / U256::from(TOKEN);
-        let tokens = u64::try_from(tokens).unwrap_or(u64::MAX).min(STAKE_MAX);
         let days = at_secs.saturating_sub(self.since_secs) / 86_400 + 1;
-        tokens * days.min(AGE_DAYS_MAX)
+        self.tokens().min(STAKE_MAX) * days.min(AGE_DAYS_MAX)
+    }
+
+    /// What it weighs in votes, as `Registry.weightOf` of an active node: tokens × seconds. Stake that came
+    /// later than the instant has no part in it.
+    #[must_use]
+    pub fn juror_weight(&self, at_secs: u64) -> u128 {
+        let age = at_secs.saturating_sub(self.since_secs).min(AGE_DAYS_MAX * 86_400);
+        u128::from(self.tokens()) * u128::from(age)
+    }
+
+    /// Its stake in whole tokens.
+    fn tokens(&self) -> u64 {
+        u64::try_from(self.stake / U256::from(TOKEN)).unwrap_or(u64::MAX)
     }
 
     /// What is asked of the node in a pulse: what it claims and nobody has reserved. `table` is its

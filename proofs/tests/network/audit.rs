@@ -1,6 +1,5 @@
 //! Posted epochs, judged by the statements that are shown with them.
 
-use hypha_chain::B256;
 use hypha_proofs::network::audit::{JURY, Jury, Known, Objection, Posted};
 use hypha_proofs::network::epoch::{Difference, EpochData};
 use hypha_proofs::network::ledger::{CloseError, Ledger};
@@ -122,15 +121,48 @@ fn data_that_are_not_the_posted_ones_are_refused() {
     assert_eq!(found, [Objection::Unclosed(behind)]);
 }
 
+fn seats(jury: &Jury, weights: impl IntoIterator<Item = u128>) -> u128 {
+    (1..).zip(weights).map(|(node, weight)| jury.seats_of(node, weight)).sum()
+}
+
 #[test]
-fn each_draw_of_a_jury_falls_on_one_node() {
-    let jury = Jury { id: 3, seed: B256::repeat_byte(0xde), nodes: 10 };
-    for node in 1..=10 {
-        for draw in jury.draws_of(node) {
-            assert_eq!(jury.juror(draw), Some(node));
-        }
+fn a_jurys_seats_are_shared_by_weight() {
+    let jury = Jury { id: 3, seed: [0xde; 20], weight: 1000 };
+    // Whole seats are not drawn, of broken ones each is drawn or not.
+    assert_eq!(jury.seats_of(1, 1000), JURY.into());
+    assert_eq!(jury.seats_of(2, 500), u128::from(JURY / 2));
+    assert_eq!(jury.seats_of(2, 0), 0);
+    for node in 0..100 {
+        assert!((128..=129).contains(&jury.seats_of(node, 501)), "128.256");
     }
-    let all: usize = (1..=10).map(|node| jury.draws_of(node).count()).sum();
-    assert_eq!(all as u64, JURY);
-    assert_eq!(Jury { nodes: 0, ..jury }.juror(0), None);
+    assert_eq!(Jury { weight: 0, ..jury }.seats_of(1, 5), 0);
+    // Who weighs more than all, because the sum was taken later, has more than all seats.
+    assert_eq!(jury.seats_of(1, 3000), 3 * u128::from(JURY));
+    assert_eq!(Jury { weight: 1, ..jury }.seats_of(1, u128::MAX), u128::MAX);
+}
+
+/// Made by an independent program, which has its own keccak-256. The test of the contracts' numbers is in
+/// `chain.rs`.
+#[test]
+fn seats_are_those_that_were_recorded() {
+    let jury = Jury { id: 3, seed: [0xde; 20], weight: 1_000_003 };
+    let seats: Vec<u128> =
+        (1..=12).map(|node| jury.seats_of(node, u128::from(node) * 7001)).collect();
+    assert_eq!(seats, [2, 4, 6, 7, 9, 10, 12, 14, 16, 18, 20, 21]);
+}
+
+#[test]
+fn a_stake_that_is_divided_among_many_nodes_has_no_more_seats() {
+    // A third of all weight, in 1 to 100,000 nodes: 85.3 seats in the mean of juries.
+    let (weight, juries) = (300_000_000_u128, 50);
+    for parts in [1, 10, 1000, 100_000_u128] {
+        let of_juries = (0..juries).map(|id| {
+            let jury = Jury { id, seed: [7; 20], weight };
+            seats(&jury, (0..parts).map(|_| weight / 3 / parts))
+        });
+        let sum: u128 = of_juries.sum();
+        let mean = sum as f64 / juries as f64;
+        // Of single drawn seats the mean of 50 sums scatters by the root of 85.3 / 50.
+        assert!((mean - 85.33).abs() < 4.0, "{mean} seats with {parts} nodes");
+    }
 }

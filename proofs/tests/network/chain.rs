@@ -300,29 +300,74 @@ fn an_epoch_that_pays_its_poster_is_found_false_and_voted_down() {
     let call = Capacity::appealCall { posted: event_posted.posted };
     let appeal = event::<Capacity::Demanded>(&grid.must(&appellant, capacity, &call));
     let jury = seated(&mut grid, &appellant, &appeal);
-    for draw in 0..JURY {
-        let call = Capacity::jurorOfCall { it: appeal.demand.clone(), draw: U256::from(draw) };
-        assert_eq!(jury.juror(draw), Some(grid.view(capacity, &call)));
-    }
-    for node in 1..=7 {
-        for draw in jury.draws_of(node) {
-            let call = Capacity::voteCall {
-                it: appeal.demand.clone(),
-                postedAt: appeal.posted.postedAt,
-                aggregator: appeal.posted.aggregator,
-                draw: U256::from(draw),
-                isTrue: found.is_empty(),
-            };
-            grid.must(&key(node), capacity, &call);
-        }
+    let mut cast = 0;
+    for member in roster.members() {
+        let seats = jury.seats_of(member.node, member.juror_weight(ends_secs));
+        let call = Capacity::seatsOfCall { it: appeal.demand.clone(), node: member.node };
+        assert_eq!(U256::from(seats), grid.view(capacity, &call));
+        assert!(seats > 0, "each of seven has a seventh of 256");
+        let call = Capacity::voteCall {
+            it: appeal.demand.clone(),
+            postedAt: appeal.posted.postedAt,
+            aggregator: appeal.posted.aggregator,
+            node: member.node,
+            isTrue: found.is_empty(),
+        };
+        grid.must(&key(member.node), capacity, &call);
+        cast += seats;
     }
     let votes = grid.view(capacity, &Capacity::votesCall(jury.id));
-    let weight = u128::from(roster.members()[0].weight(ends_secs));
-    assert_eq!(votes.rejected.to::<u128>(), u128::from(JURY) * weight, "as the roster weighs");
+    assert_eq!((votes.upheld, votes.rejected), (0, cast));
+    assert!(cast.abs_diff(JURY.into()) <= 7, "at most one for each of seven");
     grid.advance(3601);
     let call = Capacity::decideCall { it: appeal.demand, posted: appeal.posted };
     let receipt = grid.must(&appellant, capacity, &call);
     assert_eq!(event::<Capacity::EpochVoided>(&receipt).epoch, 0);
+}
+
+#[test]
+fn the_seats_that_a_node_counts_are_those_that_the_contract_counts() {
+    let mut grid = Grid::new();
+    (1..=7).for_each(|farm| grid.farm(farm));
+    let (poster, appellant) = (key(100), key(101));
+    grid.fund(&poster, U256::from(2000 * TOKEN));
+    grid.fund(&appellant, U256::from(1000 * TOKEN));
+    let (registry, capacity) = (grid.suite.registry, grid.suite.capacity);
+    for node in 1..=7 {
+        let amount = U256::from(u128::from(node) * 13 * TOKEN + 1);
+        grid.must(&owner(node), registry, &Registry::addStakeCall { node, amount });
+    }
+    grid.must(&poster, capacity, &Capacity::joinCall {});
+    let ends_secs = grid.view(capacity, &Capacity::startCall {}) + 3600;
+    grid.advance(ends_secs - grid.now);
+    let call = Capacity::postEpochCall {
+        epoch: 0,
+        verdictRoot: B256::ZERO,
+        rewardRoot: B256::ZERO,
+        data: B256::ZERO,
+    };
+    let mut posted = event::<Capacity::EpochPosted>(&grid.must(&poster, capacity, &call)).posted;
+    let roster = grid.roster(ends_secs);
+    let mut odd = 0;
+    for _ in 0..8 {
+        let call = Capacity::appealCall { posted };
+        let appeal = event::<Capacity::Demanded>(&grid.must(&appellant, capacity, &call));
+        let jury = seated(&mut grid, &appellant, &appeal);
+        for member in roster.members() {
+            let weight = member.juror_weight(ends_secs);
+            let instant = U256::from(ends_secs);
+            let call = Registry::weightOfCall { node: member.node, instant };
+            assert_eq!(grid.view(registry, &call), U256::from(weight));
+            let seats = jury.seats_of(member.node, weight);
+            let call = Capacity::seatsOfCall { it: appeal.demand.clone(), node: member.node };
+            assert_eq!(grid.view(capacity, &call), U256::from(seats));
+            odd += u32::from(seats > u128::from(JURY) * weight / jury.weight);
+        }
+        let sum: u128 = roster.members().iter().map(|it| it.juror_weight(ends_secs)).sum();
+        assert_eq!(jury.weight, sum);
+        posted = appeal.posted;
+    }
+    assert!(0 < odd && odd < 56, "of 56 broken seats, {odd} were drawn");
 }
 
 /// Seats the jury of an appeal.
@@ -332,8 +377,7 @@ fn seated(grid: &mut Grid, by: &Key, appeal: &Capacity::Demanded) -> Jury {
         postedAt: appeal.posted.postedAt,
         aggregator: appeal.posted.aggregator,
     };
-    let seated = event::<Capacity::Seated>(&grid.must(by, grid.suite.capacity, &call));
-    Jury { id: appeal.demand.id, seed: seated.seed, nodes: appeal.demand.index as u32 }
+    Jury::from(&event::<Capacity::Seated>(&grid.must(by, grid.suite.capacity, &call)))
 }
 
 /// Posts an epoch, answers a demand for a leaf of it, and has farms and nodes use it.
