@@ -122,7 +122,7 @@ pub(crate) fn run(repository: &Repository, quick: bool) -> Result<(), Failure> {
     });
     run.step("contracts", || Outcome::of_one(contracts::run(repository, false)));
     let mut dist = None;
-    run.step("dist", || match dist::build(repository, None) {
+    run.step("dist", || match dist::build_for_tests(repository) {
         Ok(built) => {
             println!("{}", built.summary());
             dist = Some(built);
@@ -131,12 +131,10 @@ pub(crate) fn run(repository: &Repository, quick: bool) -> Result<(), Failure> {
         Err(failure) => Outcome::Failed(Tally::ONE_FAILED, failure.to_string()),
     });
     run.step("tests", || tests(repository, dist.as_ref()));
-    run.step("demo", || {
-        if Path::new("/dev/kvm").exists() {
-            Outcome::of_one(demo::run(repository))
-        } else {
-            Outcome::Skipped("no /dev/kvm".to_owned())
-        }
+    run.step("demo", || match &dist {
+        _ if !Path::new("/dev/kvm").exists() => Outcome::Skipped("no /dev/kvm".to_owned()),
+        Some(dist) => Outcome::of_one(demo::run_with(repository, dist)),
+        None => Outcome::Skipped("dist could not be built".to_owned()),
     });
     if !quick {
         run.step("contracts on anvil", || Outcome::of_one(anvil::run(repository)));

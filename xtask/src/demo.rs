@@ -10,7 +10,7 @@ use report::{Memory, Report};
 use serde_json::Value;
 use session::Session;
 
-use crate::dist;
+use crate::dist::{self, Dist};
 use crate::failure::Failure;
 use crate::repository::Repository;
 
@@ -24,7 +24,11 @@ const LOST_SHARDS: [&str; 2] = ["shard-1", "shard-4"];
 
 /// Builds all, runs the demo, prints what came of it.
 pub(crate) fn run(repository: &Repository) -> Result<(), Failure> {
-    let dist = dist::build(repository, None)?;
+    run_with(repository, &dist::build(repository, None)?)
+}
+
+/// The same, with a `dist` folder that is already built.
+pub(crate) fn run_with(repository: &Repository, dist: &Dist) -> Result<(), Failure> {
     let folder = fresh_folder(repository)?;
     let hypha = dist.folder().join("hypha");
     let mut demo = Demo::new(&folder);

@@ -41,21 +41,44 @@ impl Dist {
 const STATIC: [&str; 5] =
     ["--", "-C", "target-feature=+crt-static", "-C", "relocation-model=static"];
 
-/// Builds the folder (`dist` in the root unless told otherwise).
+/// How programs are optimised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Optimised {
+    /// As they are shipped and measured: as one whole, which takes minutes.
+    AsShipped,
+    /// Crate by crate: the same code, for tests.
+    ByCrate,
+}
+
+/// Builds the folder as it is shipped (`dist` in the root unless told otherwise).
 pub(crate) fn build(repository: &Repository, out: Option<&Path>) -> Result<Dist, Failure> {
-    packages::install(repository, &[packages::GCC, packages::LIBC])?;
     let folder = match out {
         Some(out) => std::path::absolute(out).map_err(Failure::file(out))?,
         None => repository.root().join("dist"),
     };
+    build_at(repository, folder, Optimised::AsShipped)
+}
+
+/// Builds a folder for tests, below the target folder.
+pub(crate) fn build_for_tests(repository: &Repository) -> Result<Dist, Failure> {
+    build_at(repository, repository.work_folder("dist")?, Optimised::ByCrate)
+}
+
+fn build_at(
+    repository: &Repository,
+    folder: PathBuf,
+    optimised: Optimised,
+) -> Result<Dist, Failure> {
+    packages::install(repository, &[packages::GCC, packages::LIBC])?;
     let images_folder = folder.join("images");
     std::fs::create_dir_all(&images_folder).map_err(Failure::file(&images_folder))?;
     for (package, name) in [("vmm", "vmm"), ("orchestrator", "hypha")] {
         let cargo = ["rustc", "-p", package, "--bin", name, "--release"];
-        let built = executables(Task::cargo(
-            repository,
-            cargo.into_iter().chain([MESSAGES]).chain(STATIC),
-        ))?;
+        let task = Task::cargo(repository, cargo.into_iter().chain([MESSAGES]).chain(STATIC));
+        let built = executables(match optimised {
+            Optimised::AsShipped => task,
+            Optimised::ByCrate => task.optimised_by_crate(),
+        })?;
         let program = built.iter().find(|built| built.name == name).ok_or(Failure::Output {
             from: "cargo rustc",
             reason: format!("it did not say where it put {name}"),

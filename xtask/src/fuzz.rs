@@ -47,11 +47,7 @@ fn build(repository: &Repository, target: Option<&str>) -> Result<PathBuf, Failu
     let folder = repository.target().join("fuzz");
     let path = folder.to_string_lossy();
     let options = ["+nightly", "fuzz", "build", "--features", "libfuzzer", "--target-dir", &path];
-    Task::cargo(repository, options.into_iter().chain(target))
-        // One crate at a time is optimised; linking the whole as one would take minutes.
-        .env("CARGO_PROFILE_RELEASE_LTO", "off")
-        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
-        .run()?;
+    Task::cargo(repository, options.into_iter().chain(target)).optimised_by_crate().run()?;
     Ok(folder.join("x86_64-unknown-linux-gnu/release"))
 }
 

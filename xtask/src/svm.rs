@@ -87,8 +87,7 @@ impl Report {
 
 /// Runs the tests inside the machine, those whose name contains `filter` if there is one.
 pub(crate) fn run(repository: &Repository, filter: Option<&str>) -> Result<Report, Failure> {
-    let dist = dist::build(repository, None)?;
-    run_with(repository, &dist, filter)
+    run_with(repository, &dist::build_for_tests(repository)?, filter)
 }
 
 /// The same, with a `dist` folder that is already built.

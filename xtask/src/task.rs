@@ -48,6 +48,12 @@ impl Task {
         self
     }
 
+    /// Has cargo's release profile optimise crate by crate: linking all as one whole takes minutes.
+    pub(crate) fn optimised_by_crate(self) -> Self {
+        self.env("CARGO_PROFILE_RELEASE_LTO", "off")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+    }
+
     /// Takes a variable that this process inherited out of the environment.
     pub(crate) fn without_env(mut self, name: &str) -> Self {
         self.command.env_remove(name);
