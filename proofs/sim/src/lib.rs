@@ -5,6 +5,7 @@
 //! * [`arena`]: one node, seven real witnesses, lines that lose.
 //! * [`world`]: some tens of real participants with everything on the wire.
 //! * [`network`]: days of many nodes: real drawing, real ledger, pulses out of the arena.
+//! * [`line`]: a node's bandwidth, measured by real challengers.
 //! * [`jury`]: who prevails in juries that the real draw makes.
 //! * [`court`]: cheaters before the real contracts, which [`contracts`] runs.
 //! * [`graph`]: what it takes to make a label of filler again.
@@ -18,6 +19,7 @@ pub mod graph;
 pub mod hardware;
 pub mod jury;
 pub mod liar;
+pub mod line;
 pub mod machine;
 pub mod network;
 pub mod report;

@@ -143,6 +143,8 @@ pub fn others(study: &Study) -> String {
     text.push('\n');
     text.push_str(&juries(study));
     text.push('\n');
+    text.push_str(&lines(study));
+    text.push('\n');
     text.push_str(&chain(study));
     text
 }
@@ -203,6 +205,15 @@ fn juries(study: &Study) -> String {
         let new = if it.are_new { ", new, 10 tokens each" } else { "" };
         let cells = [it.of_weight, it.of_seats, it.won].map(percent).join(" | ");
         line(&mut text, &format!("| {honest} | {cheaters}{new} | {cells} |"));
+    }
+    text
+}
+
+fn lines(study: &Study) -> String {
+    let mut text =
+        String::from("| whose line of 100 Mbit/s is measured | of it is measured |\n|---|---|\n");
+    for (conduct, measured) in &study.lines {
+        line(&mut text, &format!("| {} | {measured:.2} |", conduct.name()));
     }
     text
 }

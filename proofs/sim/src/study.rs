@@ -12,6 +12,7 @@ use crate::court::{self, Court};
 use crate::graph::{Cost, Graph, Keeper, Shape};
 use crate::hardware::Hardware;
 use crate::jury::{self, Trial};
+use crate::line::{self, Conduct as Line};
 use crate::machine::Claims;
 use crate::network::{Conduct, Group, Network, NetworkError, Outcome};
 use crate::strategy::Strategy;
@@ -38,6 +39,8 @@ pub struct Scale {
     pub challenges: u32,
     /// Juries of each kind.
     pub juries: u32,
+    /// Measurements of a line of each kind.
+    pub lines: u64,
     /// Pulses of the network of real participants.
     pub story: u64,
 }
@@ -54,6 +57,7 @@ impl Scale {
         label_bits: 12,
         challenges: 2,
         juries: 10,
+        lines: 1,
         story: 1,
     };
     /// Minutes: what `docs/proofs.md` shows.
@@ -67,6 +71,7 @@ impl Scale {
         label_bits: 16,
         challenges: 12,
         juries: 1000,
+        lines: 10,
         story: 2,
     };
 }
@@ -101,6 +106,8 @@ pub struct Study {
     pub court: Court,
     /// Juries.
     pub trials: Vec<Trial>,
+    /// What is measured of a line, by conduct.
+    pub lines: Vec<(Line, f64)>,
     /// Labels that must be made for one, by graph, layers and what is kept.
     pub costs: Vec<(Shape, u8, Keeper, Cost)>,
     /// Real participants: honest ones.
@@ -197,17 +204,33 @@ pub fn run(scale: &Scale, seed: u64) -> Result<Study, StudyError> {
     let large = large.unwrap_or(Ok(None))?;
     let court = court::hold(scale.challenges)?;
     let trials = jury::trials(scale.juries, seed);
+    let lines = Line::all()
+        .into_iter()
+        .map(|conduct| Ok((conduct, line::measured(conduct, scale.lines, seed)?)));
+    let lines = lines.collect::<Result<Vec<_>, RosterError>>()?;
     let nodes = 16;
     let players = players(&vec![Strategy::Honest(Claims::ALL); nodes], seed);
     let story = World::play(&players, &Faults::USUAL, scale.story, seed)?;
     let mut trace = keccak256([days.trace, story.trace].concat());
-    let others = format!("{coalitions:?} {court:?} {trials:?}");
+    let others = format!("{coalitions:?} {court:?} {trials:?} {lines:?}");
     for part in [format!("{records:?}"), others] {
         trace = keccak256([&trace[..], part.as_bytes()].concat());
     }
     trace = keccak256([trace, large.as_ref().map(|it| it.trace).unwrap_or_default()].concat());
     let story_nodes = nodes as u32;
-    Ok(Study { records, days, large, coalitions, court, trials, costs, story, story_nodes, trace })
+    Ok(Study {
+        records,
+        days,
+        large,
+        coalitions,
+        court,
+        trials,
+        lines,
+        costs,
+        story,
+        story_nodes,
+        trace,
+    })
 }
 
 const NO_COST: Cost = Cost { kept: 1.0, work: 4.0, depth: 4.0 };

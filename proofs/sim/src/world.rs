@@ -22,7 +22,7 @@ use crate::network::TOKEN;
 use crate::strategy::{Player, Strategy};
 
 /// The first second of epoch 0.
-const START_SECS: u64 = 1_800_000_000;
+pub(crate) const START_SECS: u64 = 1_800_000_000;
 /// How long a pulse is watched, in nanoseconds: until all verdicts have gone round.
 const WATCHED_NS: u64 = 25 * SECOND;
 
@@ -103,7 +103,7 @@ pub fn players(strategies: &[Strategy], seed: u64) -> Vec<Player> {
     strategies.iter().zip(1..).map(|(strategy, node)| Player::new(*strategy, node, seed)).collect()
 }
 
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     let schedule = Schedule {
         chain_id: CHAIN_ID,
         capacity: suite().capacity,

@@ -14,6 +14,7 @@ const TINY: Scale = Scale {
     label_bits: 10,
     challenges: 1,
     juries: 2,
+    lines: 1,
     story: 1,
 };
 

@@ -16,13 +16,15 @@ use ring::digest::{Context, SHA256};
 
 use super::message::{CHUNK_BYTES, CHUNKS_MAX};
 use super::statement::BandwidthVerdict;
-use super::witness::quorum;
 use crate::sha256;
 
 /// Of how many nodes in 1000 a pulse measures the bandwidth.
 pub const MEASURED_PER_MILLE: u32 = 20;
 /// How long after `Ready` a burst and its receipt may take, in nanoseconds.
 pub const BURST_NS: u64 = 3_000_000_000;
+/// When the measured node gives its receipt at the latest, in nanoseconds after `Ready`: it must be there
+/// within [`BURST_NS`] of a burst that began earlier than it was asked for, as the challenger's clock has it.
+const RECEIPT_NS: u64 = BURST_NS - BURST_NS / 12;
 /// How long a burst takes on the claimed line, in milliseconds.
 const BURST_MS: u64 = 500;
 /// The fewest bytes of a burst: less is all round trip.
@@ -140,7 +142,7 @@ pub(super) struct Sink {
     place: (u32, u64),
     challengers: Vec<u32>,
     ready_ns: u64,
-    /// When enough bursts were whole.
+    /// Until when the other bursts are waited for, since more than half are whole.
     enough_ns: Option<u64>,
     coming: BTreeMap<u32, Coming>,
     whole: BTreeMap<u32, B256>,
@@ -188,19 +190,25 @@ impl Sink {
             && let Some(coming) = self.coming.remove(&challenger)
         {
             self.whole.insert(challenger, coming.hash.finish());
+            self.expect_rest(now_ns);
         }
-        let enough = quorum(self.challengers.len()).is_some_and(|it| self.whole.len() >= it);
-        if enough && self.enough_ns.is_none() {
-            self.enough_ns = Some(now_ns);
+    }
+
+    /// A burst is whole: how long are the others waited for?
+    fn expect_rest(&mut self, now_ns: u64) {
+        let (all, whole) = (self.challengers.len() as u64, self.whole.len() as u64);
+        if whole * 2 > all {
+            // At the pace of those that are whole, the rest would be by then, and a twentieth of grace.
+            // Who says nothing costs its share of the figure, and not the receipt.
+            let took = now_ns.saturating_sub(self.ready_ns);
+            self.enough_ns = Some(self.ready_ns + took * all / whole + took / 20);
         }
     }
 
     /// When the receipt is due at the latest; `None` once it was given.
     pub(super) fn due_ns(&self) -> Option<u64> {
-        let last = self.ready_ns + BURST_NS;
-        // Who was slower than most by more than a tenth is not waited for.
-        let enough = self.enough_ns.map(|at| at + at.saturating_sub(self.ready_ns) / 10);
-        (!self.done).then(|| enough.unwrap_or(last).min(last))
+        let last = self.ready_ns + RECEIPT_NS;
+        (!self.done).then(|| self.enough_ns.unwrap_or(last).min(last))
     }
 
     /// The entries of the receipt if it is due, once.
@@ -294,12 +302,12 @@ mod tests {
                 }
             }
         }
-        // Five of seven are whole after 10 ms: a tenth of that later it is given.
-        assert_eq!(sink.due_ns(), Some(12_000_000));
-        assert_eq!(sink.receipt(11_999_999), None);
-        let entries = sink.receipt(12_000_000).unwrap();
+        // Five of seven are whole after 10 ms: the others would be after 14, and half of one more is given.
+        assert_eq!(sink.due_ns(), Some(15_500_000));
+        assert_eq!(sink.receipt(15_499_999), None);
+        let entries = sink.receipt(15_500_000).unwrap();
         assert_eq!(entries.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
-        assert_eq!((sink.receipt(13_000_000), sink.due_ns()), (None, None));
+        assert_eq!((sink.receipt(16_000_000), sink.due_ns()), (None, None));
         for (id, burst) in &mut bursts {
             let hash = entries.iter().find(|(it, _)| it == id).map(|(_, hash)| *hash);
             let micros = burst.on_receipt(&hash.unwrap_or_default(), 13_000_000);
