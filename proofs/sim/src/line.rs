@@ -254,12 +254,12 @@ impl Bench {
     fn act(&mut self, node: u32, actions: Vec<Action>) {
         for action in actions {
             match action {
+                // The same to all: it is kept, and sent to each when it is to begin.
                 Action::Send { bytes, .. } if is_ready(&bytes) => {
-                    if self.ready.is_empty() {
-                        self.ready = bytes;
-                        let first = if self.one_by_one { 1 } else { self.held.len() };
-                        (0..first).for_each(|_| self.ask());
-                    }
+                    let begins = self.ready.is_empty();
+                    self.ready = bytes;
+                    let first = if self.one_by_one { 1 } else { self.held.len() };
+                    (0..if begins { first } else { 0 }).for_each(|_| self.ask());
                 }
                 Action::Send { to, bytes } if node == NODE || to == NODE => {
                     self.send(node, to, bytes);
