@@ -47,8 +47,7 @@ pub struct Court {
     /// What an aggregator takes that gives its own farm all that may be minted, after a day, if nobody
     /// appeals.
     pub stolen: f64,
-    /// The same, if somebody does, and one honest node votes against as many of the thief's as
-    /// [`SWAMP`] says.
+    /// The same, if somebody does, and one honest node votes against a hundred new ones of the thief's.
     pub stolen_after_appeal: f64,
     /// The seats of the one, and of all the others.
     pub seats: (u128, u128),

@@ -5,7 +5,7 @@
 //! * [`arena`]: one node, seven real witnesses, lines that lose.
 //! * [`world`]: some tens of real participants with everything on the wire.
 //! * [`network`]: days of many nodes: real drawing, real ledger, pulses out of the arena.
-//! * [`line`]: a node's bandwidth, measured by real challengers.
+//! * [`mod@line`]: a node's bandwidth, measured by real challengers.
 //! * [`jury`]: who prevails in juries that the real draw makes.
 //! * [`court`]: cheaters before the real contracts, which [`contracts`] runs.
 //! * [`graph`]: what it takes to make a label of filler again.
