@@ -12,7 +12,7 @@ use crate::bytes::Input;
 const NOW: u64 = 1_800_000_000;
 
 /// The first byte says: 0 the bytes are as they are; 1 to 3, they are signed as that kind by a true
-/// signer, whose key is put where it belongs. True if a certificate was taken.
+/// signer, whose key is put where it belongs, and so is an alias's address. True if a certificate was taken.
 ///
 /// # Panics
 /// A promise is broken.
@@ -30,8 +30,10 @@ pub fn check(data: &[u8]) -> bool {
     if let Some(purpose) = purpose {
         bytes.iter_mut().skip(4).zip(signer.public().0).for_each(|(to, from)| *to = from);
         if kind == 1 {
-            let prefix = signer.public().address().octets();
-            bytes.iter_mut().skip(68).zip(prefix).take(8).for_each(|(to, from)| *to = from);
+            let workload = bytes.get(36..68).and_then(|key| key.try_into().ok()).map(PublicKey);
+            let address = workload.map(|key| Alias::address_of(&signer.public(), &key).octets());
+            let place = bytes.iter_mut().skip(68).take(16);
+            place.zip(address.iter().flatten()).for_each(|(to, from)| *to = *from);
         }
         bytes.extend_from_slice(&sign(&signer, purpose, &bytes, &[7; 64]));
     }

@@ -22,7 +22,9 @@ mod text;
 /// The version of all kinds.
 pub const VERSION: u8 = 1;
 /// The bytes of an alias certificate.
-pub const ALIAS_BYTES: usize = 92 + SIGNATURE_BYTES;
+pub const ALIAS_BYTES: usize = 100 + SIGNATURE_BYTES;
+/// The longest life of an alias, in seconds.
+pub const ALIAS_LIFE_MAX_S: u64 = 3600;
 /// The bytes of the longest certificate of any kind.
 pub const CERTIFICATE_BYTES_MAX: usize = 84 + HostName::BYTES_MAX + SIGNATURE_BYTES;
 /// The bytes in front of what differs between the kinds: header and two keys.
@@ -71,8 +73,17 @@ pub enum CertificateError {
         /// When.
         expired_unix_s: u64,
     },
-    /// The address is not in the /64 of the node that signed, or is the node's own.
-    #[error("address {0} is not the node's to give")]
+    /// It has not begun yet.
+    #[error("it begins at {begins_unix_s} (seconds since 1970)")]
+    NotYet {
+        /// When.
+        begins_unix_s: u64,
+    },
+    /// Its end is not behind its beginning, or too far behind.
+    #[error("it holds for {0} seconds; from 1 to {ALIAS_LIFE_MAX_S} are possible")]
+    Life(u64),
+    /// The address is not the one that follows from the node that signed and the workload.
+    #[error("address {0} is not the workload's in the /64 of the node that signed")]
     Address(Ipv6Addr),
     /// It is about another key than the one that showed it.
     #[error("it is about another key than {0}")]
@@ -82,7 +93,12 @@ pub enum CertificateError {
     Forged,
 }
 
-/// A node gives a workload an address in its own /64.
+/// A node gives a workload an address in its own /64, for a while.
+///
+/// The address follows from both keys, so that a node needs no list of what it gave to whom, and two
+/// certificates of a node for one address are about one workload. Its 16-bit words have the sum of
+/// those of the workload's own address (RFC 6296 §2.6): whoever puts one in the place of the other in a
+/// packet changes no checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Alias {
     /// The node; it signs.
@@ -91,23 +107,53 @@ pub struct Alias {
     pub workload: PublicKey,
     /// The address.
     pub address: Ipv6Addr,
+    /// When it begins, in seconds since 1970.
+    pub begins_unix_s: u64,
     /// When it ends, in seconds since 1970.
     pub expires_unix_s: u64,
 }
 
 impl Alias {
+    /// The alias of a workload on a node, from a time until another, in seconds since 1970.
+    #[must_use]
+    pub fn new(node: PublicKey, workload: PublicKey, held_unix_s: std::ops::Range<u64>) -> Self {
+        let address = Self::address_of(&node, &workload);
+        let (begins_unix_s, expires_unix_s) = (held_unix_s.start, held_unix_s.end);
+        Self { node, workload, address, begins_unix_s, expires_unix_s }
+    }
+
+    /// The address that a workload has in the /64 of a node: 48 bits of a hash of both keys, and a word
+    /// that makes the sum of the address that of the workload's own.
+    #[must_use]
+    pub fn address_of(node: &PublicKey, workload: &PublicKey) -> Ipv6Addr {
+        let keys = [node.0, workload.0].concat();
+        let hash = blake3::derive_key("Hypha mesh 1: alias of a workload on a node", &keys);
+        let [a, b, c, d, e, f, ..] = hash;
+        let word = |high, low| u16::from_be_bytes([high, low]);
+        let [p, q, r, s, ..] = node.address().segments();
+        let (t, u, v) = (word(a, b), word(c, d), word(e, f));
+        // Sums of 16-bit words as checksums have them: modulo 2^16 - 1.
+        let sum = |words: &[u16]| words.iter().map(|word| u32::from(*word)).sum::<u32>() % 0xffff;
+        let own = sum(&workload.address().segments());
+        let missing = (own + 0xffff - sum(&[p, q, r, s, t, u, v])) % 0xffff;
+        Ipv6Addr::new(p, q, r, s, t, u, v, u16::try_from(missing).unwrap_or(0))
+    }
+
     /// Signs with the node's key, which has to be that of [`Alias::node`]. `random` is fresh.
     ///
     /// # Errors
-    /// [`CertificateError::Address`] or [`CertificateError::Subject`] if nobody would take it.
+    /// [`CertificateError::Address`], [`CertificateError::Life`] or [`CertificateError::Subject`] if
+    /// nobody would take it.
     pub fn sign(
         &self,
         node: &PrivateKey,
         random: &[u8; RANDOM_BYTES],
     ) -> Result<Vec<u8>, CertificateError> {
+        self.check_life()?;
         self.check_address()?;
         let mut bytes = ALIAS.header(0, &self.node, &self.workload);
         bytes.extend_from_slice(&self.address.octets());
+        bytes.extend_from_slice(&self.begins_unix_s.to_be_bytes());
         bytes.extend_from_slice(&self.expires_unix_s.to_be_bytes());
         ALIAS.seal(bytes, (node, &self.node), random)
     }
@@ -123,26 +169,35 @@ impl Alias {
             return Err(CertificateError::Reserved);
         }
         let (address, rest) = opened.rest.split_first_chunk::<16>().ok_or(length)?;
+        let (begins, rest) = rest.split_first_chunk().ok_or(length)?;
         let expires = <[u8; 8]>::try_from(rest).map_err(|_| length)?;
         let alias = Self {
             node: opened.signer,
             workload: opened.subject,
             address: Ipv6Addr::from(*address),
+            begins_unix_s: u64::from_be_bytes(*begins),
             expires_unix_s: u64::from_be_bytes(expires),
         };
         check_expiry(alias.expires_unix_s, unix_s)?;
+        if unix_s < alias.begins_unix_s {
+            return Err(CertificateError::NotYet { begins_unix_s: alias.begins_unix_s });
+        }
+        alias.check_life()?;
         alias.check_address()?;
         opened.verify(&ALIAS)?;
         Ok(alias)
     }
 
+    fn check_life(&self) -> Result<(), CertificateError> {
+        let life_s = self.expires_unix_s.saturating_sub(self.begins_unix_s);
+        let is_right = (1..=ALIAS_LIFE_MAX_S).contains(&life_s);
+        if is_right { Ok(()) } else { Err(CertificateError::Life(life_s)) }
+    }
+
     fn check_address(&self) -> Result<(), CertificateError> {
-        let own = self.node.address();
-        let is_inside = own.to_bits() >> 64 == self.address.to_bits() >> 64;
-        if !is_inside || own == self.address {
-            return Err(CertificateError::Address(self.address));
-        }
-        Ok(())
+        let is_right = self.address == Self::address_of(&self.node, &self.workload);
+        let is_node_s = self.address == self.node.address();
+        if is_right && !is_node_s { Ok(()) } else { Err(CertificateError::Address(self.address)) }
     }
 }
 

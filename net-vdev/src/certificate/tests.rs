@@ -19,7 +19,7 @@ fn inside(interface: u64) -> Ipv6Addr {
 
 fn alias() -> Alias {
     let (node, workload) = (key(1).public(), key(2).public());
-    Alias { node, workload, address: inside(77), expires_unix_s: NOW + 60 }
+    Alias::new(node, workload, NOW - 60..NOW + 60)
 }
 
 fn label() -> LabelCertificate {
@@ -62,8 +62,9 @@ fn what_is_signed_is_read_back_and_lies_where_the_drawing_says() {
     assert_eq!((first.len(), &first[..4]), (ALIAS_BYTES, &[1, 1, 0, 0][..]));
     assert_eq!(first[4..36], key(1).public().0);
     assert_eq!(first[36..68], key(2).public().0);
-    assert_eq!(first[68..84], inside(77).octets());
-    assert_eq!(first[84..92], (NOW + 60).to_be_bytes());
+    assert_eq!(first[68..84], alias().address.octets());
+    assert_eq!(first[84..92], (NOW - 60).to_be_bytes());
+    assert_eq!(first[92..100], (NOW + 60).to_be_bytes());
 
     assert_eq!(LabelCertificate::verify(&second, &key(2).public(), NOW), Ok(label()));
     assert_eq!((second.len(), &second[..4]), (76 + 8 + 64, &[1, 2, 8, 0][..]));
@@ -82,8 +83,14 @@ fn a_certificate_counts_until_the_second_of_its_expiry() {
     let [first, second, third] = signed();
     let member = key(2).public();
     let expired = CertificateError::Expired { expired_unix_s: NOW + 60 };
+    let not_yet = CertificateError::NotYet { begins_unix_s: NOW - 60 };
+    for (unix_s, early) in [(0, Some(not_yet)), (NOW - 61, Some(not_yet)), (NOW - 60, None)] {
+        assert_eq!(Alias::verify(&first, unix_s).err(), early);
+    }
     for (unix_s, expected) in [(0, None), (NOW + 59, None), (NOW + 60, Some(expired))] {
-        assert_eq!(Alias::verify(&first, unix_s).err(), expected);
+        if unix_s > 0 {
+            assert_eq!(Alias::verify(&first, unix_s).err(), expected);
+        }
         assert_eq!(LabelCertificate::verify(&second, &member, unix_s).err(), expected);
         assert_eq!(NameRecord::verify(&third, unix_s).err(), expected);
     }
@@ -105,21 +112,56 @@ fn a_kind_is_not_taken_for_another() {
     assert_eq!(read(&bytes)[1], Some(CertificateError::Forged));
 }
 
+/// What a node signs that does not keep to the rules.
+fn signed_anyway(alias: &Alias) -> Vec<u8> {
+    let mut bytes = ALIAS.header(0, &alias.node, &alias.workload);
+    bytes.extend_from_slice(&alias.address.octets());
+    bytes.extend_from_slice(&alias.begins_unix_s.to_be_bytes());
+    bytes.extend_from_slice(&alias.expires_unix_s.to_be_bytes());
+    let signature = signature::sign(&key(1), ALIAS.purpose, &bytes, &RANDOM);
+    bytes.extend_from_slice(&signature);
+    bytes
+}
+
 #[test]
-fn a_node_gives_addresses_of_its_own_64_only_and_never_its_own_address() {
+fn a_node_gives_a_workload_one_address_in_its_own_64_and_no_other() {
     let own = key(1).public().address();
-    let neighbour = Ipv6Addr::from_bits(inside(77).to_bits() ^ 1 << 64);
-    for address in [own, neighbour, key(2).public().address(), Ipv6Addr::LOCALHOST] {
+    let neighbour = Ipv6Addr::from_bits(alias().address.to_bits() ^ 1 << 64);
+    let of_another_node = Alias::address_of(&key(3).public(), &key(2).public());
+    let of_another = Alias::address_of(&key(1).public(), &key(3).public());
+    let workload = key(2).public().address();
+    let wrong = [own, inside(77), neighbour, of_another_node, of_another, workload];
+    for address in wrong.into_iter().chain([Ipv6Addr::LOCALHOST]) {
         let wrong = Alias { address, ..alias() };
         assert_eq!(wrong.sign(&key(1), &RANDOM), Err(CertificateError::Address(address)));
-        // One that was signed all the same.
-        let mut bytes = signed()[0].clone();
-        bytes.truncate(ALIAS_BYTES - SIGNATURE_BYTES);
-        bytes[68..84].copy_from_slice(&address.octets());
-        let signature = signature::sign(&key(1), ALIAS.purpose, &bytes, &RANDOM);
-        bytes.extend_from_slice(&signature);
-        assert_eq!(Alias::verify(&bytes, NOW), Err(CertificateError::Address(address)));
+        let refused = Alias::verify(&signed_anyway(&wrong), NOW);
+        assert_eq!(refused, Err(CertificateError::Address(address)));
     }
+}
+
+#[test]
+fn an_alias_of_another_workload_or_node_under_the_same_signature_is_refused() {
+    let address = alias().address;
+    let (other, thief) = (key(3).public(), key(4).public());
+    for swapped in [Alias { workload: other, ..alias() }, Alias { node: thief, ..alias() }] {
+        let refused = Alias::verify(&signed_anyway(&swapped), NOW);
+        assert_eq!(refused, Err(CertificateError::Address(address)));
+    }
+    // With the address that would be right, the signature is nobody's.
+    let stolen = Alias::new(thief, other, NOW - 60..NOW + 60);
+    assert_eq!(Alias::verify(&signed_anyway(&stolen), NOW), Err(CertificateError::Forged));
+}
+
+#[test]
+fn an_alias_holds_for_an_hour_at_most() {
+    let held = |life| Alias::new(key(1).public(), key(2).public(), NOW..NOW + life);
+    for (life_s, is_right) in [(1, true), (3600, true), (3601, false), (1 << 40, false)] {
+        assert_eq!(held(life_s).sign(&key(1), &RANDOM).is_ok(), is_right, "{life_s} s");
+        let read = Alias::verify(&signed_anyway(&held(life_s)), NOW);
+        assert_eq!(read.err(), (!is_right).then_some(CertificateError::Life(life_s)));
+    }
+    let backwards = Alias { begins_unix_s: NOW + 1, expires_unix_s: NOW + 1, ..held(1) };
+    assert_eq!(backwards.sign(&key(1), &RANDOM), Err(CertificateError::Life(0)));
 }
 
 #[test]
@@ -188,8 +230,23 @@ fn a_signed_certificate_with_a_bad_text_is_refused() {
     }
 }
 
+/// The sum of an address's words, as a checksum has it.
+fn sum(address: Ipv6Addr) -> u32 {
+    address.segments().into_iter().map(u32::from).sum::<u32>() % 0xffff
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn an_alias_lies_in_the_64_of_its_node_and_changes_no_checksum(
+        node in any::<[u8; 32]>(), workload in any::<[u8; 32]>(),
+    ) {
+        let (node, workload) = (PublicKey(node), PublicKey(workload));
+        let address = Alias::address_of(&node, &workload);
+        prop_assert_eq!(address.segments()[..4].to_vec(), node.address().segments()[..4].to_vec());
+        prop_assert_eq!(sum(address), sum(workload.address()));
+    }
 
     #[test]
     fn no_changed_bit_no_cut_and_no_addition_is_read(
