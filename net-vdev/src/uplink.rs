@@ -19,6 +19,7 @@
 //! | 6 local | both | the other member's key (32), a virtio-net header (12), a packet |
 //! | 7 here | down | a member that is attached to the same node (32) |
 //! | 8 gone | down | one that is not any more (32) |
+//! | 9 alias | down | the certificate of an alias that was asked for (164) |
 //!
 //! Nobody but the two has the socket, so frames have neither link fields nor a tag; the router lets
 //! a frame up only if its source is the member that was attached. The announcement says who the
@@ -32,6 +33,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::announcement::{SIGNED_BYTES, SignedAnnouncement};
+use crate::certificate::ALIAS_BYTES;
 use crate::identity::{PrivateKey, PublicKey};
 use crate::offload::{PACKET_BYTES_MAX, TUN_HEADER_BYTES, VIRTIO_HEADER_BYTES, VirtioNetHeader};
 use crate::signature::{self, Purpose, RANDOM_BYTES, SIGNATURE_BYTES};
@@ -62,6 +64,7 @@ const UNKNOWN: u8 = 5;
 const LOCAL: u8 = 6;
 const HERE: u8 = 7;
 const GONE: u8 = 8;
+const ALIAS: u8 = 9;
 
 /// What a router asks a card: to sign this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +132,8 @@ pub enum Down<'a> {
     Here(PublicKey),
     /// This one is not any more.
     Gone(PublicKey),
+    /// "It is an alias", and the certificate that says of whom, which nobody verified here.
+    Alias(&'a [u8; ALIAS_BYTES]),
 }
 
 /// The kind, stride and content of a message of this version.
@@ -204,6 +209,7 @@ impl<'a> Down<'a> {
             LOCAL => local_of(content).map(Self::Local),
             HERE => key(content).map(Self::Here),
             GONE => key(content).map(Self::Gone),
+            ALIAS => (&*content).try_into().ok().map(Self::Alias),
             _ => None,
         }
     }
@@ -295,7 +301,13 @@ pub fn resolved(key: &PublicKey) -> Vec<u8> {
     message(RESOLVE, &key.0)
 }
 
-/// The other answer to it.
+/// The answer for an alias.
+#[must_use]
+pub fn alias(certificate: &[u8; ALIAS_BYTES]) -> Vec<u8> {
+    message(ALIAS, certificate)
+}
+
+/// Nobody has the address, or not any more.
 #[must_use]
 pub fn unknown(address: &Ipv6Addr) -> Vec<u8> {
     message(UNKNOWN, &address.octets())
@@ -343,6 +355,8 @@ mod tests {
         assert_eq!(Up::parse(&mut resolve(&address)), Some(Up::Resolve(address)));
         assert_eq!(Down::parse(&mut resolved(&key)), Some(Down::Resolved(key)));
         assert_eq!(Down::parse(&mut unknown(&address)), Some(Down::Unknown(address)));
+        let certificate = [6; ALIAS_BYTES];
+        assert_eq!(Down::parse(&mut alias(&certificate)), Some(Down::Alias(&certificate)));
         assert_eq!(Down::parse(&mut here(&key)), Some(Down::Here(key)));
         assert_eq!(Down::parse(&mut gone(&key)), Some(Down::Gone(key)));
         let mut message = [frames_header(1496).as_slice(), &[9; 2000]].concat();

@@ -209,7 +209,9 @@ impl Endpoint {
         }
     }
 
-    fn unix_s(&self, now_ns: u64) -> u64 {
+    /// The seconds since 1970, by which certificates begin and end.
+    #[must_use]
+    pub fn unix_s(&self, now_ns: u64) -> u64 {
         self.unix_time_at_zero_ns.saturating_add(now_ns) / 1_000_000_000
     }
 }

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::PATHS_MAX;
+use crate::certificate::ALIAS_BYTES;
 
 /// How many addresses a member names at most.
 pub const CANDIDATES_MAX: usize = PATHS_MAX - 2;
@@ -19,6 +20,8 @@ const CANDIDATES: u8 = 0x12;
 const FRAGMENT: u8 = 0x13;
 const ROUTER: u8 = 0x14;
 const CERTIFICATES: u8 = 0x15;
+const ASK_ALIAS: u8 = 0x16;
+const ALIAS: u8 = 0x17;
 
 /// A control message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +55,15 @@ pub enum Control<'a> {
     Router(&'a [u8]),
     /// Certificates of the sender.
     Certificates(&'a [u8]),
+    /// "Whose alias is this address of your /64?"
+    AskAlias(Ipv6Addr),
+    /// The answer: the certificate, or that it is nobody's (any more).
+    Alias {
+        /// The address.
+        address: Ipv6Addr,
+        /// The certificate, as [`crate::certificate::Alias::verify`] reads it.
+        certificate: Option<&'a [u8; ALIAS_BYTES]>,
+    },
 }
 
 impl<'a> Control<'a> {
@@ -82,6 +94,11 @@ impl<'a> Control<'a> {
             }
             ROUTER => Some(Self::Router(rest)),
             CERTIFICATES => Some(Self::Certificates(rest)),
+            ASK_ALIAS => {
+                let ([0, 0, 0], address) = rest.split_first_chunk()? else { return None };
+                Some(Self::AskAlias(<[u8; 16]>::try_from(address).ok()?.into()))
+            }
+            ALIAS => Self::parse_alias(rest),
             _ => None,
         }
     }
@@ -94,6 +111,17 @@ impl<'a> Control<'a> {
             number: u64::from_be_bytes(*number),
             observed: (*has_address == 1).then_some(address),
         })
+    }
+
+    fn parse_alias(rest: &'a [u8]) -> Option<Self> {
+        let ([is_known @ 0..=1, 0, 0], rest) = rest.split_first_chunk()? else { return None };
+        let (address, rest) = rest.split_first_chunk::<16>()?;
+        let certificate = match *is_known {
+            0 if rest.is_empty() => None,
+            0 => return None,
+            _ => Some(rest.try_into().ok()?),
+        };
+        Some(Self::Alias { address: Ipv6Addr::from(*address), certificate })
     }
 
     fn parse_candidates(rest: &'a [u8]) -> Option<Self> {
@@ -137,6 +165,15 @@ impl<'a> Control<'a> {
             Self::Certificates(certificates) => {
                 bytes.push(CERTIFICATES);
                 bytes.extend_from_slice(certificates);
+            }
+            Self::AskAlias(address) => {
+                bytes.extend_from_slice(&[ASK_ALIAS, 0, 0, 0]);
+                bytes.extend_from_slice(&address.octets());
+            }
+            Self::Alias { address, certificate } => {
+                bytes.extend_from_slice(&[ALIAS, u8::from(certificate.is_some()), 0, 0]);
+                bytes.extend_from_slice(&address.octets());
+                bytes.extend_from_slice(certificate.map_or(&[], <[u8; ALIAS_BYTES]>::as_slice));
             }
         }
     }
@@ -205,6 +242,10 @@ mod tests {
         round_trip(&Control::Fragment { identity: 258, is_last: true, offset: 700, bytes });
         round_trip(&Control::Router(bytes));
         round_trip(&Control::Certificates(bytes));
+        let address = Ipv6Addr::new(0x400, 1, 2, 3, 4, 5, 6, 7);
+        round_trip(&Control::AskAlias(address));
+        round_trip(&Control::Alias { address, certificate: None });
+        round_trip(&Control::Alias { address, certificate: Some(&[7; ALIAS_BYTES]) });
     }
 
     #[test]

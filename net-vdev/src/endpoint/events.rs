@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::{Endpoint, Path};
+use crate::certificate::ALIAS_BYTES;
 use crate::identity::PublicKey;
 
 /// How many events wait for [`Endpoint::poll_event`] at most; beyond, new ones are lost.
@@ -26,6 +27,22 @@ pub enum Event {
         path: Path,
         /// The message.
         message: Vec<u8>,
+    },
+    /// A peer asks whose alias an address is.
+    AliasAsked {
+        /// The peer.
+        from: PublicKey,
+        /// The address.
+        address: Ipv6Addr,
+    },
+    /// A peer says whose alias an address is. Nobody looked at the certificate yet.
+    Alias {
+        /// The peer.
+        from: PublicKey,
+        /// The address.
+        address: Ipv6Addr,
+        /// The certificate; `None` if it is nobody's.
+        certificate: Option<Box<[u8; ALIAS_BYTES]>>,
     },
     /// A router says that it dropped a frame because of its hop limit. Nothing proves it.
     Expired {

@@ -56,11 +56,12 @@ impl Endpoint {
         self.routes.contains_key(address)
     }
 
-    /// The peer's address that stands for an address: its exit's for all outside.
+    /// The peer's address that stands for an address: its exit's for all outside, a workload's own for
+    /// its alias.
     pub(super) fn through(&self, address: IpAddr) -> IpAddr {
         match self.exit_address {
             Some(exit) if is_outside(&address) => exit,
-            _ => address,
+            _ => self.aliases.workload(&address).map_or(address, IpAddr::V6),
         }
     }
 

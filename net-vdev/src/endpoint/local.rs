@@ -6,10 +6,13 @@
 //! something is amiss. As long as all is well, packets and super-frames pass as they are, since the
 //! host that passes them could read both members' memory. The firewall judges them at both ends.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
+use super::aliases::restored;
 use super::{DropReason, Endpoint, Path, Transmit};
 use crate::announcement::{Announcement, Role, SignedAnnouncement};
+use crate::certificate::Alias;
 use crate::firewall::Packet;
 use crate::identity::PublicKey;
 use crate::offload::{Layout, PACKET_BYTES_MAX, Segmenter, VirtioNetHeader};
@@ -105,6 +108,10 @@ impl Endpoint {
                 self.learn(now_ns, &key, &[]);
             }
             Down::Unknown(address) => self.give_up(&address),
+            Down::Alias(certificate) => {
+                let alias = Alias::verify(certificate, self.unix_s(now_ns));
+                self.learn_alias(now_ns, &alias.map_err(|_| OddMessage)?);
+            }
             Down::Local(local) => self.receive_local(now_ns, &local, deliver),
             Down::Here(key) => self.set_here(&key, true),
             Down::Gone(key) => self.set_here(&key, false),
@@ -173,17 +180,17 @@ impl Endpoint {
         deliver: &mut dyn FnMut(&VirtioNetHeader, &[u8]),
     ) {
         match self.admit_local(now_ns, local) {
-            Ok(header) => deliver(&header, local.packet),
+            Ok((header, packet)) => deliver(&header, &packet),
             Err(reason) => self.counters.drop(reason),
         }
     }
 
-    /// The header for whoever takes the packet: nothing in it is the sender's word alone.
-    fn admit_local(
+    /// The header and the packet for whoever takes it: nothing in them is the sender's word alone.
+    fn admit_local<'a>(
         &mut self,
         now_ns: u64,
-        local: &Local<'_>,
-    ) -> Result<VirtioNetHeader, DropReason> {
+        local: &'a Local<'_>,
+    ) -> Result<(VirtioNetHeader, Cow<'a, [u8]>), DropReason> {
         let index = self.by_key.get(&local.member).copied().ok_or(DropReason::LocalStranger)?;
         self.drop_dead_sessions(now_ns, index);
         if self.peers.get(index).is_none_or(|peer| peer.current.is_none()) {
@@ -197,10 +204,14 @@ impl Endpoint {
         if !is_whole || packet.len != local.packet.len() || packets > PACKETS_MAX {
             return Err(DropReason::InboundMalformed);
         }
-        self.check_inbound(now_ns, index, &packet, packets)?;
+        let aliased = self.with_alias(now_ns, index, &packet)?;
+        self.check_inbound(now_ns, index, &aliased.unwrap_or(packet), packets)?;
         if let Some(peer) = self.peers.get_mut(index) {
             peer.heard_ns = now_ns;
         }
-        Ok(segmenter.true_header(&local.header))
+        let bytes = aliased.map_or(Cow::Borrowed(&*local.packet), |aliased| {
+            Cow::Owned(restored(&packet, &aliased, local.packet))
+        });
+        Ok((segmenter.true_header(&local.header), bytes))
     }
 }

@@ -39,6 +39,7 @@
 //! # }
 //! ```
 
+mod aliases;
 mod certificates;
 mod config;
 mod control;
@@ -63,6 +64,8 @@ mod transmit;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+pub use aliases::ALIASES_MAX;
+use aliases::{Aliases, restored};
 pub use certificates::LABELS_MAX;
 pub use config::{Config, ConfigError, Peer, Strangers};
 pub use control::{CANDIDATES_MAX, Control};
@@ -130,6 +133,7 @@ pub struct Endpoint {
     timers: BTreeSet<(u64, usize)>,
     /// Packets for members whose key is not known yet.
     unresolved: Unresolved,
+    aliases: Aliases,
     firewall: Firewall,
     /// What the last packet of this batch was let in as.
     streak: Option<Streak>,
@@ -188,6 +192,7 @@ impl Endpoint {
             indices: BTreeMap::new(),
             timers: BTreeSet::new(),
             unresolved: Unresolved::default(),
+            aliases: Aliases::default(),
             firewall: Firewall::new(&policy, [random.u64(), random.u64()]),
             streak: None,
             certificates: Vec::new(),
@@ -274,11 +279,13 @@ impl Endpoint {
             return Err(DropReason::OutboundSource);
         }
         let bytes = bytes.get(..packet.len).unwrap_or_default();
+        self.use_alias(now_ns, &packet.destination);
         let destination = self.through(packet.destination);
         let Some(index) = self.routes.get(&destination).copied() else {
             return self.ask_for(now_ns, destination, bytes);
         };
         self.ask_to_send(now_ns, index, &packet, 1)?;
+        let bytes = &*self.without_alias(&packet, bytes);
         if self.takes_local(index, 1) {
             return self.send_local(now_ns, index, &VirtioNetHeader::default(), bytes);
         }
@@ -437,7 +444,9 @@ impl Endpoint {
         bytes: &[u8],
         deliver: &mut dyn FnMut(&[u8]),
     ) -> Result<(), DropReason> {
-        let packet = Packet::parse(bytes).map_err(|_| DropReason::InboundMalformed)?;
+        let sent = Packet::parse(bytes).map_err(|_| DropReason::InboundMalformed)?;
+        let aliased = self.with_alias(now_ns, index, &sent)?;
+        let packet = aliased.unwrap_or(sent);
         match self.streak.filter(|streak| streak.has(index, &packet)) {
             Some(streak) => self.admit_more(now_ns, streak, packet.len)?,
             None => {
@@ -447,7 +456,11 @@ impl Endpoint {
                 self.streak = Streak::of(index, &packet, is_metered);
             }
         }
-        deliver(bytes.get(..packet.len).unwrap_or_default());
+        let bytes = bytes.get(..packet.len).unwrap_or_default();
+        match aliased {
+            None => deliver(bytes),
+            Some(_) => deliver(&restored(&sent, &packet, bytes)),
+        }
         Ok(())
     }
 

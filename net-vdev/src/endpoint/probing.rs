@@ -157,6 +157,17 @@ impl Endpoint {
                 Ok(())
             }
             Control::Certificates(message) => self.receive_certificates(now_ns, index, message),
+            Control::AskAlias(address) => {
+                let Some(peer) = self.peers.get(index) else { return Ok(()) };
+                self.tell(Event::AliasAsked { from: peer.key, address });
+                Ok(())
+            }
+            Control::Alias { address, certificate } => {
+                let Some(peer) = self.peers.get(index) else { return Ok(()) };
+                let certificate = certificate.map(|bytes| Box::new(*bytes));
+                self.tell(Event::Alias { from: peer.key, address, certificate });
+                Ok(())
+            }
         }
     }
 

@@ -34,6 +34,11 @@ impl Unresolved {
         self.waiting.values().map(|waiting| waiting.until_ns).min()
     }
 
+    /// Whether packets wait for this address.
+    pub(super) fn has(&self, address: &Ipv6Addr) -> bool {
+        self.waiting.contains_key(address)
+    }
+
     /// Drops what has waited for too long; returns how many packets that were.
     pub(super) fn expire(&mut self, now_ns: u64) -> usize {
         let before = self.len();
@@ -87,8 +92,10 @@ impl Endpoint {
         addresses.into_iter().for_each(|address| self.tell(Event::Resolve(address)));
     }
 
-    /// Nobody has this address, as far as the owner can find out: what waits for it is dropped.
+    /// Nobody has this address, or not any more, as far as the owner can find out: what waits for it is
+    /// dropped, and it is nobody's alias.
     pub fn give_up(&mut self, address: &Ipv6Addr) {
+        self.aliases.remove(address);
         let dropped = self.unresolved.take(address).len();
         self.counters.drop_many(DropReason::OutboundNoRoute, dropped as u64);
     }

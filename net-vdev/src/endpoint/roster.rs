@@ -178,6 +178,7 @@ impl Endpoint {
     fn remove(&mut self, index: usize) {
         let Some(peer) = self.peers.try_remove(index) else { return };
         self.by_key.remove(&peer.key);
+        self.aliases.forget_peer(index);
         self.routes.retain(|_, owner| *owner != index);
         self.indices.retain(|_, owner| *owner != index);
         if let Some(timer_ns) = peer.timer_ns {

@@ -24,9 +24,11 @@ impl Endpoint {
         &mut self,
         now_ns: u64,
         header: &VirtioNetHeader,
-        bytes: &[u8],
+        frame: &[u8],
     ) -> Result<(), DropReason> {
-        let packet = Packet::parse(bytes).map_err(|_| DropReason::OutboundMalformed)?;
+        let packet = Packet::parse(frame).map_err(|_| DropReason::OutboundMalformed)?;
+        self.use_alias(now_ns, &packet.destination);
+        let bytes = &*self.without_alias(&packet, frame);
         let index = self.routes.get(&self.through(packet.destination)).copied();
         let packets = packets_of(header, packet.len);
         if let Some(index) = index.filter(|index| self.takes_local(*index, packets)) {
@@ -40,7 +42,7 @@ impl Endpoint {
         });
         let is_large = header.segmentation.is_some();
         let Some((index, path)) = session.filter(|_| is_large) else {
-            return self.send_each(now_ns, header, bytes);
+            return self.send_each(now_ns, header, frame);
         };
         if !self.has(&packet.source) {
             return Err(DropReason::OutboundSource);
@@ -54,7 +56,7 @@ impl Endpoint {
             Segmenter::new(header, bytes, layout).map_err(|_| DropReason::OutboundMalformed)?;
         if segmenter.packet_bytes() > layout.packet_bytes_max {
             // Datagrams that the path can't carry whole: each goes in two halves.
-            return self.send_each(now_ns, header, bytes);
+            return self.send_each(now_ns, header, frame);
         }
         // The headers that each packet repeats make a few more of them than this.
         let packets = packet.len.div_ceil(segmenter.packet_bytes().max(1));

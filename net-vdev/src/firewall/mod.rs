@@ -113,6 +113,16 @@ impl Firewall {
         if self.inbound.take(now_ns, 1, bytes) { Verdict::Pass } else { Verdict::Cap }
     }
 
+    /// Whether a packet of a peer's is of a flow that passes now. Changes nothing.
+    pub fn expects(&mut self, now_ns: u64, from: &PublicKey, packet: &Packet) -> bool {
+        let key = match packet.transport {
+            Transport::Error(original) => original.map(|original| quoted_flow(&original, from)),
+            _ => flow_of(packet, Side::Peer, from).map(|(key, _)| key),
+        };
+        let standing = key.and_then(|key| self.flows.standing(now_ns, &key));
+        matches!(standing, Some(Standing::Open(_)))
+    }
+
     /// Takes note that `peer` has no labels any more but those: the flows that they don't allow stop.
     /// It looks at the whole table, and labels change seldom.
     pub fn relabel(&mut self, peer: Party<'_>) {
