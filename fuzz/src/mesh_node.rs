@@ -6,7 +6,7 @@
 
 use std::net::{Ipv6Addr, SocketAddr};
 
-use mesh_node::core::{Core, Outside};
+use mesh_node::core::{Core, Outside, Resolved};
 use mesh_router::Router;
 use net_vdev::endpoint::{EVENTS_MAX, Endpoint, Path, Strangers, TRANSMITS_MAX};
 use net_vdev::offload::{Accepts, VirtioNetHeader};
@@ -63,7 +63,7 @@ impl Outside for Wire {
         panic!("nobody is attached");
     }
 
-    fn resolved(&mut self, _member: &PublicKey, _address: &Ipv6Addr, _key: Option<&PublicKey>) {
+    fn resolved(&mut self, _member: &PublicKey, _address: &Ipv6Addr, _whose: Resolved<'_>) {
         panic!("nobody is attached");
     }
 }

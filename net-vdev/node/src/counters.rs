@@ -13,6 +13,8 @@ pub struct CoreCounters {
     pub frames_unroutable: u64,
     /// Dropped: went through too many routers.
     pub frames_expired: u64,
+    /// What was said about aliases by others than who was asked, or with a certificate that is none.
+    pub aliases_refused: u64,
     /// Neighbours that there was no room for.
     pub links_refused: u64,
 }

@@ -19,7 +19,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::acl::AclEntry;
 use crate::clock::{boot_ns, unix_ns};
-use crate::core::{Core, Outside};
+use crate::core::{Core, Outside, Resolved};
 use crate::discovery::Discovery;
 use crate::errands::Errands;
 use crate::exit::{Exit, ExitConfig};
@@ -245,8 +245,12 @@ impl Outside for Sockets {
         self.for_cards.push((*member, told));
     }
 
-    fn resolved(&mut self, member: &PublicKey, address: &Ipv6Addr, key: Option<&PublicKey>) {
-        let answer = key.map_or_else(|| uplink::unknown(address), uplink::resolved);
+    fn resolved(&mut self, member: &PublicKey, address: &Ipv6Addr, whose: Resolved<'_>) {
+        let answer = match whose {
+            Resolved::Key(key) => uplink::resolved(key),
+            Resolved::Alias(certificate) => uplink::alias(certificate),
+            Resolved::Nobody => uplink::unknown(address),
+        };
         self.for_cards.push((*member, answer));
     }
 }

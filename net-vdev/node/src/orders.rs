@@ -424,6 +424,7 @@ fn counters(core: &Core, sockets: SocketCounters, cards: UplinkCounters) -> Vec<
         ("frames_odd", frames.frames_odd),
         ("frames_unroutable", frames.frames_unroutable),
         ("frames_expired", frames.frames_expired),
+        ("aliases_refused", frames.aliases_refused),
         ("links_refused", frames.links_refused),
         ("router_sent_bytes", router.sent_bytes),
         ("router_sent", router.sent),

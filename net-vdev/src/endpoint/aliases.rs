@@ -12,23 +12,40 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
+use super::control::Control;
 use super::{DropReason, Endpoint, Event};
-use crate::certificate::Alias;
+use crate::certificate::{ALIAS_BYTES, Alias};
 use crate::firewall::{Original, Packet, Transport};
 use crate::identity::PublicKey;
+use crate::signature::RANDOM_BYTES;
 
+/// How long an alias holds that is signed now, in seconds.
+pub const ALIAS_LIFE_S: u64 = 300;
+/// So much earlier than now it begins, for those whose clocks are behind.
+const BACKDATED_S: u64 = 60;
 /// How many aliases are known at a time.
 pub const ALIASES_MAX: usize = 256;
 /// How many one workload may have here: when it moves, that of its former node ends.
 const OF_ONE_MAX: usize = 4;
-/// So long before its end an alias that is in use is asked for again, and how often.
-const ASK_BEFORE_NS: u64 = 100_000_000_000;
+/// So many seconds before its end an alias that is in use is asked for again.
+pub const ALIAS_ASK_BEFORE_S: u64 = 100;
+const ASK_BEFORE_NS: u64 = ALIAS_ASK_BEFORE_S * 1_000_000_000;
+/// How often.
 const ASK_PAUSE_NS: u64 = 5_000_000_000;
 
 /// Where the addresses are in an IPv6 packet, and in one that an ICMP error quotes.
 const SOURCE_AT: usize = 8;
 const DESTINATION_AT: usize = 24;
 const QUOTED_AT: usize = 48;
+
+/// An alias and its certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedAlias {
+    /// What the certificate says.
+    pub alias: Alias,
+    /// Its bytes.
+    pub certificate: [u8; ALIAS_BYTES],
+}
 
 /// The aliases that count now.
 pub(super) struct Aliases {
@@ -100,6 +117,42 @@ impl Aliases {
 }
 
 impl Endpoint {
+    /// Signs that a workload has its alias on this member, which is a node, from now on for
+    /// [`ALIAS_LIFE_S`]. `None` if the address is this member's own, which nobody will see.
+    pub fn sign_alias(&mut self, now_ns: u64, workload: &PublicKey) -> Option<SignedAlias> {
+        let unix_s = self.unix_s(now_ns);
+        let held = unix_s.saturating_sub(BACKDATED_S)..unix_s.saturating_add(ALIAS_LIFE_S);
+        let alias = Alias::new(self.key, *workload, held);
+        let mut random = [0; RANDOM_BYTES];
+        self.random.fill(&mut random);
+        let certificate = alias.sign(&self.identity, &random).ok()?;
+        Some(SignedAlias { alias, certificate: certificate.try_into().ok()? })
+    }
+
+    /// Asks a peer, a node, whose alias an address of its /64 is; an [`Event::Alias`] may follow.
+    /// Returns whether there is a session to ask on.
+    pub fn ask_alias(&mut self, node: &PublicKey, address: Ipv6Addr) -> bool {
+        self.say(node, &Control::AskAlias(address))
+    }
+
+    /// Answers a peer that asked, or tells it that an alias is nobody's any more.
+    pub fn tell_alias(
+        &mut self,
+        to: &PublicKey,
+        address: Ipv6Addr,
+        certificate: Option<&[u8; ALIAS_BYTES]>,
+    ) -> bool {
+        self.say(to, &Control::Alias { address, certificate })
+    }
+
+    fn say(&mut self, to: &PublicKey, message: &Control<'_>) -> bool {
+        let Some(index) = self.by_key.get(to).copied() else { return false };
+        let peer = self.peers.get(index).filter(|peer| peer.current.is_some());
+        let Some(path) = peer.and_then(|peer| peer.paths.current()) else { return false };
+        let sent = self.seal_control(index, path, message);
+        sent.map_err(|reason| self.counters.drop(reason)).is_ok()
+    }
+
     /// Takes an alias that a certificate gives a workload, if packets wait for it or go there. The
     /// certificate was verified of late.
     pub fn learn_alias(&mut self, now_ns: u64, alias: &Alias) {

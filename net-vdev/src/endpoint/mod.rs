@@ -64,7 +64,7 @@ mod transmit;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-pub use aliases::ALIASES_MAX;
+pub use aliases::{ALIAS_ASK_BEFORE_S, ALIAS_LIFE_S, ALIASES_MAX, SignedAlias};
 use aliases::{Aliases, restored};
 pub use certificates::LABELS_MAX;
 pub use config::{Config, ConfigError, Peer, Strangers};

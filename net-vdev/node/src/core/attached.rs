@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
-use mesh_router::{NextHop, OriginateError};
+use mesh_router::OriginateError;
 use net_vdev::PublicKey;
 use net_vdev::announcement::SignedAnnouncement;
 
-use super::{Core, Outside};
+use super::{Core, Outside, Whose};
 
 /// How many members may be attached.
 pub const ATTACHED_MAX: usize = 4096;
@@ -45,7 +45,9 @@ impl Core {
             return Err(AttachError::TooMany);
         }
         self.router.originate(now_ns, *signed)?;
-        self.attached.insert(key.address(), key);
+        if self.attached.insert(key.address(), key).is_none() {
+            self.give_alias(now_ns, &key);
+        }
         Ok(key)
     }
 
@@ -60,6 +62,7 @@ impl Core {
         self.forget_here(key, outside);
         if self.attached.remove(&key.address()).is_some() {
             self.router.withdraw(now_ns, key);
+            self.take_alias(key, outside);
         }
         self.asked.retain(|_, members| {
             members.remove(key);
@@ -103,28 +106,13 @@ impl Core {
         address: &Ipv6Addr,
         outside: &mut impl Outside,
     ) {
-        if let Some(key) = self.key_of(address) {
-            return outside.resolved(member, address, Some(&key));
+        let is_crowded = self.asked.len() >= ATTACHED_MAX && !self.asked.contains_key(address);
+        let may_ask = !is_crowded
+            && (!self.has_to_ask(now_ns, address) || self.searches.take(now_ns, member));
+        let whose = if may_ask { self.whose(now_ns, address) } else { Whose::Nobody };
+        if matches!(whose, Whose::Sought) {
+            self.asked.entry(*address).or_default().insert(*member);
         }
-        let is_crowded = self.asked.len() >= ATTACHED_MAX;
-        let may_ask = !is_crowded && self.may_search(now_ns, member, address);
-        if !may_ask || self.router.next_hop(now_ns, address, false) != NextHop::Pending {
-            return outside.resolved(member, address, None);
-        }
-        self.asked.entry(*address).or_default().insert(*member);
-    }
-
-    /// The router knows whose address this is, or that it is nobody's.
-    pub(super) fn tell_attached(&mut self, address: &Ipv6Addr, outside: &mut impl Outside) {
-        let key = self.key_of(address);
-        for member in self.asked.remove(address).unwrap_or_default() {
-            outside.resolved(&member, address, key.as_ref());
-        }
-    }
-
-    /// The key of the member with this address, as far as is known here. A node's prefix alone
-    /// names nobody.
-    fn key_of(&self, address: &Ipv6Addr) -> Option<PublicKey> {
-        self.router.resolve(address).filter(|key| key.address() == *address)
+        self.tell_whose(member, address, &whose, outside);
     }
 }

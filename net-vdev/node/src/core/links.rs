@@ -1,13 +1,13 @@
 //! Which neighbours a node has links to, and what its member and its router tell each other.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use mesh_router::{Event as RouterEvent, LinkId, NextHop};
 use net_vdev::endpoint::{Event, Path, PathView, PeerView};
 use net_vdev::{Peer, PublicKey};
 
-use super::{ANSWERS_MAX, Core, Outside, REDIAL_NS, Redial};
+use super::{ANSWERS_MAX, Core, Outside, REDIAL_NS, Redial, Whose};
 
 impl Core {
     /// The keys that are to announce themselves anew, the node's own or those of attached members,
@@ -109,16 +109,17 @@ impl Core {
 
     pub(super) fn handle_events(&mut self, now_ns: u64, outside: &mut impl Outside) {
         while let Some(event) = self.endpoint.poll_event() {
-            self.handle_member_event(now_ns, event);
+            self.handle_member_event(now_ns, event, outside);
         }
         while let Some(event) = self.router.poll_event() {
             self.handle_router_event(now_ns, event, outside);
         }
     }
 
-    pub(super) fn handle_member_event(&mut self, now_ns: u64, event: Event) {
+    fn handle_member_event(&mut self, now_ns: u64, event: Event, outside: &mut impl Outside) {
         match event {
             Event::Up(key) => {
+                self.aliases.hurry(now_ns, &key);
                 if self.configured.contains_key(&key) {
                     self.take_up(now_ns, key);
                 }
@@ -128,7 +129,15 @@ impl Core {
                     self.router.link_down(now_ns, link);
                 }
             }
-            Event::Resolve(address) => self.resolve(now_ns, &address),
+            // If others have to be asked, the answer comes as an event.
+            Event::Resolve(address) => {
+                let whose = self.whose(now_ns, &address);
+                self.settle(now_ns, &address, &whose, outside);
+            }
+            Event::AliasAsked { from, address } => self.answer_alias(now_ns, &from, address),
+            Event::Alias { from, address, certificate } => {
+                self.hear_alias(now_ns, (&from, address), certificate.as_deref(), outside);
+            }
             Event::Router { from, path, message } => {
                 // A router's word counts on the very link that it is about.
                 if path.is_direct()
@@ -151,32 +160,22 @@ impl Core {
         }
     }
 
-    /// Packets wait for whoever has this address. If the router has to look for it, the answer
-    /// comes as an event.
-    pub(super) fn resolve(&mut self, now_ns: u64, address: &Ipv6Addr) {
-        if let Some(key) = self.router.resolve(address) {
-            self.learn(now_ns, address, &key);
-        } else if self.router.next_hop(now_ns, address, false) == NextHop::Unreachable {
-            self.endpoint.give_up(address);
-        }
-    }
-
     pub(super) fn handle_router_event(
         &mut self,
         now_ns: u64,
         event: RouterEvent,
         outside: &mut impl Outside,
     ) {
-        if let RouterEvent::Resolved(address) | RouterEvent::Unreachable(address) = &event {
-            self.tell_attached(address, outside);
-            self.release(now_ns, address, outside);
-        }
         match event {
-            RouterEvent::Resolved(address) => match self.router.resolve(&address) {
-                Some(key) => self.learn(now_ns, &address, &key),
-                None => self.endpoint.give_up(&address),
-            },
-            RouterEvent::Unreachable(address) => self.endpoint.give_up(&address),
+            RouterEvent::Resolved(address) => {
+                let whose = self.whose(now_ns, &address);
+                self.settle(now_ns, &address, &whose, outside);
+                self.release(now_ns, &address, outside);
+            }
+            RouterEvent::Unreachable(address) => {
+                self.settle(now_ns, &address, &Whose::Nobody, outside);
+                self.release(now_ns, &address, outside);
+            }
             RouterEvent::LinkUp(_) => {}
             RouterEvent::LinkDead(link) => {
                 if let Some(key) = self.neighbour(link) {
@@ -193,16 +192,6 @@ impl Core {
     pub(super) fn want(&mut self, key: PublicKey, number: u64) {
         if self.wanted.len() < ANSWERS_MAX {
             self.wanted.push((key, number));
-        }
-    }
-
-    /// The member with an address is known: what waits for it is sent. The key has to be the one
-    /// that the address follows from; a node's prefix alone names nobody.
-    pub(super) fn learn(&mut self, now_ns: u64, address: &Ipv6Addr, key: &PublicKey) {
-        if key.address() == *address {
-            self.endpoint.learn(now_ns, key, &[]);
-        } else {
-            self.endpoint.give_up(address);
         }
     }
 

@@ -17,6 +17,7 @@
 //! Frames that come in one batch for one neighbour leave as one batch, from the buffer that they
 //! came in.
 
+mod aliases;
 mod attached;
 mod diagnosis;
 mod found;
@@ -28,9 +29,12 @@ mod waiting;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv6Addr, SocketAddr};
 
+use aliases::Aliases;
+pub(crate) use aliases::Whose;
 pub use attached::{ATTACHED_MAX, AttachError};
 use mesh_router::{LinkId, NextHop, OriginateError, Router};
 use net_vdev::announcement::SignedAnnouncement;
+use net_vdev::certificate::ALIAS_BYTES;
 use net_vdev::endpoint::{Endpoint, Hop, Path, Transmit};
 use net_vdev::offload::{Accepts, Coalescer, VirtioNetHeader};
 use net_vdev::wire::{self, Kind, RELAY_HEADER_BYTES, RelayHeader};
@@ -53,7 +57,18 @@ pub trait Outside {
     /// Tells an attached member that another one is attached too, or not any more.
     fn here(&mut self, member: &PublicKey, other: &PublicKey, is_here: bool);
     /// Tells an attached member whose address this is, or that it is nobody's.
-    fn resolved(&mut self, member: &PublicKey, address: &Ipv6Addr, key: Option<&PublicKey>);
+    fn resolved(&mut self, member: &PublicKey, address: &Ipv6Addr, whose: Resolved<'_>);
+}
+
+/// Whose an address is, for a member that asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolved<'a> {
+    /// The one with this key.
+    Key(&'a PublicKey),
+    /// That of the workload of this certificate, whose alias it is.
+    Alias(&'a [u8; ALIAS_BYTES]),
+    /// Nobody's, or not any more.
+    Nobody,
 }
 
 /// The most answers to pings and traces, and wishes for numbers, that are kept in one turn.
@@ -77,6 +92,7 @@ pub struct Core {
     asked: BTreeMap<Ipv6Addr, BTreeSet<PublicKey>>,
     /// What members and neighbours had looked for of late.
     searches: Searches,
+    aliases: Aliases,
     coalescer: Coalescer,
     counters: CoreCounters,
     /// Frames for members that the router is looking for.
@@ -154,6 +170,7 @@ impl Core {
             introduced: BTreeSet::new(),
             asked: BTreeMap::new(),
             searches: Searches::default(),
+            aliases: Aliases::default(),
             coalescer: Coalescer::new(accepts),
             counters: CoreCounters::default(),
             waiting: WaitingFrames::default(),
@@ -435,6 +452,7 @@ impl Core {
         }
         self.redial(now_ns);
         self.handle_events(now_ns, outside);
+        self.keep_aliases(now_ns, outside);
         self.transmit(now_ns, outside);
         self.coalescer.flush(&mut |header, packet| outside.deliver(header, packet));
     }
@@ -444,7 +462,9 @@ impl Core {
     pub fn next_deadline(&self) -> Option<u64> {
         let redial = self.configured.iter().filter(|(key, _)| !self.links.contains_key(*key));
         let redial = redial.map(|(_, redial)| redial.at_ns).min();
-        let all = [self.endpoint.next_deadline(), Some(self.router.next_deadline()), redial];
+        let aliases = self.aliases.deadline_ns();
+        let router = Some(self.router.next_deadline());
+        let all = [self.endpoint.next_deadline(), router, redial, aliases];
         all.into_iter().flatten().min()
     }
 

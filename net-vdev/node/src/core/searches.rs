@@ -21,7 +21,7 @@ const KEPT: usize = 256;
 pub(super) struct Searches(BTreeMap<PublicKey, (u64, u32)>);
 
 impl Searches {
-    fn take(&mut self, now_ns: u64, from: &PublicKey) -> bool {
+    pub(super) fn take(&mut self, now_ns: u64, from: &PublicKey) -> bool {
         let is_past = |since_ns: u64| now_ns >= since_ns.saturating_add(PERIOD_NS);
         if self.0.len() >= KEPT && !self.0.contains_key(from) {
             self.0.retain(|_, (since_ns, _)| !is_past(*since_ns));

@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::RecvFlags;
 
 use super::*;
+use crate::core::Resolved;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -22,7 +23,7 @@ impl Outside for Nobody {
     fn deliver(&mut self, _header: &VirtioNetHeader, _packet: &[u8]) {}
     fn attached(&mut self, _member: &PublicKey, _frames: &[u8], _stride: usize) {}
     fn here(&mut self, _member: &PublicKey, _other: &PublicKey, _is_here: bool) {}
-    fn resolved(&mut self, _: &PublicKey, _: &Ipv6Addr, _: Option<&PublicKey>) {}
+    fn resolved(&mut self, _: &PublicKey, _: &Ipv6Addr, _: Resolved<'_>) {}
 }
 
 /// A node, and somebody who runs VMs and keeps both ends of all their cards, as `hypha run` does.

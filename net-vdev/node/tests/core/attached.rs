@@ -6,10 +6,11 @@ use mesh_node::CoreCounters;
 use mesh_node::core::AttachError;
 use net_vdev::announcement::{Announcement, Role, SignedAnnouncement};
 use net_vdev::endpoint::{Endpoint, Event, Path, Strangers, Transmit};
+use net_vdev::offload::VirtioNetHeader;
 use net_vdev::wire::{RELAY_HEADER_BYTES, RelayHeader};
-use net_vdev::{Config, PrivateKey, Protocol, PublicKey, Rule};
+use net_vdev::{Config, PrivateKey, Protocol, PublicKey, Rule, uplink};
 
-use crate::world::{Node, SECOND, UNIX_NS, World, udp};
+use crate::world::{Answer, Node, SECOND, UNIX_NS, World, udp};
 
 const MS: u64 = 1_000_000;
 
@@ -58,8 +59,14 @@ fn carry(world: &mut World, vms: &mut [Vm]) {
         let Node { core, wire, .. } = &mut world.nodes[vm.node];
         for (_, address, key) in wire.resolved.extract_if(.., |(member, ..)| *member == vm.key) {
             match key {
-                Some(key) => assert!(vm.endpoint.learn(now_ns, &key, &[])),
-                None => vm.endpoint.give_up(&address),
+                Answer::Key(key) => assert!(vm.endpoint.learn(now_ns, &key, &[])),
+                Answer::Alias(certificate) => {
+                    let message = &mut uplink::alias(&certificate);
+                    let nobody = &mut |_: &VirtioNetHeader, _: &[u8]| panic!("no packet");
+                    let taken = vm.endpoint.receive_from_router(now_ns, message, None, nobody);
+                    assert_eq!(taken, Ok(None));
+                }
+                Answer::Nobody => vm.endpoint.give_up(&address),
             }
         }
         for (_, mut frame) in wire.attached.extract_if(.., |(member, _)| *member == vm.key) {

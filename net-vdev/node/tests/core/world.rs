@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::net::{Ipv6Addr, SocketAddr};
 
-use mesh_node::core::{Core, Outside};
+use mesh_node::core::{Core, Outside, Resolved};
 use mesh_router::Router;
 use net_vdev::announcement::{Announcement, Role, SignedAnnouncement};
+use net_vdev::certificate::ALIAS_BYTES;
 use net_vdev::endpoint::{Endpoint, Path, Strangers};
 use net_vdev::offload::{Accepts, VirtioNetHeader};
 use net_vdev::{Config, PrivateKey, Protocol, PublicKey, Rule};
@@ -49,7 +50,15 @@ pub(crate) struct Wire {
     pub(crate) delivered: Vec<(VirtioNetHeader, Vec<u8>)>,
     pub(crate) attached: Vec<(PublicKey, Vec<u8>)>,
     pub(crate) here: Vec<(PublicKey, PublicKey, bool)>,
-    pub(crate) resolved: Vec<(PublicKey, Ipv6Addr, Option<PublicKey>)>,
+    pub(crate) resolved: Vec<(PublicKey, Ipv6Addr, Answer)>,
+}
+
+/// What an attached member was told about an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Key(PublicKey),
+    Alias([u8; ALIAS_BYTES]),
+    Nobody,
 }
 
 impl Outside for Wire {
@@ -65,8 +74,13 @@ impl Outside for Wire {
         self.delivered.push((*header, packet.to_vec()));
     }
 
-    fn resolved(&mut self, member: &PublicKey, address: &Ipv6Addr, key: Option<&PublicKey>) {
-        self.resolved.push((*member, *address, key.copied()));
+    fn resolved(&mut self, member: &PublicKey, address: &Ipv6Addr, whose: Resolved<'_>) {
+        let answer = match whose {
+            Resolved::Key(key) => Answer::Key(*key),
+            Resolved::Alias(certificate) => Answer::Alias(*certificate),
+            Resolved::Nobody => Answer::Nobody,
+        };
+        self.resolved.push((*member, *address, answer));
     }
 
     fn here(&mut self, member: &PublicKey, other: &PublicKey, is_here: bool) {
