@@ -7,8 +7,8 @@ use mesh_router::NextHop;
 use net_vdev::PublicKey;
 use net_vdev::endpoint::Path;
 
-use crate::core::{Core, Outside};
-use crate::orders::{Answer, Asked, Hop, Order};
+use crate::core::{Core, Outside, Target};
+use crate::orders::{AliasStatus, Answer, Asked, Hop, Order};
 
 /// How long a member may take to be found, and to answer.
 const PATIENCE_NS: u64 = 3_000_000_000;
@@ -21,6 +21,8 @@ const ERRANDS_MAX: usize = 64;
 /// An errand under way.
 struct Errand {
     to: Ipv6Addr,
+    /// Whose address that is, as soon as it is known.
+    target: Option<Target>,
     until_ns: u64,
     sent: Option<Sent>,
     stage: Stage,
@@ -58,7 +60,8 @@ impl Errands {
             return say(&asked.reply, failed("too many pings and traces are under way"));
         }
         let until_ns = now_ns.saturating_add(PATIENCE_NS);
-        self.list.push(Errand { to, until_ns, sent: None, stage, reply: asked.reply });
+        let reply = asked.reply;
+        self.list.push(Errand { to, target: None, until_ns, sent: None, stage, reply });
     }
 
     /// Whether there is any: the node's turns then come often.
@@ -72,9 +75,13 @@ impl Errands {
         let traces = core.take_traces();
         let mut list = std::mem::take(&mut self.list);
         list.retain_mut(|errand| {
-            let answer = match &errand.stage {
-                Stage::Ping => self.ping(now_ns, errand, core, &pongs),
-                Stage::Trace { .. } => self.trace(now_ns, errand, core, &traces, outside),
+            let answer = match (find(now_ns, errand, core), &errand.stage) {
+                (Err(answer), _) => Some(answer),
+                (Ok(None), _) => None,
+                (Ok(Some(target)), Stage::Ping) => ping(now_ns, errand, &target, core, &pongs),
+                (Ok(Some(target)), Stage::Trace { .. }) => {
+                    self.trace(now_ns, (errand, &target), core, &traces, outside)
+                }
             };
             let is_done = answer.is_some();
             if let Some(answer) = answer {
@@ -85,42 +92,15 @@ impl Errands {
         self.list = list;
     }
 
-    fn ping(
-        &mut self,
-        now_ns: u64,
-        errand: &mut Errand,
-        core: &mut Core,
-        pongs: &[(u64, PublicKey, Path)],
-    ) -> Option<Answer> {
-        let Some(sent) = errand.sent else {
-            match core.ping(now_ns, &errand.to) {
-                Ok(Some(number)) => errand.sent = Some(Sent { number, at_ns: now_ns }),
-                Ok(None) if now_ns < errand.until_ns => {}
-                Ok(None) => return Some(failed(&no_way(core, &errand.to))),
-                Err(reason) => return Some(failed(&reason)),
-            }
-            return None;
-        };
-        let pong = pongs.iter().find(|(number, ..)| *number == sent.number);
-        if let Some((_, key, path)) = pong {
-            return Some(Answer::Pong {
-                key: key.to_string(),
-                round_trip_us: now_ns.saturating_sub(sent.at_ns) / 1000,
-                path: path.to_string(),
-            });
-        }
-        (now_ns >= errand.until_ns)
-            .then(|| failed(&format!("{} did not answer within 3 seconds", errand.to)))
-    }
-
     fn trace(
         &mut self,
         now_ns: u64,
-        errand: &mut Errand,
+        (errand, target): (&mut Errand, &Target),
         core: &mut Core,
         traces: &[(u32, Ipv6Addr)],
         outside: &mut impl Outside,
     ) -> Option<Answer> {
+        let (to, alias) = (target.key.address(), target.alias.as_ref().map(AliasStatus::of));
         let Stage::Trace { hop_limit, hops } = &mut errand.stage else { return None };
         if let Some(sent) = errand.sent {
             let token = u32::try_from(sent.number).unwrap_or(0);
@@ -133,20 +113,20 @@ impl Errands {
                 address: *address,
                 round_trip_us: now_ns.saturating_sub(sent.at_ns) / 1000,
             }));
-            let is_there = answer.is_some_and(|(_, address)| *address == errand.to);
+            let is_there = answer.is_some_and(|(_, address)| *address == to);
             let is_lost = hops.len() >= 3 && hops.iter().rev().take(3).all(Option::is_none);
             if is_there || is_lost || *hop_limit >= HOPS_MAX {
-                return Some(Answer::Trace { hops: std::mem::take(hops) });
+                return Some(Answer::Trace { alias, hops: std::mem::take(hops) });
             }
             *hop_limit += 1;
             errand.sent = None;
         }
-        match core.router_mut().next_hop(now_ns, &errand.to, false) {
-            NextHop::Local(_) => return Some(Answer::Trace { hops: Vec::new() }),
+        match core.router_mut().next_hop(now_ns, &to, false) {
+            NextHop::Local(_) => return Some(Answer::Trace { alias, hops: Vec::new() }),
             NextHop::Link(_) => {
                 self.next = self.next.wrapping_add(1);
                 let token = self.next;
-                core.send_trace(now_ns, &errand.to, *hop_limit, token, outside);
+                core.send_trace(now_ns, &to, *hop_limit, token, outside);
                 errand.sent = Some(Sent { number: u64::from(token), at_ns: now_ns });
             }
             NextHop::Pending if now_ns < errand.until_ns => {}
@@ -158,6 +138,49 @@ impl Errands {
     }
 }
 
+/// Whom an errand is for, or the answer if that is nobody.
+fn find(now_ns: u64, errand: &mut Errand, core: &mut Core) -> Result<Option<Target>, Answer> {
+    if errand.target.is_none() {
+        errand.target = match core.target(now_ns, &errand.to) {
+            Ok(None) if now_ns >= errand.until_ns => {
+                return Err(failed(&no_way(core, &errand.to)));
+            }
+            Ok(target) => target,
+            Err(reason) => return Err(failed(&reason)),
+        };
+    }
+    Ok(errand.target)
+}
+
+fn ping(
+    now_ns: u64,
+    errand: &mut Errand,
+    target: &Target,
+    core: &mut Core,
+    pongs: &[(u64, PublicKey, Path)],
+) -> Option<Answer> {
+    let Some(sent) = errand.sent else {
+        match core.ping(now_ns, &target.key) {
+            Ok(Some(number)) => errand.sent = Some(Sent { number, at_ns: now_ns }),
+            Ok(None) if now_ns < errand.until_ns => {}
+            Ok(None) => return Some(failed(&no_way(core, &errand.to))),
+            Err(reason) => return Some(failed(&reason)),
+        }
+        return None;
+    };
+    let pong = pongs.iter().find(|(number, ..)| *number == sent.number);
+    if let Some((_, key, path)) = pong {
+        return Some(Answer::Pong {
+            key: key.to_string(),
+            alias: target.alias.as_ref().map(AliasStatus::of),
+            round_trip_us: now_ns.saturating_sub(sent.at_ns) / 1000,
+            path: path.to_string(),
+        });
+    }
+    (now_ns >= errand.until_ns)
+        .then(|| failed(&format!("{} did not answer within 3 seconds", errand.to)))
+}
+
 fn no_way(core: &Core, to: &Ipv6Addr) -> String {
     if core.router().neighbours().next().is_none() {
         return format!(
@@ -165,7 +188,10 @@ fn no_way(core: &Core, to: &Ipv6Addr) -> String {
              that UDP reaches it"
         );
     }
-    format!("there is no way to {to}: no node announces it")
+    match core.router().resolve(to).filter(|node| node.address() != *to) {
+        Some(node) => format!("node {node}, in whose /64 {to} is, does not say whose alias it is"),
+        None => format!("there is no way to {to}: no node announces it"),
+    }
 }
 
 fn failed(reason: &str) -> Answer {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use mesh_router::LinkId;
 use net_vdev::announcement::Role;
-use net_vdev::certificate::HostName;
+use net_vdev::certificate::{Alias, HostName};
 use net_vdev::endpoint::{Path, PathView, PeerView};
 use net_vdev::{DropReason, PublicKey};
 use rustix::event::{EventfdFlags, eventfd};
@@ -72,6 +72,9 @@ pub enum Answer {
     Pong {
         /// The member's key.
         key: String,
+        /// The alias that led to it, if it was asked for by one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        alias: Option<AliasStatus>,
         /// How long it took, in microseconds.
         round_trip_us: u64,
         /// On which way.
@@ -79,6 +82,9 @@ pub enum Answer {
     },
     /// To [`Order::Trace`]: the routers, the member itself last.
     Trace {
+        /// The alias that led to the member, if it was asked for by one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        alias: Option<AliasStatus>,
         /// Each hop: `None` for one that did not answer.
         hops: Vec<Option<Hop>>,
     },
@@ -98,6 +104,30 @@ pub struct Hop {
     pub address: Ipv6Addr,
     /// How long its answer took, in microseconds.
     pub round_trip_us: u64,
+}
+
+/// An address that a workload has in the /64 of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AliasStatus {
+    /// The address.
+    pub address: Ipv6Addr,
+    /// The workload's key.
+    pub key: String,
+    /// The node's key.
+    pub node: String,
+    /// When its certificate ends, in seconds since 1970.
+    pub expires_unix_s: u64,
+}
+
+impl AliasStatus {
+    pub(crate) fn of(alias: &Alias) -> Self {
+        Self {
+            address: alias.address,
+            key: alias.workload.to_string(),
+            node: alias.node.to_string(),
+            expires_unix_s: alias.expires_unix_s,
+        }
+    }
 }
 
 /// How a node is.
@@ -120,6 +150,12 @@ pub struct Status {
     /// The members attached to it: the VMs of its host.
     #[serde(default)]
     pub attached: Vec<AttachedStatus>,
+    /// The aliases of those members in this node's /64.
+    #[serde(default)]
+    pub aliases: Vec<AliasStatus>,
+    /// The aliases in other nodes' /64 that this node has a certificate of.
+    #[serde(default)]
+    pub known_aliases: Vec<AliasStatus>,
     /// The members that it has or had sessions with.
     pub peers: Vec<PeerStatus>,
     /// The neighbours of its router.
@@ -372,6 +408,8 @@ pub(crate) fn status(core: &Core, facts: NodeFacts<'_>) -> Answer {
         listening_tcp: facts.listening_tcp,
         observed: endpoint.observed().collect(),
         tun: facts.tun,
+        aliases: core.own_aliases().map(AliasStatus::of).collect(),
+        known_aliases: core.known_aliases(facts.now_ns).map(AliasStatus::of).collect(),
         attached: core.attached().values().map(attached_status).collect(),
         neighbours: neighbours.collect(),
         routes: routes.collect(),

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::io;
 
-use mesh_node::orders::{Answer, PeerStatus, Status};
+use mesh_node::orders::{AliasStatus, Answer, PeerStatus, Status};
 
 /// One answer, as a line or as JSON.
 pub(super) fn answer(answer: &Answer, json: bool) -> Result<String, io::Error> {
@@ -11,10 +11,13 @@ pub(super) fn answer(answer: &Answer, json: bool) -> Result<String, io::Error> {
         return Ok(serde_json::to_string(answer)? + "\n");
     }
     Ok(match answer {
-        Answer::Pong { key, round_trip_us, path } => {
-            format!("{} answered after {} on the way: {path}\n", short(key), time(*round_trip_us))
+        Answer::Pong { key, alias, round_trip_us, path } => {
+            let whose = alias.as_ref().map_or_else(String::new, leads_to);
+            let time = time(*round_trip_us);
+            format!("{whose}{} answered after {time} on the way: {path}\n", short(key))
         }
-        Answer::Trace { hops } => {
+        Answer::Trace { alias, hops } => {
+            let whose = alias.as_ref().map_or_else(String::new, leads_to);
             let mut text = String::new();
             for (number, hop) in hops.iter().enumerate() {
                 let hop = hop.as_ref().map_or_else(
@@ -23,7 +26,10 @@ pub(super) fn answer(answer: &Answer, json: bool) -> Result<String, io::Error> {
                 );
                 line(&mut text, format_args!("{:2}  {hop}", number + 1));
             }
-            if text.is_empty() { "that is this node itself\n".to_owned() } else { text }
+            if text.is_empty() {
+                text.push_str("that is this node itself, or attached to it\n");
+            }
+            whose + &text
         }
         Answer::Status(status) => self::status(status),
         Answer::Done => String::new(),
@@ -63,10 +69,25 @@ pub(super) fn status(status: &Status) -> String {
         let key = short(&member.key);
         line(&mut text, format_args!("attached    {key} {}{name}", member.address));
     }
+    for alias in &status.aliases {
+        line(&mut text, format_args!("alias       {}", leads_to(alias).trim_end()));
+    }
+    for alias in &status.known_aliases {
+        line(
+            &mut text,
+            format_args!("known       {} on {}", leads_to(alias).trim_end(), short(&alias.node)),
+        );
+    }
     for (name, count) in status.counters.iter().filter(|(_, count)| *count > 0) {
         line(&mut text, format_args!("  {name:<28} {count}"));
     }
     text
+}
+
+/// What an alias stands for, as a line.
+fn leads_to(alias: &AliasStatus) -> String {
+    let AliasStatus { address, key, expires_unix_s, .. } = alias;
+    format!("{address} is {}, as certified until {expires_unix_s}\n", short(key))
 }
 
 /// The members with sessions.

@@ -69,7 +69,7 @@ struct Question {
 }
 
 /// Whose an address is.
-pub(crate) enum Whose {
+pub(super) enum Whose {
     /// A member's own.
     Member(PublicKey),
     /// A workload's alias.
@@ -175,7 +175,7 @@ impl Core {
 
     /// Whose an address is. If that is not known here, it is being found out, and an event or
     /// [`Core::settle`] follows.
-    pub(crate) fn whose(&mut self, now_ns: u64, address: &Ipv6Addr) -> Whose {
+    pub(super) fn whose(&mut self, now_ns: u64, address: &Ipv6Addr) -> Whose {
         match self.router.resolve(address) {
             Some(key) if key.address() == *address => Whose::Member(key),
             Some(node) if node == self.endpoint.key() => {

@@ -3,34 +3,62 @@
 use std::net::Ipv6Addr;
 
 use net_vdev::PublicKey;
+use net_vdev::certificate::Alias;
 use net_vdev::endpoint::Path;
 use net_vdev::wire::{self, RELAY_HEADER_BYTES, RelayHeader, TAG_BYTES};
 
-use super::{ANSWERS_MAX, Core, NOTICES_PER_S, Outside, Run};
+use super::{ANSWERS_MAX, Core, NOTICES_PER_S, Outside, Run, Whose};
+
+/// Whom a ping or trace is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// The member.
+    pub(crate) key: PublicKey,
+    /// The alias that led to it.
+    pub(crate) alias: Option<Alias>,
+}
 
 impl Core {
+    /// Whose an address is; `None` while that is looked for.
+    ///
+    /// # Errors
+    /// Why nobody's.
+    pub(crate) fn target(&mut self, now_ns: u64, to: &Ipv6Addr) -> Result<Option<Target>, String> {
+        let known = self.endpoint.peers().map(|peer| peer.key).find(|key| key.address() == *to);
+        if let Some(key) = known {
+            return Ok(Some(Target { key, alias: None }));
+        }
+        match self.whose(now_ns, to) {
+            Whose::Member(key) => Ok(Some(Target { key, alias: None })),
+            Whose::Alias(signed) => {
+                let alias = signed.alias;
+                Ok(Some(Target { key: alias.workload, alias: Some(alias) }))
+            }
+            Whose::Sought => Ok(None),
+            Whose::Nobody => match self.router.resolve(to) {
+                Some(node) => Err(format!(
+                    "{to} is no member's address, nor the alias of a workload that runs on node \
+                     {node}, in whose /64 it is"
+                )),
+                None => Ok(None),
+            },
+        }
+    }
+
     /// Asks a member whether it is there; `None` until there is a session with it.
     ///
     /// # Errors
     /// Why there will be none.
-    pub(crate) fn ping(&mut self, now_ns: u64, to: &Ipv6Addr) -> Result<Option<u64>, String> {
-        if *to == self.endpoint.address() {
-            return Err(format!("{to} is this node itself"));
+    pub(crate) fn ping(&mut self, now_ns: u64, key: &PublicKey) -> Result<Option<u64>, String> {
+        if *key == self.endpoint.key() {
+            return Err(format!("{} is this node itself", key.address()));
         }
-        let known = self.endpoint.peers().map(|peer| peer.key).find(|key| key.address() == *to);
-        let Some(key) = known.or_else(|| self.router.resolve(to)) else {
-            // Looks for it.
-            self.router.next_hop(now_ns, to, false);
-            return Ok(None);
-        };
-        if key.address() != *to {
-            return Err(format!("{to} is no member's address, though node {key} has its prefix"));
-        }
-        if known.is_none() && !self.endpoint.learn(now_ns, &key, &[]) {
+        let is_known = self.endpoint.peers().any(|peer| peer.key == *key);
+        if !is_known && !self.endpoint.learn(now_ns, key, &[]) {
             return Err("there are as many sessions as are allowed".to_owned());
         }
-        self.endpoint.connect(now_ns, &key);
-        Ok(self.endpoint.ping(now_ns, &key))
+        self.endpoint.connect(now_ns, key);
+        Ok(self.endpoint.ping(now_ns, key))
     }
 
     /// Sends a frame that ends after `hop_limit` routers, or is answered by `to` itself: `token`

@@ -30,8 +30,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv6Addr, SocketAddr};
 
 use aliases::Aliases;
-pub(crate) use aliases::Whose;
+use aliases::Whose;
 pub use attached::{ATTACHED_MAX, AttachError};
+pub(crate) use diagnosis::Target;
 use mesh_router::{LinkId, NextHop, OriginateError, Router};
 use net_vdev::announcement::SignedAnnouncement;
 use net_vdev::certificate::ALIAS_BYTES;
