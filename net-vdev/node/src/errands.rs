@@ -76,7 +76,7 @@ impl Errands {
         let mut list = std::mem::take(&mut self.list);
         list.retain_mut(|errand| {
             let answer = match (find(now_ns, errand, core), &errand.stage) {
-                (Err(answer), _) => Some(answer),
+                (Err(reason), _) => Some(failed(&reason)),
                 (Ok(None), _) => None,
                 (Ok(Some(target)), Stage::Ping) => ping(now_ns, errand, &target, core, &pongs),
                 (Ok(Some(target)), Stage::Trace { .. }) => {
@@ -138,16 +138,13 @@ impl Errands {
     }
 }
 
-/// Whom an errand is for, or the answer if that is nobody.
-fn find(now_ns: u64, errand: &mut Errand, core: &mut Core) -> Result<Option<Target>, Answer> {
+/// Whom an errand is for, or why that is nobody.
+fn find(now_ns: u64, errand: &mut Errand, core: &mut Core) -> Result<Option<Target>, String> {
     if errand.target.is_none() {
-        errand.target = match core.target(now_ns, &errand.to) {
-            Ok(None) if now_ns >= errand.until_ns => {
-                return Err(failed(&no_way(core, &errand.to)));
-            }
-            Ok(target) => target,
-            Err(reason) => return Err(failed(&reason)),
-        };
+        errand.target = core.target(now_ns, &errand.to)?;
+    }
+    if errand.target.is_none() && now_ns >= errand.until_ns {
+        return Err(no_way(core, &errand.to));
     }
     Ok(errand.target)
 }

@@ -2,6 +2,7 @@
 //! simulated network, and the card on real loopback sockets.
 #![expect(clippy::unwrap_used, reason = "a helper that fails ends its test")]
 
+mod aliases;
 mod batches;
 mod cookies;
 mod exits;

@@ -27,7 +27,8 @@ use std::time::Duration;
 
 use mesh_node::acl::Transport;
 use mesh_node::orders::{self, Answer, Order, Status};
-use net_vdev::PrivateKey;
+use net_vdev::announcement::{Announcement, Role};
+use net_vdev::{PrivateKey, PublicKey};
 use serde_json::json;
 
 use crate::exit_code;
@@ -170,10 +171,25 @@ fn tell_key(quiet: bool, of_gateway: bool, common: &Common) -> Result<i32, MeshE
         return print(&format!("{public}\n"));
     }
     if common.json {
-        let object = json!({"key": public.to_string(), "address": public.address()});
+        let mut object = json!({"key": public.to_string(), "address": public.address()});
+        if !of_gateway {
+            object["aliases"] = json!(aliases_prefix(&public));
+        }
         return print(&format!("{object}\n"));
     }
-    print(&format!("key      {public}\naddress  {}\n", public.address()))
+    let mut text = format!("key      {public}\naddress  {}\n", public.address());
+    if !of_gateway {
+        text += &format!("aliases  {}\n", aliases_prefix(&public));
+    }
+    print(&text)
+}
+
+/// The /64 of a node's key, in which its workloads have their aliases.
+fn aliases_prefix(node: &PublicKey) -> String {
+    let announcement =
+        Announcement { key: *node, sequence: 0, expires_unix_s: 0, role: Role::Node { zone: 0 } };
+    let (prefix, bits) = announcement.prefix();
+    format!("{prefix}/{bits}")
 }
 
 /// Asks the running node.

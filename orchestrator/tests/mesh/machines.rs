@@ -15,7 +15,7 @@ use crate::outside::start_with;
 use crate::{await_that, counter, hypha, lab, nodes, start};
 
 /// Gives the machine `name` of the deployment of the same name this key.
-fn give_key(node: &Node, name: &str, byte: u8) -> PublicKey {
+pub(crate) fn give_key(node: &Node, name: &str, byte: u8) -> PublicKey {
     let folder = node.state.join("deployments").join(name).join("workloads").join(name);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).unwrap();
     let options = fs::File::options().write(true).create(true).mode(0o600).clone();
@@ -24,7 +24,7 @@ fn give_key(node: &Node, name: &str, byte: u8) -> PublicKey {
 }
 
 /// A deployment of one machine of its own name on a network of nobody else.
-fn machine(name: &str, image: &str, args: &[&str], allow: &[&str]) -> Value {
+pub(crate) fn machine(name: &str, image: &str, args: &[&str], allow: &[&str]) -> Value {
     let allow: Vec<_> =
         allow.iter().map(|key| json!({"from": key, "protocol": "tcp", "port": 8080})).collect();
     json!({"name": name, "workloads": [
@@ -38,7 +38,7 @@ fn machine(name: &str, image: &str, args: &[&str], allow: &[&str]) -> Value {
 }
 
 /// `hypha run` of a spec on the host of a node.
-fn run(lab: &Lab, node: &Node, dist: &Path, spec: &Value) -> Command {
+pub(crate) fn run(lab: &Lab, node: &Node, dist: &Path, spec: &Value) -> Command {
     let path = node.state.join(format!("{}.json", spec["name"].as_str().unwrap()));
     fs::write(&path, spec.to_string()).unwrap();
     let mut command = lab.command(&node.namespace, &hypha().to_string_lossy());
@@ -54,7 +54,7 @@ fn run(lab: &Lab, node: &Node, dist: &Path, spec: &Value) -> Command {
     command
 }
 
-fn curl(lab: &Lab, node: &Node, words: &[&str]) -> Output {
+pub(crate) fn curl(lab: &Lab, node: &Node, words: &[&str]) -> Output {
     let mut command = lab.command(&node.namespace, "curl");
     command.args(["-6", "-s", "-g", "-m", "5", "-f"]).args(words);
     command.output().unwrap()

@@ -6,6 +6,7 @@
     reason = "a test that panics has failed, which is what it is for"
 )]
 
+mod aliases;
 mod by_hand;
 #[path = "../machines/dist.rs"]
 mod dist;

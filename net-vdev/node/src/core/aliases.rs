@@ -5,8 +5,8 @@
 //!   told when the member leaves.
 //! * Of another node's a certificate counts if that node answered with it, and signed it: the answer
 //!   has to come through the session of the key that the address's /64 is routed for.
-//! * Who asks, who is asked, and what is remembered is bounded; a search costs a member or neighbour
-//!   as much as one by the router.
+//! * Who asks, who is asked, and what is remembered is bounded; to an attached member a question counts
+//!   as much as a search by the router.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
@@ -16,10 +16,13 @@ use net_vdev::PublicKey;
 use net_vdev::certificate::{ALIAS_BYTES, Alias};
 use net_vdev::endpoint::{ALIAS_ASK_BEFORE_S, ALIAS_LIFE_S, SignedAlias};
 
+use super::searches::Searches;
 use super::{Core, Outside, Resolved};
 
 /// How many aliases of other nodes are looked for or known at a time.
 const OTHERS_MAX: usize = 1024;
+/// How many questions of a peer are answered in a second: it asks for all members of its host.
+const ANSWERS_MAX: u32 = 512;
 /// How many are told that an alias ended; others find out by its end.
 const TOLD_MAX: usize = 64;
 /// When an own certificate is signed anew, and how many are in one turn.
@@ -41,6 +44,8 @@ pub(super) struct Aliases {
     others: BTreeMap<Ipv6Addr, Other>,
     /// When the first node is asked (again).
     ask_ns: Option<u64>,
+    /// How many questions of each peer were answered of late.
+    answers: Searches,
 }
 
 /// An alias of an attached member.
@@ -288,7 +293,7 @@ impl Core {
 
     /// A peer asks whose alias an address of this node's is.
     pub(super) fn answer_alias(&mut self, now_ns: u64, from: &PublicKey, address: Ipv6Addr) {
-        if !self.searches.take(now_ns, from) {
+        if !self.aliases.answers.take(now_ns, from, ANSWERS_MAX) {
             return;
         }
         let own = self.aliases.own.get_mut(&address);

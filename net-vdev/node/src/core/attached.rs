@@ -8,6 +8,7 @@ use mesh_router::OriginateError;
 use net_vdev::PublicKey;
 use net_vdev::announcement::SignedAnnouncement;
 
+use super::searches::SEARCHES_MAX;
 use super::{Core, Outside, Whose};
 
 /// How many members may be attached.
@@ -108,7 +109,8 @@ impl Core {
     ) {
         let is_crowded = self.asked.len() >= ATTACHED_MAX && !self.asked.contains_key(address);
         let may_ask = !is_crowded
-            && (!self.has_to_ask(now_ns, address) || self.searches.take(now_ns, member));
+            && (!self.has_to_ask(now_ns, address)
+                || self.searches.take(now_ns, member, SEARCHES_MAX));
         let whose = if may_ask { self.whose(now_ns, address) } else { Whose::Nobody };
         if matches!(whose, Whose::Sought) {
             self.asked.entry(*address).or_default().insert(*member);

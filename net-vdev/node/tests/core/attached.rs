@@ -15,24 +15,21 @@ use crate::world::{Answer, Node, SECOND, UNIX_NS, World, udp};
 const MS: u64 = 1_000_000;
 
 /// A member and the node that it is attached to.
-struct Vm {
-    node: usize,
-    key: PublicKey,
-    endpoint: Endpoint,
-    got: Vec<Vec<u8>>,
+pub(crate) struct Vm {
+    pub(crate) node: usize,
+    pub(crate) key: PublicKey,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) got: Vec<Vec<u8>>,
 }
 
-fn announcement(key: &PrivateKey, sequence: u64) -> SignedAnnouncement {
-    let announcement = Announcement {
-        key: key.public(),
-        sequence,
-        expires_unix_s: UNIX_NS / SECOND + 3600,
-        role: Role::Workload,
-    };
+pub(crate) fn announcement(key: &PrivateKey, sequence: u64) -> SignedAnnouncement {
+    let expires_unix_s = UNIX_NS / SECOND + 3600;
+    let role = Role::Workload;
+    let announcement = Announcement { key: key.public(), sequence, expires_unix_s, role };
     SignedAnnouncement::sign(announcement, key, &[9; 64])
 }
 
-fn vm(world: &mut World, node: usize, number: u8, peers: &[PublicKey]) -> Vm {
+pub(crate) fn vm(world: &mut World, node: usize, number: u8, peers: &[PublicKey]) -> Vm {
     let key = PrivateKey::new([number; 32]);
     let rules =
         peers.iter().map(|from| Rule { who: (*from).into(), protocol: Protocol::Udp, port: None });
@@ -50,7 +47,7 @@ fn vm(world: &mut World, node: usize, number: u8, peers: &[PublicKey]) -> Vm {
 }
 
 /// Carries what waits between cards and nodes, both ways.
-fn carry(world: &mut World, vms: &mut [Vm]) {
+pub(crate) fn carry(world: &mut World, vms: &mut [Vm]) {
     for vm in vms.iter_mut() {
         let now_ns = world.now_ns;
         if vm.endpoint.next_deadline().is_some_and(|due_ns| due_ns <= now_ns) {
@@ -93,7 +90,7 @@ fn carry(world: &mut World, vms: &mut [Vm]) {
     }
 }
 
-fn run(world: &mut World, vms: &mut [Vm], duration_ns: u64) {
+pub(crate) fn run(world: &mut World, vms: &mut [Vm], duration_ns: u64) {
     for _ in 0..duration_ns / MS {
         carry(world, vms);
         world.run(MS);

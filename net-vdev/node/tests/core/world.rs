@@ -112,6 +112,8 @@ pub(crate) struct World {
     /// A node that sends no frames on, and else behaves.
     pub(crate) swallows_frames: Option<usize>,
     pub(crate) dice: Dice,
+    /// What was sent to places of no node: by whom, where to, and the datagrams.
+    pub(crate) strays: Vec<(usize, SocketAddr, Vec<u8>, usize)>,
     flights: BinaryHeap<Flight>,
     count: u64,
 }
@@ -164,6 +166,7 @@ impl World {
             wires: wires.iter().flat_map(|(one, two)| [(*one, *two), (*two, *one)]).collect(),
             swallows_frames: None,
             dice,
+            strays: Vec::new(),
             flights: BinaryHeap::new(),
             count: 0,
         };
@@ -186,6 +189,9 @@ impl World {
         for (to, bytes, stride) in std::mem::take(&mut node.wire.sent) {
             self.nodes[index].batches.push((bytes.len().div_ceil(stride), bytes.len()));
             let target = (0..self.nodes.len()).find(|other| place(*other) == to);
+            if target.is_none() {
+                self.strays.push((index, to, bytes.clone(), stride));
+            }
             let is_swallowed = self.swallows_frames == Some(index) && bytes.get(1) == Some(&6);
             let wired = |target: &usize| self.wires.contains(&(index, *target)) && !is_swallowed;
             let Some(target) = target.filter(wired) else {
