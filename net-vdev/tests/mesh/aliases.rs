@@ -154,7 +154,8 @@ fn an_alias_stops_at_its_end_in_both_directions_and_is_asked_for_before() {
     // The session and the firewall's flow (300 s) live on; the alias does not.
     world.run(60 * SECOND);
     asked(&mut world);
-    (world.members[0].got.clear(), world.members[1].got.clear());
+    world.members[0].got.clear();
+    world.members[1].got.clear();
     world.send_packet(1, &answer);
     world.send_packet(0, &ask);
     world.run(SECOND);
@@ -205,7 +206,7 @@ fn is_right(packet: &[u8]) -> bool {
     let word = |it: &[u8]| u32::from(it[0]) << 8 | u32::from(*it.get(1).unwrap_or(&0));
     let words: u32 = packet[8..].chunks(2).map(word).sum();
     let sum = words + 6 + u32::try_from(packet.len() - 40).unwrap();
-    sum % 0xffff == 0
+    sum.is_multiple_of(0xffff)
 }
 
 #[test]
