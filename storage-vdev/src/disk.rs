@@ -26,12 +26,14 @@ use crate::node::{NodeError, OBJECT_BYTES_MAX, ObjectKey};
 use crate::service::{Capabilities, Capacity, ShardStore};
 
 mod gather;
+mod look;
 mod open;
 mod scrub;
 mod slot;
 mod space;
 mod superblock;
 
+pub use look::{LOOK_SLOTS, Look, Seen};
 pub use open::{DiskError, DiskOptions, Recovery};
 pub use scrub::Scrubbed;
 

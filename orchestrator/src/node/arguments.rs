@@ -33,6 +33,7 @@ pub enum NodeVerb {
     /// Proves what this node claims, pulse by pulse, and watches others, until SIGINT or SIGTERM.
     #[command(after_help = "Examples:\n  hypha node prove\n  \
         hypha node prove --filler /mnt/disk1/filler --filler /mnt/disk2/filler --plot-threads 4\n  \
+        hypha node prove --filler /mnt/disk1/filler --shards /mnt/disk1/shards=12\n  \
         hypha node prove --aggregate account --json >> events.ndjson")]
     Prove(ProveArguments),
     /// Says what the chain knows of a node: its farm, keys, capacities, stake and proofs.

@@ -16,6 +16,7 @@ use proof_node::chain::follower::cadence_of;
 use proof_node::daemon::{self, Aggregation, Config, DaemonError, Event};
 use proof_node::filler::Place;
 use proof_node::metrics::Metrics;
+use proof_node::shards;
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -52,6 +53,10 @@ pub struct ProveArguments {
     /// state].
     #[arg(long = "filler", value_name = "FOLDER")]
     pub fillers: Vec<PathBuf>,
+    /// The folder of a shard server of this host, whose shards are proven too, as those of a reservation
+    /// if one is named; can be given more than once.
+    #[arg(long, value_name = "FOLDER[=RESERVATION]", value_parser = parse_shards)]
+    pub shards: Vec<shards::Folder>,
     /// What stays free of each of these disks [default: 5 %].
     #[arg(long, value_name = "SIZE", value_parser = parse_mib)]
     pub keep_free: Option<u64>,
@@ -86,6 +91,18 @@ fn parse_peer(text: &str) -> Result<(u32, SocketAddr), String> {
     let node = node.trim().parse().map_err(|_| format!("{node} is no node's number"))?;
     let address = address.trim().parse().map_err(|_| format!("{address} is no address"))?;
     Ok((node, address))
+}
+
+/// A folder, and behind its last `=` a reservation's number, if that is one.
+fn parse_shards(text: &str) -> Result<shards::Folder, String> {
+    let named = text.rsplit_once('=').and_then(|(path, number)| Some((path, number.parse().ok()?)));
+    let (path, reservation) = named.unwrap_or((text, 0));
+    if path.is_empty() {
+        return Err(
+            "the folder is missing; it is written as /srv/disk1 or /srv/disk1=12".to_owned()
+        );
+    }
+    Ok(shards::Folder { path: path.into(), reservation })
 }
 
 pub(super) fn run(arguments: &ProveArguments) -> Result<i32, Failure> {
@@ -147,6 +164,8 @@ fn config(arguments: &ProveArguments, reach: &Reach) -> Result<Config, Failure> 
             format!("{address} is no node's key: put it on the chain with `hypha node register`");
         Failure::NotFound(text)
     })?;
+    shards::check(&arguments.shards)
+        .map_err(|error| Failure::Input(format!("--shards {error}")))?;
     let folder = directory.join("node");
     state::create_directory(&folder)?;
     let (network, timing) = network::read(arguments.network.as_deref())?;
@@ -172,6 +191,7 @@ fn config(arguments: &ProveArguments, reach: &Reach) -> Result<Config, Failure> 
         network,
         timing,
         places: places(arguments, &folder)?,
+        shards: arguments.shards.clone(),
         // Smaller ones prove nothing, and larger ones leave more of a disk unused.
         extent_bytes: network.rules.filler_bytes,
         plot_threads: arguments.plot_threads,
@@ -282,6 +302,19 @@ mod tests {
         for text in ["", "7", "7=", "=127.0.0.1:1", "x=127.0.0.1:1", "7=127.0.0.1"] {
             assert!(parse_peer(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_shard_servers_folder_may_have_a_reservation() {
+        let parsed = |text: &str| {
+            let folder = parse_shards(text).unwrap();
+            (folder.path.to_str().unwrap().to_owned(), folder.reservation)
+        };
+        assert_eq!(parsed("/srv/a"), ("/srv/a".to_owned(), 0));
+        assert_eq!(parsed("/srv/a=12"), ("/srv/a".to_owned(), 12));
+        assert_eq!(parsed("/srv/k=v"), ("/srv/k=v".to_owned(), 0));
+        assert_eq!(parsed("/srv/k=v=7"), ("/srv/k=v".to_owned(), 7));
+        assert!(parse_shards("").is_err() && parse_shards("=7").is_err());
     }
 
     #[test]

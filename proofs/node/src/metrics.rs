@@ -32,6 +32,14 @@ pub struct Metrics {
     pub filler_wanted_bytes: AtomicU64,
     /// Bytes of filler made by this process.
     pub filler_made_bytes: AtomicU64,
+    /// Bytes of users' shards in the plot.
+    pub shard_bytes: AtomicU64,
+    /// Bytes of all that the shard servers' folders hold.
+    pub shard_stored_bytes: AtomicU64,
+    /// Bytes of shards read by this process to be proven.
+    pub shard_hashed_bytes: AtomicU64,
+    /// Shards that were found damaged.
+    pub shards_rotten: AtomicU64,
     /// Extents that were found damaged.
     pub rotten: AtomicU64,
     /// Bytes of the committed plot.
@@ -61,6 +69,8 @@ impl Metrics {
             ("answer_microseconds", "work of the last answered pulse", &self.answer_micros),
             ("filler_bytes", "filler on the disks", &self.filler_bytes),
             ("filler_wanted_bytes", "filler that there should be", &self.filler_wanted_bytes),
+            ("shard_bytes", "users' shards in the plot", &self.shard_bytes),
+            ("shard_stored_bytes", "all in the shard servers' folders", &self.shard_stored_bytes),
             ("plot_bytes", "the committed plot", &self.plot_bytes),
             ("table_bytes", "the day's memory table", &self.table_bytes),
             ("peers", "connections to other nodes", &self.peers),
@@ -73,6 +83,8 @@ impl Metrics {
             ("verdicts", "verdicts given as a witness", &self.verdicts),
             ("evidence", "evidence found against somebody", &self.evidence),
             ("filler_made_bytes", "filler made by this process", &self.filler_made_bytes),
+            ("shard_hashed_bytes", "shards read to be proven", &self.shard_hashed_bytes),
+            ("rotten_shards", "users' shards found damaged", &self.shards_rotten),
             ("rotten_extents", "extents found damaged", &self.rotten),
             ("challenges_answered", "challenges answered", &self.challenges_answered),
             ("transactions_failed", "transactions that failed", &self.transactions_failed),

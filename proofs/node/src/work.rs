@@ -1,7 +1,7 @@
 //! One pulse's work on this machine: a thread for each chain, one for the walk, one for the disks, all at
 //! the same time; then the commitment, and openings for as long as witnesses ask.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -20,7 +20,7 @@ use hypha_proofs::wire::{Opening, SignedCommitment};
 use hypha_proofs::{Challenge, Rules, disk};
 
 use crate::clock::{monotonic_ns, process_cpu_ns};
-use crate::filler::Reading;
+use crate::reading::Reading;
 
 /// Segments between two looks at the clock: about 20 ms.
 const SEGMENTS: u64 = 200;
@@ -108,7 +108,6 @@ pub fn run(task: &Task, draws: &Receiver<Draw>, tell: impl Fn(Outcome)) {
 fn answer(task: &Task, draws: &Receiver<Draw>, tell: &impl Fn(Outcome)) -> Result<(), WorkError> {
     let mut lost = Vec::new();
     let pulse = task.claim.binding.pulse(&task.challenge);
-    let mut store = task.store(&mut lost);
     let table = task.claim.table.and_then(|wanted| {
         let table = task.table.as_deref().filter(|table| table.record() == wanted);
         if table.is_none() {
@@ -116,12 +115,6 @@ fn answer(task: &Task, draws: &Receiver<Draw>, tell: &impl Fn(Outcome)) -> Resul
         }
         table
     });
-    let offsets =
-        store.as_ref().map(|store| disk::offsets(&pulse, &task.rules, store.record().bytes_len));
-    let reads: Vec<Read> = {
-        let located = |offset| store.as_ref().and_then(|store| store.locate(offset));
-        offsets.unwrap_or_default().into_iter().filter_map(located).collect()
-    };
     let prover = Prover {
         binding: task.claim.binding,
         rules: task.rules,
@@ -136,23 +129,20 @@ fn answer(task: &Task, draws: &Receiver<Draw>, tell: &impl Fn(Outcome)) -> Resul
             chains.into_iter().map(|run| scope.spawn(move || chain(run, until))).collect();
         let walk = walk.zip(table);
         let walk = walk.map(|(run, table)| scope.spawn(move || take_walk(run, table, until)));
-        let groups = scope.spawn(|| task.read(&mut store, &reads));
+        let disk = scope.spawn(|| task.disk(&pulse));
         let chains = chains.into_iter().map(|it| it.join().map_err(|_| WorkError::Thread)?);
         let chains: Vec<ChainRun> = chains.collect::<Result<_, _>>()?;
         let walk = walk.map(|it| it.join().map_err(|_| WorkError::Thread)?).transpose()?;
-        let groups = groups.join().map_err(|_| WorkError::Thread)?;
-        Ok::<_, WorkError>((chains, walk, groups))
+        let disk = disk.join().map_err(|_| WorkError::Thread)?;
+        Ok::<_, WorkError>((chains, walk, disk))
     });
-    let (chains, walk, groups) = done?;
-    let groups = match groups {
-        Ok(groups) => groups,
-        Err(error) => {
-            lost.push(format!("disk: {error}"));
-            store = None;
-            Vec::new()
-        }
-    };
-    let reads = if store.is_some() { reads } else { Vec::new() };
+    let (chains, walk, disk) = done?;
+    let disk = disk.unwrap_or_else(|error| {
+        lost.push(format!("disk: {error}"));
+        None
+    });
+    let (store, (reads, groups)) =
+        disk.map_or_else(Default::default, |it| (Some(it.store), (it.reads, it.groups)));
     let prover = Prover { store: store.as_ref(), ..prover };
     let work = Work { chains, walk, reads };
     let answer = prover.commit(&task.challenge, work, &groups)?;
@@ -199,39 +189,40 @@ fn take_walk(mut run: WalkRun, table: &Table, until_ns: u64) -> Result<WalkRun, 
     Ok(run)
 }
 
-impl Task {
-    /// The claimed plot, without its trees.
-    fn store(&self, lost: &mut Vec<String>) -> Option<Store> {
-        let wanted = self.claim.plot?;
-        let store = self.extents.clone().and_then(Store::listed);
-        let store = store.filter(|store| store.record() == wanted);
-        if store.is_none() {
-            lost.push("disk: the committed plot is not known here".to_owned());
-        }
-        store
-    }
+/// What a pulse has drawn of the disks.
+struct Drawn {
+    store: Store,
+    reads: Vec<Read>,
+    groups: Vec<Vec<u8>>,
+}
 
-    /// Reads what is drawn, with the hashes of the extents that it lies in.
-    fn read(&self, store: &mut Option<Store>, reads: &[Read]) -> io::Result<Vec<Vec<u8>>> {
-        let Some((store, extents)) = store.as_mut().zip(self.extents.as_ref()) else {
-            return Ok(Vec::new());
+impl Task {
+    /// Reads what is drawn of the claimed plot, with the hashes of the extents that it lies in. `None` if
+    /// no plot is claimed.
+    fn disk(&self, pulse: &B256) -> io::Result<Option<Drawn>> {
+        let Some(wanted) = self.claim.plot else { return Ok(None) };
+        let of_plot = |store: &Store| store.record() == wanted;
+        let store = self.extents.clone().and_then(Store::listed).filter(of_plot);
+        let (Some(mut store), Some(extents)) = (store, &self.extents) else {
+            return Err(io::Error::other("the committed plot is not known here"));
         };
         let gone = || io::Error::new(io::ErrorKind::NotFound, "a drawn extent is not there");
-        let mut loaded = BTreeMap::new();
+        let offsets = disk::offsets(pulse, &self.rules, wanted.bytes_len);
+        let reads = offsets.into_iter().map(|offset| store.locate(offset).ok_or_else(gone));
+        let reads: Vec<Read> = reads.collect::<Result<_, _>>()?;
+        let mut loaded = BTreeSet::new();
         let mut groups = Vec::with_capacity(reads.len());
-        for read in reads {
+        for read in &reads {
             let extent = extents.get(read.extent).ok_or_else(gone)?;
-            if loaded.insert(read.extent, ()).is_none() {
-                let tree = self.reading.tree(extent)?;
-                if !store.load(read.extent, tree) {
-                    return Err(gone());
-                }
+            if loaded.insert(read.extent) && !store.load(read.extent, self.reading.tree(extent)?) {
+                return Err(gone());
             }
-            let group = self.reading.read(extent.id, read.range.clone())?;
-            // What the disk has lost is to cost the disk's part of the answer, and not all of it.
-            store.open(read.offset, &group).map_err(io::Error::other)?;
-            groups.push(group);
+            let group = self.reading.read(extent, &read.range).and_then(|group| {
+                // What the disk has lost is to cost the disk's part of the answer, and not all of it.
+                store.open(read.offset, &group).map_err(io::Error::other).map(|_| group)
+            });
+            groups.push(group.inspect_err(|_| self.reading.doubt(extent))?);
         }
-        Ok(groups)
+        Ok(Some(Drawn { store, reads, groups }))
     }
 }

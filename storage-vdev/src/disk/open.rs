@@ -134,11 +134,7 @@ fn find_superblock(
     create: Option<Uuid>,
 ) -> Result<Superblock, DiskError> {
     let found = [Superblock::read(file, 0)?, Superblock::read(file, 1)?];
-    let good = found.iter().filter_map(|found| match found {
-        Found::Good(superblock) => Some(*superblock),
-        _ => None,
-    });
-    match good.max_by_key(|superblock| superblock.generation) {
+    match newest(&found)? {
         Some(old) if old.blocks >= blocks => Ok(old),
         Some(old) => {
             let grown = Superblock { blocks, generation: old.generation + 1, ..old };
@@ -146,19 +142,31 @@ fn find_superblock(
             Ok(grown)
         }
         None => {
-            for found in found {
-                match found {
-                    Found::OtherVersion(version) => return Err(DiskError::Version(version)),
-                    Found::Damaged => return Err(DiskError::Damaged),
-                    Found::Blank | Found::Good(_) => {}
-                }
-            }
             let node = create.ok_or(DiskError::Missing)?;
             let superblock = Superblock { node, generation: 0, blocks };
             superblock.write(file)?;
             Ok(superblock)
         }
     }
+}
+
+/// The copy that counts; `None` if nothing was ever written to either.
+pub(super) fn newest(found: &[Found; 2]) -> Result<Option<Superblock>, DiskError> {
+    let good = found.iter().filter_map(|found| match found {
+        Found::Good(superblock) => Some(*superblock),
+        _ => None,
+    });
+    if let Some(newest) = good.max_by_key(|superblock| superblock.generation) {
+        return Ok(Some(newest));
+    }
+    for found in found {
+        match found {
+            Found::OtherVersion(version) => return Err(DiskError::Version(*version)),
+            Found::Damaged => return Err(DiskError::Damaged),
+            Found::Blank | Found::Good(_) => {}
+        }
+    }
+    Ok(None)
 }
 
 /// Reads the index to its first step that is all zero: slots are used from the lowest on, and a
@@ -201,7 +209,7 @@ fn read_slot(index: &mut Index, superblock: &Superblock, number: u32, bytes: &[u
 }
 
 /// Whether an extent lies inside the store and inside one zone.
-fn fits(place: &Place, blocks: u64) -> bool {
+pub(super) fn fits(place: &Place, blocks: u64) -> bool {
     let (start, count) = (u64::from(place.start), u64::from(place.blocks()));
     let zone = |block: u64| block / u64::from(super::ZONE_BLOCKS);
     start + count <= blocks && zone(start) == zone(start + count - 1)

@@ -10,7 +10,7 @@ use crate::keys::Uuid;
 const MAGIC: &[u8; 8] = b"HYPHOBJS";
 const VERSION: u16 = 1;
 /// It fills a sector, so that it is written as a whole.
-const BYTES: usize = 512;
+pub(super) const BYTES: usize = 512;
 
 /// What a superblock says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,11 @@ pub(super) enum Found {
     Good(Superblock),
 }
 
+/// Where a copy lies in the file.
+pub(super) fn copy_at(copy: u64) -> u64 {
+    copy * BLOCK as u64
+}
+
 impl Superblock {
     pub(super) fn write(&self, file: &mut impl NodeFile) -> io::Result<()> {
         let mut bytes = [0; BYTES];
@@ -44,24 +49,25 @@ impl Superblock {
             .put(&self.blocks.to_le_bytes());
         let (content, crc) = bytes.split_at_mut(BYTES - 4);
         crc.copy_from_slice(&crc32c::crc32c(content).to_le_bytes());
-        file.write_at(self.generation % 2 * BLOCK as u64, &bytes)?;
+        file.write_at(copy_at(self.generation % 2), &bytes)?;
         file.sync()
     }
 
     pub(super) fn read(file: &mut impl NodeFile, copy: u64) -> io::Result<Found> {
         let mut bytes = [0; BYTES];
-        let at = copy * BLOCK as u64;
+        let at = copy_at(copy);
         if file.size()? < at + BYTES as u64 {
             return Ok(Found::Blank);
         }
         file.read_at(at, &mut bytes)?;
-        if is_blank(&bytes) {
-            return Ok(Found::Blank);
-        }
         Ok(Self::parse(&bytes))
     }
 
-    fn parse(bytes: &[u8; BYTES]) -> Found {
+    /// What the bytes at a copy's place are.
+    pub(super) fn parse(bytes: &[u8; BYTES]) -> Found {
+        if is_blank(bytes) {
+            return Found::Blank;
+        }
         let (content, crc) = bytes.split_at(BYTES - 4);
         let mut fields = Reader::new(content);
         let magic = fields.bytes();

@@ -12,6 +12,7 @@ mod directories;
 mod fixtures;
 mod harness;
 mod journal;
+mod look;
 mod objects;
 mod promises;
 mod rights;

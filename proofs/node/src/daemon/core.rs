@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use super::aggregator::Aggregator;
 use super::inputs::{Input, Read, Reader};
 use super::sending::{Sending, Sent, Ticket};
+use super::shards::ShardsState;
 use super::{Config, DaemonError, Event};
 use crate::chain::book::{Change, Node};
 use crate::chain::follower::{Horizon, News, start_of};
@@ -31,6 +32,7 @@ use crate::memo::Memo;
 use crate::metrics::{Metrics, add, set};
 use crate::peers::link::Identity;
 use crate::peers::{Contact, Peers};
+use crate::shards::Keeper;
 use crate::work::Draw;
 
 /// Inputs that wait for the core; whoever has more waits.
@@ -77,6 +79,7 @@ pub(super) struct Core<'a> {
     pub(super) memo: Memo,
     pub(super) plots: Plots,
     pub(super) plotter: Option<Plotter>,
+    pub(super) keeper: Option<Keeper>,
     /// This node, as the chain has it.
     pub(super) mine: Option<Node>,
     pub(super) day: Option<(u32, B256)>,
@@ -85,6 +88,7 @@ pub(super) struct Core<'a> {
     pub(super) making: Option<(u32, Arc<AtomicBool>)>,
     pub(super) pulses: BTreeMap<u64, Sender<Draw>>,
     pub(super) challenges: BTreeMap<u64, (Capacity::Challenge, Shown)>,
+    pub(super) shards: ShardsState,
     pub(super) is_shrunk: bool,
     pub(super) is_grown: bool,
     pub(super) committed_ns: Option<u64>,
@@ -162,6 +166,8 @@ impl<'a> Core<'a> {
             memo,
             plots,
             plotter: None,
+            keeper: None,
+            shards: ShardsState::default(),
             mine: None,
             day: None,
             table: None,
@@ -223,6 +229,7 @@ impl<'a> Core<'a> {
             Input::ChainDown(error) => self.on_chain_down(&error),
             Input::Pulse(pulse, outcome) => self.on_outcome(pulse, outcome, &moment),
             Input::Filler(event) => self.on_filler(&event),
+            Input::Shards(event) => self.on_shards(event),
             Input::Table(day, table) => self.on_table(day, table, &moment),
             Input::Regenerated { node, is_table, is_true } => {
                 self.is_regenerating = false;

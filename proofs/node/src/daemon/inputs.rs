@@ -18,6 +18,7 @@ use crate::chain::follower::{FollowError, Follower, Horizon, News};
 use crate::clock::monotonic_ns;
 use crate::filler::plotter;
 use crate::peers::Incoming;
+use crate::shards;
 use crate::work::Outcome;
 
 use super::sending::Sent;
@@ -40,6 +41,8 @@ pub(super) enum Input {
     Pulse(u64, Outcome),
     /// Filler.
     Filler(plotter::Event),
+    /// Users' shards.
+    Shards(shards::Event),
     /// A table is made, or can't be.
     Table(u32, Option<Arc<Table>>),
     /// An extent of another node was made again.

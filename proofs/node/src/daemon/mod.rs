@@ -17,6 +17,7 @@ mod core;
 mod inputs;
 mod pulses;
 mod sending;
+mod shards;
 mod showing;
 mod upkeep;
 
@@ -40,6 +41,7 @@ use serde_json::Value;
 use crate::filler::{FillerError, Place};
 use crate::memo::MemoError;
 use crate::metrics::Metrics;
+use crate::shards::Folder;
 
 /// What all nodes of a network must have alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +128,8 @@ pub struct Config {
     pub folder: PathBuf,
     /// Where its filler is.
     pub places: Vec<Place>,
+    /// Shard servers' folders of this host.
+    pub shards: Vec<Folder>,
     /// Bytes of an extent.
     pub extent_bytes: u64,
     /// Threads that make filler.

@@ -14,7 +14,6 @@ use serde_json::json;
 use super::core::Core;
 use super::inputs::Input;
 use crate::clock::monotonic_ns;
-use crate::filler::Reading;
 use crate::metrics::{add, set};
 use crate::work::{self, Outcome, Task};
 
@@ -26,7 +25,6 @@ impl Core<'_> {
             return;
         }
         let extents = claim.plot.and_then(|plot| self.plots.extents(&plot.root));
-        let reading = self.plotter.as_ref().map(|plotter| plotter.filler().reading());
         let task = Task {
             challenge,
             claim,
@@ -34,7 +32,7 @@ impl Core<'_> {
             began_ns: monotonic_ns(),
             table: self.table.as_ref().map(|(_, table)| Arc::clone(table)),
             extents,
-            reading: reading.unwrap_or_else(Reading::nothing),
+            reading: self.reading(),
             key: Arc::clone(&self.config.key),
         };
         self.pause(true);
@@ -50,11 +48,14 @@ impl Core<'_> {
         }
     }
 
-    /// Filler and tables stand still while chains are computed.
+    /// Filler, shards and tables stand still while chains are computed.
     fn pause(&self, pause: bool) {
         self.paused.store(pause, Ordering::Release);
         if let Some(plotter) = &self.plotter {
             plotter.pause(pause);
+        }
+        if let Some(keeper) = &self.keeper {
+            keeper.pause(pause);
         }
     }
 

@@ -2,17 +2,17 @@
 
 use hypha_chain::B256;
 use hypha_chain::contracts::Capacity;
-use hypha_chain::tree::{Extent, ExtentKind};
+use hypha_chain::tree::Extent;
 use hypha_proofs::label::{FILLER_LAYERS, LABEL_BYTES, fill};
 use hypha_proofs::store::{ExtentTree, Store};
 
-use crate::filler::Reading;
+use crate::reading::Reading;
 
 /// Why a byte can't be shown.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ShowError {
     /// Nothing is known of such a plot.
-    #[error("the plot {0:x} was not committed to by this node's filler, or too long ago")]
+    #[error("the plot {0:x} was not committed to by this node, or too long ago")]
     Plot(B256),
     /// It is gone, and can't be made again.
     #[error("extent {0:x} is lost")]
@@ -28,12 +28,14 @@ pub(super) fn show(
 ) -> Result<Capacity::Answer, ShowError> {
     let unknown = || ShowError::Plot(challenge.plotRoot);
     let extents = extents.ok_or_else(unknown)?;
-    let mut store = Store::listed(extents.clone()).ok_or_else(unknown)?;
+    let store = Store::listed(extents.clone());
+    let mut store =
+        store.filter(|store| store.record().root == challenge.plotRoot).ok_or_else(unknown)?;
     let read = store.locate(challenge.offset).ok_or_else(unknown)?;
     let extent = extents.get(read.extent).ok_or_else(unknown)?;
     let lost = || ShowError::Lost(extent.id);
     let kept = reading.tree(extent).and_then(|tree| {
-        let group = reading.read(extent.id, read.range.clone())?;
+        let group = reading.read(extent, &read.range)?;
         Ok((tree, group))
     });
     if let Ok((tree, group)) = kept
@@ -42,10 +44,8 @@ pub(super) fn show(
     {
         return Ok((&shown).into());
     }
-    if extent.kind == ExtentKind::User {
-        return Err(lost());
-    }
-    let context = reading.context(extent.id).ok_or_else(lost)?;
+    reading.doubt(extent);
+    let context = reading.context(extent).ok_or_else(lost)?;
     let count = extent.bytes_len / LABEL_BYTES as u64;
     let bytes = fill(context, FILLER_LAYERS, count).map_err(|_| lost())?;
     let range = read.range.start as usize..read.range.end as usize;
@@ -59,13 +59,14 @@ pub(super) fn show(
 #[cfg(test)]
 mod tests {
     use hypha_chain::Address;
-    use hypha_chain::tree::Plot;
+    use hypha_chain::tree::{ExtentKind, Plot};
     use hypha_proofs::binding::Binding;
     use hypha_proofs::store::PlotRecord;
     use storage_vdev::audit::{self, LeafProof};
 
     use super::*;
     use crate::filler::{Filler, Place};
+    use crate::shards;
 
     const EXTENT: u64 = 8192;
 
@@ -125,7 +126,7 @@ mod tests {
     fn a_byte_is_shown_whether_its_extent_is_there_damaged_or_given_up() {
         let folder = tempfile::tempdir().unwrap();
         let (mut filler, extents) = filler(folder.path());
-        let reading = filler.reading();
+        let reading = Reading { filler: filler.reading(), shards: shards::Reading::default() };
         filler.remove((0, 1)).unwrap();
         std::fs::write(folder.path().join("0000000002"), vec![0; EXTENT as usize]).unwrap();
         for offset in [0, EXTENT - 1, EXTENT, 2 * EXTENT - 1, 2 * EXTENT, 3 * EXTENT - 1] {
@@ -137,12 +138,16 @@ mod tests {
     fn a_plot_that_is_not_known_and_a_shard_that_is_gone_are_not_shown() {
         let folder = tempfile::tempdir().unwrap();
         let (filler, mut extents) = filler(folder.path());
+        let reading = Reading { filler: filler.reading(), shards: shards::Reading::default() };
         let (unknown, _) = challenge(&extents, 5);
-        assert!(matches!(show(&unknown, None, &filler.reading()), Err(ShowError::Plot(_))));
+        assert!(matches!(show(&unknown, None, &reading), Err(ShowError::Plot(_))));
+        let (other, _) = challenge(&extents[1..], 5);
+        let shown = show(&other, Some(extents.clone()), &reading);
+        assert!(matches!(shown, Err(ShowError::Plot(_))), "a list of another plot");
         extents[0].kind = ExtentKind::User;
         extents[0].id = 99;
         let (of_a_shard, _) = challenge(&extents, 5);
-        let shown = show(&of_a_shard, Some(extents), &filler.reading());
+        let shown = show(&of_a_shard, Some(extents), &reading);
         assert!(matches!(shown, Err(ShowError::Lost(99))));
     }
 }

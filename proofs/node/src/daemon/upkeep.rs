@@ -1,4 +1,4 @@
-//! What is not urgent: filler and its plot, the day's table, challenges of the chain.
+//! What is not urgent: filler, the plot, the day's table, challenges of the chain.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +9,7 @@ use hypha_chain::contracts::Capacity;
 use hypha_chain::tree::Plot;
 use hypha_proofs::label::LABEL_BYTES;
 use hypha_proofs::network::participant::Moment;
+use hypha_proofs::network::roster::Caps;
 use hypha_proofs::ram::Table;
 use serde_json::json;
 
@@ -17,10 +18,11 @@ use super::inputs::Input;
 use super::sending::Ticket;
 use super::showing;
 use crate::clock::random32;
+use crate::filler::Filler;
 use crate::filler::plotter::{Event, Pace, Plotter, sample};
-use crate::filler::{Filler, Reading};
 use crate::machine::{Limits, Memory, Sources};
 use crate::metrics::{add, set};
+use crate::shards::Keeper;
 use crate::table::Recipe;
 
 /// How often an extent is compared with its hashes.
@@ -33,7 +35,9 @@ const MEMORY_SHARE: (u64, u64) = (4, 5);
 impl Core<'_> {
     pub(super) fn tend(&mut self, now_ns: u64) {
         if self.mine.is_some() && self.time.block >= self.time.awaits_block {
+            self.tend_shards();
             self.tend_filler(now_ns);
+            self.tend_plot(now_ns);
             self.tend_table();
         }
         self.tend_challenges(now_ns);
@@ -46,11 +50,12 @@ impl Core<'_> {
         set(&self.metrics.messages_dropped, dropped);
     }
 
-    /// Bytes of filler that there should be: what is claimed as disk and nobody has reserved. Of a parked
-    /// node too: it may come back, and its filler took days to make.
+    /// Bytes of filler that there should be: what is claimed as disk and nobody has reserved, and no more
+    /// than shards leave of it. Of a parked node too: it may come back, and its filler took days to make.
     fn wanted(&self) -> u64 {
-        let idle = self.mine.as_ref().map(|mine| mine.idle());
-        idle.map_or(0, |idle| idle.ssd_mib.saturating_add(idle.hdd_mib).saturating_mul(1 << 20))
+        let bytes = |it: &Caps| it.ssd_mib.saturating_add(it.hdd_mib).saturating_mul(1 << 20);
+        let Some(mine) = &self.mine else { return 0 };
+        bytes(&mine.idle()).min(self.room_beside_shards(bytes(&mine.claimed)))
     }
 
     fn tend_filler(&mut self, now_ns: u64) {
@@ -90,7 +95,6 @@ impl Core<'_> {
         for event in events {
             self.on_filler(&event);
         }
-        self.tend_plot(now_ns);
     }
 
     /// Opens the folders. What fails is told, and tried again.
@@ -173,14 +177,20 @@ impl Core<'_> {
         if !is_changed || !self.sending.is_free(Ticket::Plot, now_ns) {
             return;
         }
-        let Some(plotter) = &self.plotter else { return };
+        // What is not known yet would be missing from the plot.
+        let is_known = self.plotter.is_some() || self.config.places.is_empty();
+        if !(is_known && self.knows_shards()) {
+            return;
+        }
         let committed = self.mine.as_ref().and_then(|mine| mine.plot);
-        let extents = plotter.filler().listed();
+        let mut extents = self.plotter.as_ref().map_or_else(Vec::new, |it| it.filler().listed());
+        extents.extend(self.keeper.iter().flat_map(Keeper::listed));
         let bytes_len: u64 = extents.iter().map(|extent| extent.bytes_len).sum();
         let committed_len = committed.map_or(0, |plot| plot.bytes_len);
-        let recent = self.committed_ns.is_some_and(|at| now_ns - at < self.config.timing.commit_ns);
+        let since_ns = self.committed_ns.map(|at| now_ns - at);
+        let recent = since_ns.is_some_and(|since| since < self.config.timing.commit_ns);
         let is_first = committed_len == 0 && bytes_len > 0;
-        let urgent = self.is_shrunk || is_first || bytes_len < committed_len;
+        let urgent = self.is_shrunk || is_first || self.is_loss_urgent(committed_len, since_ns);
         if recent && !urgent {
             return;
         }
@@ -189,6 +199,7 @@ impl Core<'_> {
             .map_or(bytes_len == 0, |plot| (plot.root, plot.bytes_len) == (root, bytes_len));
         if is_same {
             (self.is_shrunk, self.is_grown) = (false, false);
+            self.shards.lost = 0;
             return;
         }
         if let Err(error) = self.plots.keep(&extents) {
@@ -264,7 +275,7 @@ impl Core<'_> {
 
     fn tend_challenges(&mut self, now_ns: u64) {
         let now_secs = self.time.secs;
-        let mut over = Vec::new();
+        let (mut over, reading) = (Vec::new(), self.reading());
         for (id, (challenge, shown)) in &mut self.challenges {
             if challenge.deadline < now_secs {
                 over.push(*id);
@@ -274,8 +285,7 @@ impl Core<'_> {
                 Shown::Waiting(at) if *at <= now_ns => {
                     *shown = Shown::Looking;
                     let extents = self.plots.extents(&challenge.plotRoot);
-                    let reading = self.plotter.as_ref().map(|it| it.filler().reading());
-                    let reading = reading.unwrap_or_else(Reading::nothing);
+                    let reading = reading.clone();
                     let (id, challenge, core) = (*id, challenge.clone(), self.core.clone());
                     thread::spawn(move || {
                         let shown = showing::show(&challenge, extents, &reading);

@@ -116,7 +116,11 @@ pub fn sealed(mut out: Vec<u8>) -> Vec<u8> {
     out
 }
 
-fn opened<'a>(bytes: &'a [u8], magic: &[u8; 16]) -> Result<&'a [u8], FormatError> {
+/// What lies between the magic and the SHA-256 of a file, if both are right.
+///
+/// # Errors
+/// [`FormatError`].
+pub(crate) fn opened<'a>(bytes: &'a [u8], magic: &[u8; 16]) -> Result<&'a [u8], FormatError> {
     let (found, _) = bytes.split_first_chunk::<16>().ok_or(FormatError::Magic)?;
     if found != magic {
         return Err(FormatError::Magic);

@@ -10,6 +10,7 @@ use ring::digest::{SHA256, digest};
 use rustix::fs::{Advice, OFlags, fadvise};
 
 use crate::clock::{monotonic_ns, random_u64};
+use crate::direct::{ALIGNMENT, aligned};
 
 /// The file that is read: more than a small cache of a device holds.
 pub const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -19,8 +20,6 @@ const SHARE_OF_FREE: u64 = 20;
 const READ_BYTES: usize = 64 << 10;
 /// Bytes of one read in a row.
 const ROW_BYTES: usize = 1 << 20;
-/// What direct reads must be aligned to.
-const ALIGNMENT: usize = 4096;
 /// Reads at drawn places: as many as a pulse does.
 const SEEKS: usize = 64;
 /// Each of the two measurements ends after this time, with what it has.
@@ -120,12 +119,6 @@ fn row(file: &File, len: u64) -> io::Result<u64> {
         read += ROW_BYTES as u64;
     }
     Ok(per_second(read, monotonic_ns() - start))
-}
-
-/// The part of `memory` that direct reads can write to.
-fn aligned(memory: &mut [u8], len: usize) -> &mut [u8] {
-    let skip = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-    memory.get_mut(skip..skip + len).unwrap_or_default()
 }
 
 fn per_second(bytes: u64, time_ns: u64) -> u64 {
