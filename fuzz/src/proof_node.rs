@@ -6,6 +6,7 @@ use proof_node::filler::format::{
     decode_plot, decode_tree, encode_plot, encode_tree, sealed, tree_bytes_max,
 };
 use proof_node::peers::link::{self, HELLO_BYTES, Identity};
+use proof_node::shards::format::{Bundle, FILE_BYTES_MAX};
 
 /// The first byte says what the rest is. True if it can be read.
 ///
@@ -13,11 +14,12 @@ use proof_node::peers::link::{self, HELLO_BYTES, Identity};
 /// A promise is broken.
 pub fn check(data: &[u8]) -> bool {
     let Some((kind, rest)) = data.split_first() else { return false };
-    match kind % 4 {
+    match kind % 5 {
         0 => greeting(rest),
         1 => frames(rest),
         2 => tree(rest),
-        _ => plot(rest),
+        3 => plot(rest),
+        _ => bundle(rest),
     }
 }
 
@@ -60,4 +62,17 @@ fn plot(bytes: &[u8]) -> bool {
     let Ok(extents) = decode_plot(&file) else { return false };
     assert_eq!(encode_plot(&extents), file);
     !extents.is_empty()
+}
+
+/// The hashes over a bundle of shards, likewise: each range of its bytes has its place.
+fn bundle(bytes: &[u8]) -> bool {
+    let file = sealed(bytes.to_vec());
+    let Ok(bundle) = Bundle::decode(&file) else { return false };
+    assert_eq!(bundle.encode(), file);
+    assert!(file.len() as u64 <= FILE_BYTES_MAX);
+    let len = bundle.tree.bytes_len();
+    let places = bundle.places(&(len / 3..len));
+    let sum: u64 = places.iter().map(|place| place.end - place.start).sum();
+    assert_eq!(sum, len - len / 3);
+    true
 }

@@ -106,6 +106,8 @@ fn parse_shards(text: &str) -> Result<shards::Folder, String> {
 }
 
 pub(super) fn run(arguments: &ProveArguments) -> Result<i32, Failure> {
+    shards::check(&arguments.shards)
+        .map_err(|error| Failure::Input(format!("--shards {error}")))?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
@@ -164,8 +166,6 @@ fn config(arguments: &ProveArguments, reach: &Reach) -> Result<Config, Failure> 
             format!("{address} is no node's key: put it on the chain with `hypha node register`");
         Failure::NotFound(text)
     })?;
-    shards::check(&arguments.shards)
-        .map_err(|error| Failure::Input(format!("--shards {error}")))?;
     let folder = directory.join("node");
     state::create_directory(&folder)?;
     let (network, timing) = network::read(arguments.network.as_deref())?;

@@ -50,3 +50,19 @@ fn who_cannot_prove_is_told_why_in_one_line() {
     let output = hypha(state.path(), &["node", "prove", "--peer", "7"]);
     assert_eq!(output.status.code(), Some(2), "a peer without an address");
 }
+
+#[test]
+fn a_folder_that_is_no_shard_servers_is_named_in_one_line() {
+    let state = tempfile::tempdir().unwrap();
+    let prove = |folder: &str| hypha(state.path(), &["node", "prove", "--shards", folder]);
+    let empty = state.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    for folder in ["/nowhere/at/all=12", empty.to_str().unwrap()] {
+        let output = prove(folder);
+        assert_eq!(output.status.code(), Some(2), "{folder}");
+        let complaint = complaint(&output);
+        let path = folder.trim_end_matches("=12");
+        assert!(complaint.contains("--shards") && complaint.contains(path), "{complaint}");
+        assert!(complaint.contains("hypha storage serve"), "{complaint}");
+    }
+}

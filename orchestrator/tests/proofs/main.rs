@@ -2,5 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod commands;
+#[path = "../volumes/nbd.rs"]
+mod nbd;
 mod network;
 mod village;

@@ -1,4 +1,4 @@
-//! Five nodes: pulses, witnesses, verdicts, an epoch that is posted and accepted, rewards that are
+//! Five nodes, one beside a shard server: pulses, witnesses, verdicts, an epoch that is posted and accepted, rewards that are
 //! claimed, a node that stops and is not paid, a reservation that displaces filler, a challenge that is
 //! answered, and a node that is killed.
 
@@ -52,13 +52,47 @@ fn a_reservation_displaces_filler(village: &Village, node: &Process) {
     node.wait(from, "all filler again", |it| it["event"] == "plotted" && it["kept"] == 4 * MIB);
 }
 
+/// Beside a node are shards of a tenant's volume: they are in its plot, and filler made room for them.
+/// Returns how many bytes of either.
+fn shards_are_in_the_plot(village: &Village, node: &Process) -> (u64, u64) {
+    let shards = node.wait(0, "shards", |it| {
+        it["event"] == "shards" && it["proven"].as_u64() > Some(3 * MIB)
+    });
+    let shards = shards["proven"].as_u64().unwrap();
+    let is_committed = || {
+        let call = Capacity::plotsCall(4);
+        let plot = village.client.view(village.suite.capacity, &call).unwrap();
+        let filler = plot.bytesLen.checked_sub(shards)?;
+        (filler < MIB).then_some(filler)
+    };
+    for _ in 0..400 {
+        if let Some(filler) = is_committed() {
+            return (shards, filler);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("no plot of {shards} bytes of shards and less than 1 MiB of filler was committed to");
+}
+
+/// The tenant removes the volume: what is gone is not in the plot any more, and filler takes its place.
+fn deleted_shards_make_room(village: &Village, node: &Process, shards: u64) {
+    let from = node.count();
+    village.hypha("tenant", &["volume", "rm", "db", "--yes"]);
+    let gone = node.wait(from, "deleted shards", |it| {
+        it["event"] == "shards" && it["proven"].as_u64() < Some(shards / 2)
+    });
+    assert!(gone["lost"].as_u64() > Some(0), "{gone}");
+    node.wait(from, "more filler", |it| it["event"] == "plotted" && it["kept"] == 4 * MIB);
+    node.wait(from, "another plot", |it| it["event"] == "sent" && it["what"] == "plot");
+}
+
 /// Somebody challenges a node on the chain, and the node shows the byte.
-fn a_challenge_is_answered(village: &Village, node: &Process) {
+fn a_challenge_is_answered(village: &Village, node: &Process, number: u32) {
     let capacity = village.suite.capacity;
     let amount = U256::from(10).pow(U256::from(18));
     village.execute(village.suite.token, &GridToken::approveCall { spender: capacity, amount });
     let from = node.count();
-    village.execute(capacity, &Capacity::challengeCall { node: 3 });
+    village.execute(capacity, &Capacity::challengeCall { node: number });
     node.wait(from, "an answer", |it| {
         it["event"] == "sent" && it["what"].as_str().is_some_and(|it| it.starts_with("challenge"))
     });
@@ -95,6 +129,8 @@ fn event<E: SolEvent>(receipt: &Receipt) -> E {
 #[test]
 fn five_nodes_prove_and_are_paid_for_it() {
     let mut village = Village::new(5);
+    let data: Vec<u8> = (0..2 * MIB).map(|at| (at / 7 % 251) as u8).collect();
+    let server = village.keep_shards(4, &data);
     let mut nodes: Vec<Process> = (1..=5).map(|node| village.prove(node)).collect();
     for node in &nodes {
         let answered = node.wait(0, "a whole answer", |event| {
@@ -110,7 +146,11 @@ fn five_nodes_prove_and_are_paid_for_it() {
     assert!(posted["transaction"].is_string());
     let appeal = appeal(&village, &nodes[0], &posted);
     a_reservation_displaces_filler(&village, &nodes[1]);
-    a_challenge_is_answered(&village, &nodes[2]);
+    a_challenge_is_answered(&village, &nodes[2], 3);
+    let (shards, filler) = shards_are_in_the_plot(&village, &nodes[3]);
+    // Four bytes of five are in shards.
+    a_challenge_is_answered(&village, &nodes[3], 4);
+    a_challenge_is_answered(&village, &nodes[3], 4);
 
     // The chain is away for a while: that is said once, and then that it is back.
     let from = nodes[3].count();
@@ -150,8 +190,11 @@ fn five_nodes_prove_and_are_paid_for_it() {
         assert!(leaf(all, node).answered > 0);
         // On a busy machine a walk may come too late once.
         let caps = |data: &EpochData| data.verdicts.get(node - 1).map(|leaf| leaf.caps);
-        let is_whole =
-            |caps: &Caps| caps.cores == 1 && caps.mem_mib == 2 && caps.ssd_mib + caps.hdd_mib == 4;
+        // The rest of an extent that shards have begun is not proven.
+        let disk_mib = if node == 4 { (shards + filler) >> 20 } else { 4 };
+        let is_whole = |caps: &Caps| {
+            caps.cores == 1 && caps.mem_mib == 2 && caps.ssd_mib + caps.hdd_mib == disk_mib
+        };
         let proven: Vec<_> = epochs.values().filter_map(caps).collect();
         assert!(proven.iter().any(is_whole), "node {node}: {proven:?}");
         assert!(earned(all, node) > 0);
@@ -160,6 +203,9 @@ fn five_nodes_prove_and_are_paid_for_it() {
     assert!(stopped.pulses > 0 && stopped.answered == 0, "{stopped:?}");
     assert_eq!(earned(without, 5), earned(without - 1, 5), "nothing for the time that it was away");
     assert!((1..=4).all(|farm| earned(without, farm) > earned(without - 1, farm)));
+
+    deleted_shards_make_room(&village, &nodes[3], shards);
+    server.stop();
 
     // When nobody can dispute it any more, the farms are paid.
     nodes.into_iter().for_each(Process::stop);

@@ -17,6 +17,8 @@ use hypha_chain::{Address, SolCall, U256};
 use hypha_proofs::network::epoch::EpochData;
 use serde_json::{Value, json};
 
+use crate::nbd::Nbd;
+
 const CHAIN_ID: u64 = 7_499;
 const TOKEN: u64 = 1_000_000_000_000_000_000;
 /// How much faster than the world's the chain's time goes: an epoch takes half a minute.
@@ -41,6 +43,8 @@ pub(crate) struct Village {
     account: Key,
     url: String,
     ports: Vec<SocketAddr>,
+    /// Shard servers' folders, by the node beside them.
+    shards: BTreeMap<usize, Vec<PathBuf>>,
 }
 
 impl Process {
@@ -134,7 +138,9 @@ impl Village {
         let listeners: Vec<TcpListener> =
             (0..nodes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let ports = listeners.iter().map(|it| it.local_addr().unwrap()).collect();
-        let village = Self { folder, chain: Some(chain), client, suite, account, url, ports };
+        let chain = Some(chain);
+        let shards = BTreeMap::new();
+        let village = Self { folder, chain, client, suite, account, url, ports, shards };
         for node in 1..=nodes {
             let name = node.to_string();
             village.account(&name, "farmer", 2000);
@@ -184,6 +190,12 @@ impl Village {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// A verb without a chain that ends well.
+    pub(crate) fn hypha(&self, state: &str, arguments: &[&str]) {
+        let output = command(&self.path(state), arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    }
+
     /// Starts a node; the first posts epochs too.
     pub(crate) fn prove(&self, node: usize) -> Process {
         let listen = self.ports[node - 1].to_string();
@@ -191,6 +203,9 @@ impl Village {
         let prove = ["node", "prove", "--json", "--listen", &listen];
         let mut command = self.at(command(&self.path(&node.to_string()), &prove));
         command.arg("--network").arg(network).args(["--keep-free", "1MiB"]);
+        for folder in self.shards.get(&node).into_iter().flatten() {
+            command.arg("--shards").arg(format!("{}=1", folder.display()));
+        }
         for (number, port) in (1..).zip(&self.ports) {
             command.args(["--peer", &format!("{number}={port}")]);
         }
@@ -198,6 +213,34 @@ impl Village {
             command.arg("--aggregate").arg(self.path("chain/chain/account/key"));
         }
         Process::start(command)
+    }
+
+    /// A shard server beside a node, and on its three stores a tenant's volume with these bytes, closed.
+    pub(crate) fn keep_shards(&mut self, node: usize, data: &[u8]) -> Process {
+        let at = |name: &str| self.folder.path().join(name).display().to_string();
+        let names = ["a", "b", "c"];
+        let mut serve = command(&self.path("server"), &["storage", "serve", "--json"]);
+        serve.args(["--listen", &format!("unix:{}", at("server.sock"))]);
+        serve.args(names.iter().flat_map(|it| ["--store".to_owned(), format!("{it}={}", at(it))]));
+        let server = Process::start(serve);
+        let serves = |name| move |it: &Value| it["store"] == name && it["event"] == "serving";
+        let nodes = names.map(|name| {
+            let told = server.wait(0, "a store", serves(name));
+            format!("{},domain={name}", told["node"].as_str().unwrap())
+        });
+        let create = ["volume", "create", "db", "--size", "64MiB", "--code", "2+1", "--nodes"];
+        self.hypha("tenant", &[create.as_slice(), &nodes.each_ref().map(String::as_str)].concat());
+        let nbd = format!("unix:{}", at("db.sock"));
+        let volume = ["volume", "serve", "db", "--json", "--nbd", &nbd];
+        let volume = Process::start(command(&self.path("tenant"), &volume));
+        volume.wait(0, "the volume", |_| true);
+        let mut client = Nbd::connect(&self.path("db.sock"));
+        assert_eq!(client.size_bytes, 64 << 20);
+        client.keep(0, data);
+        assert_eq!(client.read(0, 4096), data[..4096]);
+        volume.stop();
+        self.shards.insert(node, names.map(|name| self.path(name)).to_vec());
+        server
     }
 
     fn at(&self, mut command: Command) -> Command {

@@ -66,12 +66,10 @@ impl Core<'_> {
         claimed.saturating_sub(self.shards.displaced)
     }
 
-    /// Whether so much of a plot of so many bytes is gone that it is urgent to say so. When shards come
-    /// and go all the time, that is said once a minute.
+    /// Whether so much of a plot of so many bytes is gone that it is urgent to say so. `since_ns` is the
+    /// time since the last plot.
     pub(super) fn is_loss_urgent(&self, committed_len: u64, since_ns: Option<u64>) -> bool {
-        let lost = self.shards.lost;
-        let is_much = lost > 0 && lost.saturating_mul(LOST_SHARE) >= committed_len;
-        is_much && since_ns.is_none_or(|since| since >= self.config.timing.commit_ns / 10)
+        is_urgent(self.shards.lost, committed_len, since_ns, self.config.timing.commit_ns)
     }
 
     pub(super) fn on_shards(&mut self, event: Event) {
@@ -80,7 +78,7 @@ impl Core<'_> {
                 self.is_grown = true;
                 self.shards.lost = self.shards.lost.saturating_add(lost);
                 let stored = self.keeper.as_ref().map_or(0, |keeper| keeper.progress().stored);
-                let text = format!("{proven} bytes of shards are in the plot, {lost} were deleted");
+                let text = format!("{proven} bytes of shards are in the plot, {lost} are gone");
                 let fields = json!({"proven": proven, "stored": stored, "lost": lost});
                 self.teller.tell("shards", text, fields);
             }
@@ -120,6 +118,13 @@ impl Core<'_> {
     }
 }
 
+/// When shards come and go all the time, that is told once a minute: the plots that are kept are then those
+/// of more than the hour that a challenge has.
+fn is_urgent(lost: u64, committed_len: u64, since_ns: Option<u64>, commit_ns: u64) -> bool {
+    let is_much = lost > 0 && lost.saturating_mul(LOST_SHARE) >= committed_len;
+    is_much && since_ns.is_none_or(|since| since >= commit_ns / 10)
+}
+
 /// Room that so many bytes of shards take from filler: whole extents, given back only when more than one
 /// is free, so that a shard that comes and goes does not cost an extent each time.
 fn displaced(before: u64, stored: u64, extent: u64) -> u64 {
@@ -130,6 +135,16 @@ fn displaced(before: u64, stored: u64, extent: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loss_that_a_pulse_would_hardly_find_waits() {
+        let (plot, ten_minutes) = (10 << 40, 600_000_000_000);
+        let urgent = |lost, since| is_urgent(lost, plot, since, ten_minutes);
+        assert!(!urgent(0, None) && !urgent(100 << 20, None));
+        assert!(urgent(160 << 20, None) && urgent(u64::MAX, Some(60_000_000_000)));
+        assert!(!urgent(u64::MAX, Some(59_999_999_999)));
+        assert!(is_urgent(1, 5000, None, ten_minutes));
+    }
 
     #[test]
     fn shards_displace_whole_extents_and_give_them_back_late() {

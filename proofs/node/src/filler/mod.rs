@@ -185,7 +185,7 @@ impl Filler {
         if self.bytes_len() + all_coming + self.extent_bytes > wanted {
             return Step::Rest;
         }
-        let takes = self.extent_bytes + tree_bytes_max(self.extent_bytes);
+        let takes = self.takes();
         for (at, ((shelf, place), free)) in self.shelves.iter().zip(free).enumerate() {
             let fits = shelf.bytes_len() + coming(at) + self.extent_bytes <= place.bytes_max;
             let room = free.saturating_sub(coming(at)) >= place.keep_free.saturating_add(takes);
@@ -195,6 +195,20 @@ impl Filler {
             }
         }
         Step::Rest
+    }
+
+    /// Whether one more extent still has room on the disk of a slot.
+    ///
+    /// # Errors
+    /// A file system doesn't tell how much of it is free.
+    pub fn has_room(&self, slot: Slot) -> io::Result<bool> {
+        let Some((shelf, place)) = self.shelves.get(slot.0) else { return Ok(false) };
+        Ok(shelf.free()? >= place.keep_free.saturating_add(self.takes()))
+    }
+
+    /// Bytes of an extent and its hashes.
+    fn takes(&self) -> u64 {
+        self.extent_bytes + tree_bytes_max(self.extent_bytes)
     }
 
     /// An extent is being made: nobody else is to make it.
@@ -330,6 +344,15 @@ mod tests {
         assert_eq!(filler.step(9 * EXTENT, &[100, 100 + takes]), Step::Make((1, 0)));
         filler.begin((1, 0));
         assert_eq!(filler.step(9 * EXTENT, &[100, u64::MAX / 2]), Step::Rest);
+    }
+
+    #[test]
+    fn an_extent_that_is_made_loses_its_room_when_others_fill_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut filler = filler(folder.path(), [EXTENT, EXTENT]);
+        assert!(filler.has_room((0, 0)).unwrap() && !filler.has_room((2, 0)).unwrap());
+        filler.shelves[1].1.keep_free = u64::MAX;
+        assert!(filler.has_room((0, 0)).unwrap() && !filler.has_room((1, 0)).unwrap());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use hypha_chain::B256;
 use hypha_proofs::label::{FILLER_LAYERS, Fill, LABEL_BYTES};
 use hypha_proofs::store::ExtentTree;
 
@@ -244,7 +245,7 @@ fn make(shared: &Shared, slot: Slot, tell: &impl Fn(Event)) {
         (filler.files(slot).cloned(), filler.extent_bytes())
     };
     let kept = files.as_ref().and_then(|files| {
-        let bytes = fill(shared, files.context(slot.1), extent_bytes)?;
+        let bytes = fill(shared, slot, files.context(slot.1), extent_bytes)?;
         match files.write(slot.1, &bytes, &ExtentTree::of(&bytes)) {
             Ok(kept) => Some(kept),
             Err(error) => {
@@ -262,7 +263,7 @@ fn make(shared: &Shared, slot: Slot, tell: &impl Fn(Event)) {
     }
 }
 
-fn fill(shared: &Shared, context: hypha_chain::B256, extent_bytes: u64) -> Option<Vec<u8>> {
+fn fill(shared: &Shared, slot: Slot, context: B256, extent_bytes: u64) -> Option<Vec<u8>> {
     let mut fill = Fill::new(context, FILLER_LAYERS, extent_bytes / LABEL_BYTES as u64).ok()?;
     loop {
         let left = fill.advance(PORTION);
@@ -271,8 +272,10 @@ fn fill(shared: &Shared, context: hypha_chain::B256, extent_bytes: u64) -> Optio
             return fill.finish();
         }
         shared.wait_for_pulse();
-        let too_much = shared.lock().exceeds(shared.wanted.load(Ordering::Acquire));
-        if shared.stops() || too_much {
+        let filler = shared.lock();
+        let too_much = filler.exceeds(shared.wanted.load(Ordering::Acquire));
+        // Others may have filled the disk meanwhile: then it is looked at what to give up.
+        if shared.stops() || too_much || !filler.has_room(slot).unwrap_or(false) {
             return None;
         }
     }

@@ -16,26 +16,27 @@ const MAGIC: &[u8; 16] = b"hypha shards 1\n\0";
 const MEMBER_BYTES: usize = 16;
 const HASH_BYTES: usize = 32;
 /// The most bytes of such a file.
-pub(super) const FILE_BYTES_MAX: u64 = (16 + 16 + 4 + 8 + HASH_BYTES) as u64
+pub const FILE_BYTES_MAX: u64 = (16 + 16 + 4 + 8 + HASH_BYTES) as u64
     + MEMBERS_MAX as u64 * MEMBER_BYTES as u64
     + BUNDLE_BYTES_MAX.div_ceil(GROUP_BYTES as u64) * HASH_BYTES as u64;
 
 /// One shard of a bundle, as the server's index names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Member {
+pub struct Member {
     /// Its slot in the index.
-    pub(super) slot: u32,
+    pub slot: u32,
     /// Its first block.
-    pub(super) block: u32,
+    pub block: u32,
     /// Its bytes.
-    pub(super) len: u32,
+    pub len: u32,
     /// The CRC-32C of its bytes.
-    pub(super) crc: u32,
+    pub crc: u32,
 }
 
 impl Member {
     /// Where its bytes are in the server's file.
-    pub(super) fn range(&self) -> Range<u64> {
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
         let start = Seen::offset_of(self.block);
         start..start + u64::from(self.len)
     }
@@ -43,18 +44,19 @@ impl Member {
 
 /// A bundle: shards of one store, one after the other, and the hashes over all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Bundle {
+pub struct Bundle {
     /// Whose shards.
-    pub(super) store: Uuid,
+    pub store: Uuid,
     /// Which, in their order.
-    pub(super) members: Vec<Member>,
+    pub members: Vec<Member>,
     /// The tree over their bytes.
-    pub(super) tree: ExtentTree,
+    pub tree: ExtentTree,
 }
 
 impl Bundle {
     /// The ranges of the server's file that a range of the bundle's bytes is made of.
-    pub(super) fn places(&self, range: &Range<u64>) -> Vec<Range<u64>> {
+    #[must_use]
+    pub fn places(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let mut start = 0;
         let mut places = Vec::new();
         for member in &self.members {
@@ -69,7 +71,9 @@ impl Bundle {
         places
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// Its file.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend(self.store);
         out.extend((self.members.len() as u32).to_be_bytes());
@@ -81,7 +85,11 @@ impl Bundle {
         sealed(out)
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+    /// Reads its file.
+    ///
+    /// # Errors
+    /// [`FormatError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let body = opened(bytes, MAGIC)?;
         let (store, body) = body.split_first_chunk().ok_or(FormatError::Length)?;
         let (count, body) = body.split_first_chunk().ok_or(FormatError::Length)?;

@@ -13,7 +13,7 @@
 //! Ten terabytes are ten million shards. Each an entry of its own, a plot's tree would take gigabytes; so
 //! shards of one store are proven in *bundles* of up to 64 MiB, one behind the other.
 
-mod format;
+pub mod format;
 mod keeper;
 mod reading;
 mod stock;
@@ -66,7 +66,7 @@ impl Pace {
     #[must_use]
     pub fn with_plots_every(commit_ns: u64) -> Self {
         Self {
-            pass_ns: commit_ns / 20,
+            pass_ns: commit_ns / 120,
             settle_ns: commit_ns,
             partial_ns: commit_ns,
             compare_ns: commit_ns / 20,
