@@ -55,9 +55,8 @@ fn a_reservation_displaces_filler(village: &Village, node: &Process) {
 /// Beside a node are shards of a tenant's volume: they are in its plot, and filler made room for them.
 /// Returns how many bytes of either.
 fn shards_are_in_the_plot(village: &Village, node: &Process) -> (u64, u64) {
-    let shards = node.wait(0, "shards", |it| {
-        it["event"] == "shards" && it["proven"].as_u64() > Some(3 * MIB)
-    });
+    let shards = node
+        .wait(0, "shards", |it| it["event"] == "shards" && it["proven"].as_u64() > Some(3 * MIB));
     let shards = shards["proven"].as_u64().unwrap();
     let is_committed = || {
         let call = Capacity::plotsCall(4);
