@@ -17,6 +17,8 @@ use hypha_proofs::{Challenge, Rules};
 use proof_node::clock::{monotonic_ns, process_cpu_ns};
 use proof_node::filler::plotter::{Pace, Plotter};
 use proof_node::filler::{Filler, Place};
+use proof_node::reading::Reading;
+use proof_node::shards;
 use proof_node::table::Recipe;
 use proof_node::work::{Outcome, Task, run};
 
@@ -54,7 +56,8 @@ fn main() {
     let table = Arc::new(recipe.make(1, &go, &on).unwrap());
     println!("a table of 256 MiB: {:.1} s of processor", (process_cpu_ns() - cpu) as f64 / 1e9);
     let extents = plotter.filler().listed();
-    let reading = plotter.filler().reading();
+    let filler = plotter.filler().reading();
+    let reading = Reading { filler, shards: shards::Reading::default() };
     let plot = Store::listed(extents.clone()).unwrap().record();
     for threads in 1..=most {
         let key = Arc::new(Key::from_bytes(&[7; 32]).unwrap());

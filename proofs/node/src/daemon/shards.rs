@@ -7,7 +7,7 @@ use super::inputs::Input;
 use crate::filler;
 use crate::metrics::{add, set};
 use crate::reading::Reading;
-use crate::shards::{self, Event, Keeper, Pace};
+use crate::shards::{Event, Keeper, Pace};
 
 /// A plot of which less than this part is gone is committed to anew in its time and not at once: a pulse
 /// finds that with a chance of one in a thousand.
@@ -113,7 +113,7 @@ impl Core<'_> {
         let shards = self.keeper.as_ref().map(Keeper::reading);
         Reading {
             filler: filler.unwrap_or_else(filler::Reading::nothing),
-            shards: shards.unwrap_or_else(shards::Reading::default),
+            shards: shards.unwrap_or_default(),
         }
     }
 }
