@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
@@ -109,6 +109,43 @@ fn strangers_and_unknown_nodes_get_nothing_through() {
     assert!(one.counters().refused.load(Ordering::Relaxed) >= 1);
     one.send(9, b"unknown".to_vec());
     assert_eq!(one.counters().dropped.load(Ordering::Relaxed), 1);
+}
+
+/// Connections that never say who they are, each byte just in time: the node calls and is called as before.
+#[test]
+fn strangers_who_dawdle_keep_nobody_from_anybody() {
+    let (one, to_one) = start(1, "127.0.0.1:0");
+    let (two, to_two) = start(2, "127.0.0.1:0");
+    let (three, _) = start(3, "127.0.0.1:0");
+    let over = Arc::new(AtomicBool::new(false));
+    let (at, ends) = (one.address(), Arc::clone(&over));
+    let (filled, is_filled) = sync_channel(1);
+    let dawdling = std::thread::spawn(move || {
+        let connect = || TcpStream::connect(at).ok();
+        let mut lines: Vec<Option<TcpStream>> = (0..200).map(|_| connect()).collect();
+        filled.send(()).unwrap();
+        let greeting = *b"hypha peer 1";
+        for byte in greeting.iter().cycle() {
+            for line in &mut lines {
+                let fails = line.as_mut().is_none_or(|it| it.write_all(&[*byte]).is_err());
+                if fails {
+                    *line = connect();
+                }
+            }
+            if ends.load(Ordering::Acquire) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    is_filled.recv().unwrap();
+    one.know(contacts(&[(2, Some(two.address())), (3, None)]));
+    two.know(contacts(&[(1, None)]));
+    three.know(contacts(&[(1, Some(one.address()))]));
+    arrives(&one, (2, &to_two), b"out");
+    assert_eq!(arrives(&three, (1, &to_one), b"in").from, 3);
+    over.store(true, Ordering::Release);
+    dawdling.join().unwrap();
 }
 
 #[test]

@@ -18,12 +18,12 @@ use hypha_chain::key::{Key, Signature};
 use hypha_chain::{Address, B256, keccak256};
 use hypha_proofs::network::message::MESSAGE_BYTES_MAX;
 
-use crate::clock::random32;
+use crate::clock::{monotonic_ns, random32};
 
 const MAGIC: &[u8; 16] = b"hypha peer 1\n\0\0\0";
 /// Bytes of a greeting.
 pub const HELLO_BYTES: usize = 16 + 8 + 20 + 4 + 32;
-/// How long each of the two steps of a greeting may take.
+/// How long a greeting may take.
 pub(super) const GREETING_TIME: Duration = Duration::from_secs(5);
 
 /// Who this node is.
@@ -101,13 +101,13 @@ pub(super) fn greet(
     called: Option<u32>,
     signer: impl Fn(u32) -> Option<Address>,
 ) -> Result<u32, LinkError> {
-    stream.set_read_timeout(Some(GREETING_TIME))?;
+    let deadline_ns = monotonic_ns().saturating_add(GREETING_TIME.as_nanos() as u64);
     stream.set_write_timeout(Some(GREETING_TIME))?;
     stream.set_nodelay(true)?;
     let mine = random32().ok_or(LinkError::Random)?;
     stream.write_all(&identity.hello(&mine))?;
     let mut hello = [0; HELLO_BYTES];
-    stream.read_exact(&mut hello)?;
+    read_by(stream, &mut hello, deadline_ns)?;
     let (node, theirs) = identity.read(&hello).ok_or(LinkError::Stranger)?;
     if node == identity.node || called.is_some_and(|called| called != node) {
         return Err(LinkError::Other(node));
@@ -116,13 +116,32 @@ pub(super) fn greet(
     let (own, other) = ((identity.node, &mine), (node, &theirs));
     stream.write_all(&key.sign(&identity.signed(own, other)).to_bytes())?;
     let mut signature = [0; 65];
-    stream.read_exact(&mut signature)?;
+    read_by(stream, &mut signature, deadline_ns)?;
     let digest = identity.signed(other, own);
     let found = parse(&signature).and_then(|signature| signature.recover(&digest));
     if found != Some(signer) {
         return Err(LinkError::Forged(node));
     }
     Ok(node)
+}
+
+/// Fills a buffer until a time of the monotonic clock: a line's own limit begins anew with each byte.
+fn read_by(stream: &mut TcpStream, bytes: &mut [u8], deadline_ns: u64) -> io::Result<()> {
+    let mut left = bytes;
+    while !left.is_empty() {
+        let time = Duration::from_nanos(deadline_ns.saturating_sub(monotonic_ns()));
+        if time.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(time))?;
+        match stream.read(left) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(length) => left = left.get_mut(length..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn parse(bytes: &[u8; 65]) -> Option<Signature> {

@@ -5,6 +5,7 @@
 //! and nobody else notices.
 
 pub mod link;
+mod strangers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -18,6 +19,7 @@ use hypha_chain::Address;
 use hypha_chain::key::Key;
 
 use self::link::{GREETING_TIME, Identity, LinkError, greet, read, write};
+use self::strangers::{Strangers, origin};
 use crate::clock::monotonic_ns;
 
 /// Bytes that wait for one node: a burst of a measurement and what else there is.
@@ -26,8 +28,11 @@ const WAITING_MAX: usize = 12 << 20;
 const WAITING_ALL_MAX: usize = 256 << 20;
 /// Connections at once.
 const LINKS_MAX: usize = 1024;
-/// Connections at once that have not yet said who they are, and calls that are not answered yet.
-const STRANGERS_MAX: usize = 64;
+/// Calls at once that are not answered yet. They are not counted with strangers who call: those must not
+/// keep this node from calling.
+const CALLS_MAX: usize = 64;
+/// After a stranger was turned away, the next is let in so much later.
+const CROWDED_TIME: Duration = Duration::from_millis(1);
 /// A connection on which nothing comes for so long is closed.
 const IDLE_TIME: Duration = Duration::from_secs(600);
 /// How long a message may take to be taken.
@@ -89,7 +94,8 @@ struct Shared {
     deliver: Deliver,
     stop: AtomicBool,
     links: AtomicUsize,
-    strangers: AtomicUsize,
+    strangers: Strangers,
+    calls: AtomicUsize,
     waiting: AtomicUsize,
     numbers: AtomicU64,
     counters: Counters,
@@ -133,7 +139,8 @@ impl Peers {
             deliver,
             stop: AtomicBool::new(false),
             links: AtomicUsize::new(0),
-            strangers: AtomicUsize::new(0),
+            strangers: Strangers::default(),
+            calls: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             numbers: AtomicU64::new(0),
             counters: Counters::default(),
@@ -182,7 +189,7 @@ impl Peers {
         let is_connected = line.used.is_some() || line.is_calling;
         let may_call = contact.address.is_some()
             && monotonic_ns() >= line.retry_ns
-            && shared.strangers.load(Ordering::Relaxed) < STRANGERS_MAX;
+            && shared.calls.load(Ordering::Relaxed) < CALLS_MAX;
         if too_much || (!is_connected && !may_call) {
             return shared.drop_one();
         }
@@ -191,7 +198,7 @@ impl Peers {
         line.waiting.push_back(bytes);
         if let Some(address) = contact.address.filter(|_| !is_connected) {
             line.is_calling = true;
-            shared.strangers.fetch_add(1, Ordering::Relaxed);
+            shared.calls.fetch_add(1, Ordering::Relaxed);
             let (shared, peer) = (Arc::clone(shared), Arc::clone(&peer));
             thread::spawn(move || call(&shared, &peer, to, address));
         }
@@ -265,17 +272,23 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             thread::sleep(Duration::from_millis(100));
             continue;
         };
-        let strangers = shared.strangers.fetch_add(1, Ordering::Relaxed);
-        if strangers >= STRANGERS_MAX || shared.links.load(Ordering::Relaxed) >= LINKS_MAX {
-            shared.strangers.fetch_sub(1, Ordering::Relaxed);
+        let entered = stream.peer_addr().and_then(|from| {
+            let is_full = shared.links.load(Ordering::Relaxed) >= LINKS_MAX;
+            if is_full { Err(io::ErrorKind::QuotaExceeded.into()) } else { Ok(origin(from.ip())) }
+        });
+        let entered = entered.and_then(|origin| shared.strangers.enter(origin, &stream));
+        let Ok((number, turned_away)) = entered else {
             shared.counters.refused.fetch_add(1, Ordering::Relaxed);
             continue;
+        };
+        if turned_away {
+            thread::sleep(CROWDED_TIME);
         }
         let shared = Arc::clone(shared);
         thread::spawn(move || {
             let signer = |node| shared.contact(node).map(|contact| contact.signer);
             let met = greet(&mut stream, &shared.identity, &shared.key, None, signer);
-            shared.strangers.fetch_sub(1, Ordering::Relaxed);
+            shared.strangers.leave(number);
             match met {
                 Ok(node) => {
                     let peer = Arc::clone(shared.lock().entry(node).or_default());
@@ -298,7 +311,7 @@ fn call(shared: &Arc<Shared>, peer: &Arc<Peer>, node: u32, address: SocketAddr) 
             greet(&mut stream, &shared.identity, &shared.key, Some(node), signer)?;
             Ok(stream)
         });
-    shared.strangers.fetch_sub(1, Ordering::Relaxed);
+    shared.calls.fetch_sub(1, Ordering::Relaxed);
     let mut line = peer.lock();
     line.is_calling = false;
     match met {
