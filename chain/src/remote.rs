@@ -6,6 +6,7 @@
 //! for it outlives a reorganisation. `https://` is TLS by ring, with the system's authorities (or those of
 //! `SSL_CERT_FILE`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -50,7 +51,15 @@ pub struct Remote {
 /// Why the nodes gave no answer that can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
-    /// No endpoints, or fewer than must agree.
+    /// What is given as an endpoint is no address of one.
+    #[error(
+        "{url:?} is no endpoint: write http://HOST:PORT or https://HOST:PORT, with a path if it has one"
+    )]
+    NoUrl {
+        /// What was given.
+        url: String,
+    },
+    /// No endpoints, or fewer than must agree; one that is given twice is one.
     #[error("{given} endpoints are given, and {needed} must agree")]
     TooFew {
         /// How many there are.
@@ -107,7 +116,11 @@ impl Remote {
     /// # Errors
     /// [`RemoteError`].
     pub fn connect(endpoints: Endpoints, chain_id: u64) -> Result<Self, RemoteError> {
-        let (given, needed) = (endpoints.urls.len(), endpoints.agreement.max(1));
+        if let Some(url) = endpoints.urls.iter().find(|url| !is_url(url)) {
+            return Err(RemoteError::NoUrl { url: url.clone() });
+        }
+        let given = endpoints.urls.iter().collect::<BTreeSet<_>>().len();
+        let needed = endpoints.agreement.max(1);
         if given < needed {
             return Err(RemoteError::TooFew { given, needed });
         }
@@ -262,7 +275,8 @@ impl Remote {
         object.insert("topics".to_owned(), filter.topics.iter().map(hashes).collect());
         let answer = self.agreed(method, &json!([object]))?;
         let logs = answer.as_array().ok_or_else(|| malformed(method))?;
-        logs.iter().map(|log| read_log(log).ok_or_else(|| malformed(method))).collect()
+        let read = |log| read_log(log).filter(|found| is_wanted(filter, found));
+        logs.iter().map(|log| read(log).ok_or_else(|| malformed(method))).collect()
     }
 
     /// The first answer.
@@ -341,6 +355,25 @@ fn tls() -> TlsConfig {
         .root_certs(RootCerts::PlatformVerifier)
         .unversioned_rustls_crypto_provider(provider)
         .build()
+}
+
+fn is_url(text: &str) -> bool {
+    let parsed = text.parse::<ureq::http::Uri>().ok();
+    parsed.is_some_and(|uri| {
+        let has_host = uri.host().is_some_and(|host| !host.is_empty());
+        has_host && matches!(uri.scheme_str(), Some("http" | "https"))
+    })
+}
+
+/// Whether a log is one of those that were asked for. Readers take its block and contract for granted.
+fn is_wanted(filter: &Filter, found: &FoundLog) -> bool {
+    let topics = found.log.topics();
+    let has = |(at, wanted): (usize, &Vec<B256>)| {
+        wanted.is_empty() || topics.get(at).is_some_and(|topic| wanted.contains(topic))
+    };
+    (filter.from..=filter.to).contains(&found.block)
+        && (filter.addresses.is_empty() || filter.addresses.contains(&found.log.address))
+        && filter.topics.iter().enumerate().all(has)
 }
 
 fn malformed(method: &str) -> RemoteError {

@@ -14,7 +14,8 @@ use hypha_chain::key::Key;
 use hypha_chain::remote::{Endpoints, Remote, RemoteError};
 use hypha_chain::rpc::answer;
 use hypha_chain::rpc::server::{Server, ServerError};
-use hypha_chain::{B256, SolCall, U256};
+use hypha_chain::sol_types::SolEvent;
+use hypha_chain::{Address, B256, SolCall, U256};
 use serde_json::{Value, json};
 
 const CHAIN_ID: u64 = 5;
@@ -132,6 +133,14 @@ fn a_node_of_another_chain_or_none_is_said_so() {
     assert!(matches!(other, Err(RemoteError::OtherChain { theirs: 5, ours: 6, .. })));
     let few = Remote::connect(endpoints(std::slice::from_ref(&here), 2, 0), CHAIN_ID);
     assert!(matches!(few, Err(RemoteError::TooFew { given: 1, needed: 2 })));
+    let twice = Remote::connect(endpoints(&[here.clone(), here.clone()], 2, 0), CHAIN_ID);
+    assert!(matches!(twice, Err(RemoteError::TooFew { given: 1, needed: 2 })));
+    for wrong in
+        ["", "127.0.0.1:8545", "ftp://127.0.0.1", "http://", "file:///etc/passwd", "http://[::1"]
+    {
+        let none = Remote::connect(endpoints(&[wrong.to_owned()], 1, 0), CHAIN_ID);
+        assert!(matches!(none, Err(RemoteError::NoUrl { .. })), "{wrong}");
+    }
     // A port that nobody listens on.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let gone = Remote::connect(endpoints(&[url(free)], 1, 0), CHAIN_ID);
@@ -143,7 +152,7 @@ fn a_node_of_another_chain_or_none_is_said_so() {
 }
 
 /// A node that lies: it passes questions on and changes the answers.
-fn liar(to: SocketAddr, change: fn(&mut Value)) -> SocketAddr {
+fn liar(to: SocketAddr, change: impl Fn(&mut Value) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -270,6 +279,43 @@ fn answers_of_any_other_shape_are_errors_and_never_a_panic() {
         let client = Client::Remote(Arc::new(remote));
         assert!(client.receipt(&hash).is_err(), "change {at}");
         assert!(client.head().is_err(), "change {at}");
+    }
+}
+
+#[test]
+fn logs_that_were_not_asked_for_are_an_error() {
+    let mut served = Served::new();
+    served.transfer(7).unwrap();
+    let honest = served.server.address();
+    let changes: [fn(&mut Value); 4] = [
+        |_| {},
+        |log| log["address"] = json!(Address::repeat_byte(1).to_string()),
+        |log| log["blockNumber"] = json!("0xffffff"),
+        |log| log["topics"] = json!([B256::ZERO.to_string()]),
+    ];
+    let client = |lies| {
+        let remote = Remote::connect(endpoints(&[url(lies)], 1, 0), CHAIN_ID).unwrap();
+        Client::Remote(Arc::new(remote))
+    };
+    let filter = Filter {
+        from: 0,
+        to: 100,
+        addresses: vec![served.suite.token],
+        topics: vec![vec![GridToken::Transfer::SIGNATURE_HASH], Vec::new()],
+    };
+    for (at, change) in changes.into_iter().enumerate() {
+        let lies = liar(honest, move |answer| {
+            if let Some(logs) = answer["result"].as_array_mut() {
+                logs.iter_mut().for_each(change);
+            }
+        });
+        let found = client(lies).logs(&filter);
+        if at == 0 {
+            assert_eq!(found.unwrap(), served.inside.logs(&filter).unwrap());
+        } else {
+            let error = found.unwrap_err();
+            assert!(matches!(error, ClientError::Remote(RemoteError::Malformed { .. })), "{error}");
+        }
     }
 }
 

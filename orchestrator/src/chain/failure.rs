@@ -212,7 +212,9 @@ impl Failure {
 /// A chain that is another one is a wrong command line; one that does not answer can't be helped.
 fn client_code(error: &ClientError) -> i32 {
     match error {
-        ClientError::Remote(RemoteError::OtherChain { .. } | RemoteError::TooFew { .. })
+        ClientError::Remote(
+            RemoteError::OtherChain { .. } | RemoteError::TooFew { .. } | RemoteError::NoUrl { .. },
+        )
         | ClientError::Submit(SubmitError::ChainId { .. }) => exit_code::BAD_SPEC,
         ClientError::Remote(_)
         | ClientError::Output

@@ -62,6 +62,24 @@ pub fn of_node(reach: &Reach, node: u32) -> Result<Vec<Offer>, Failure> {
     standing(reach, Some(node))
 }
 
+/// Refuses an offer of more than its node claims: nobody could ever reserve it.
+///
+/// # Errors
+/// A [`Failure`]; [`Failure::Input`] if it is one.
+pub fn check_claims(reach: &Reach, terms: &Reservations::Offer) -> Result<(), Failure> {
+    let node = terms.node;
+    let room = reach.view(reach.suite.registry, &Registry::roomCall { node })?;
+    let claims = &room.caps;
+    let text = caps_text((claims.cores, claims.memMiB, claims.ssdMiB, claims.hddMiB, claims.mbps));
+    let none = Reservations::Caps { cores: 0, memMiB: 0, ssdMiB: 0, hddMiB: 0, mbps: 0 };
+    let empty = Host { state: ACTIVE, claims: room.caps, used: none, proven_until: 0 };
+    // What else is wrong with it, the contract says.
+    if room.state != ACTIVE || empty.can_take(terms) {
+        return Ok(());
+    }
+    Err(Failure::Input(format!("node {node} claims {text}: no more can be offered of it")))
+}
+
 /// The numbers of all offers that nodes have made, open or not.
 ///
 /// # Errors

@@ -35,6 +35,7 @@ pub(super) fn run(arguments: &OfferArguments) -> Result<i32, Failure> {
     if let Some(same) = standing.into_iter().find(|offer| offer.terms == terms) {
         return tell(&same, chain.json);
     }
+    offers::check_claims(&reach, &terms)?;
     let call = Reservations::offerCall { terms: terms.clone() };
     let receipt = wallet.send("offer", contract, &call)?;
     let made = receipt.logs.iter().find_map(|log| Reservations::Offered::decode_log(log).ok());

@@ -73,7 +73,9 @@ fn what_a_contract_or_an_empty_purse_refuses_is_one_line_and_nothing_is_sent() {
     let past = ["node", "maintenance", "1", "--hours", "1", "--from", "1000", "--key", "farmer"];
     refused(&world, farmer, &past, (2, "begins an hour or more from now"));
     let too_much = ["node", "unstake", "1", "--amount", "1000000", "--key", "farmer"];
-    refused(&world, farmer, &too_much, (2, "too small"));
+    refused(&world, farmer, &too_much, (2, "tokens at stake, not 1000000"));
+    let vast = ["node", "offer", "1", "--cores", "999", "--price", "1", "--key", "farmer"];
+    refused(&world, farmer, &vast, (2, "no more can be offered of it"));
     world.json(&yes(&["reserve", "1", "--hours", "2"]));
     refused(&world, tenant, &yes(&["reserve", "1", "--hours", "2", "--another"]), (5, "no room"));
     let output = world.hypha(&yes(&["release", "1"])[..2]);
@@ -111,6 +113,7 @@ fn a_chain_that_is_another_or_away_or_not_agreed_on_is_said_so() {
         (vec!["--at", "http://127.0.0.1:1/"], 5, "no endpoint answered"),
         (vec!["--at", &both, "--agreement", "2"], 5, "answer eth_call differently"),
         (vec!["--agreement", "2"], 2, "1 endpoints are given, and 2 must agree"),
+        (vec!["--at", "127.0.0.1:8545"], 2, "is no endpoint: write http://HOST:PORT"),
     ] {
         let verb = ["transfer", "0x00000000000000000000000000000000000000aa", "1"];
         let arguments = [verb.as_slice(), &["--key", "tenant"], &options].concat();
