@@ -13,7 +13,9 @@ abstract contract SeedRing is IBeacon {
 
     error NotKept(uint64 round);
 
+    /// A round so old that its place is a newer one's is refused: it would take the newest seed away.
     function keep(uint64 round, bytes32 entropy) internal {
+        require(round >= newest || newest - round < SIZE, NotKept(round));
         uint192 half = uint192(uint256(entropy));
         ring[round % SIZE] = bytes32((uint256(round) << 192) | half);
         if (round > newest) newest = round;

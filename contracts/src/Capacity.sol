@@ -243,7 +243,7 @@ contract Capacity is Eip712 {
         require(!holds(old, epoch), EpochTaken(epoch));
         Epoch memory posted =
             Epoch(epoch, uint64(block.timestamp), 0, msg.sender, verdictRoot, rewardRoot);
-        epochs[epoch % RING] = mark(EpochTree.hashOf(posted), epoch);
+        epochs[epoch % RING] = mark(posted, 0);
         emit EpochPosted(epoch, posted, data);
     }
 
@@ -515,8 +515,7 @@ contract Capacity is Eip712 {
         requireStands(posted);
         uint256 ends = posted.postedAt + window;
         require(block.timestamp < ends, TooLate(ends));
-        posted.openDemands += 1;
-        epochs[posted.epoch % RING] = mark(EpochTree.hashOf(posted), posted.epoch);
+        epochs[posted.epoch % RING] = mark(posted, posted.openDemands + 1);
         id = ++lastId;
         uint64 deadline = uint64(block.timestamp + ANSWER_SECONDS);
         Demand memory it = Demand(id, posted.epoch, tree, index, deadline, msg.sender);
@@ -526,8 +525,7 @@ contract Capacity is Eip712 {
 
     function closeDemand(Demand calldata it, Epoch memory posted) private {
         delete open[it.id];
-        posted.openDemands -= 1;
-        epochs[posted.epoch % RING] = mark(EpochTree.hashOf(posted), posted.epoch);
+        epochs[posted.epoch % RING] = mark(posted, posted.openDemands - 1);
         emit DemandAnswered(it.id, posted);
     }
 
@@ -543,20 +541,25 @@ contract Capacity is Eip712 {
         );
     }
 
-    /// The low 32 bits say which epoch a slot holds, the rest is the hash: 224 bits of it.
-    function mark(bytes32 hash, uint32 epoch) private pure returns (bytes32) {
-        return bytes32((uint256(hash) & ~uint256(type(uint32).max)) | epoch);
+    /// What a slot of the ring holds: 192 bits of the record's hash without its open demands, 32 bits of
+    /// how many those are, 32 bits of epoch. Whoever hands in a record need not know how many demands there
+    /// are: strangers open and close them, and could so keep every answer from being in time.
+    function mark(Epoch memory posted, uint32 openDemands) private pure returns (bytes32) {
+        posted.openDemands = 0;
+        uint256 hash = uint256(EpochTree.hashOf(posted)) >> 64 << 64;
+        posted.openDemands = openDemands;
+        return bytes32(hash | uint256(openDemands) << 32 | posted.epoch);
     }
 
     function holds(bytes32 slot, uint32 epoch) private pure returns (bool) {
         return slot != 0 && uint32(uint256(slot)) == epoch;
     }
 
+    /// Reverts unless this epoch stands, and sets its open demands to what they are.
     function requireStands(Epoch memory posted) private view {
-        require(
-            epochs[posted.epoch % RING] == mark(EpochTree.hashOf(posted), posted.epoch),
-            UnknownEpoch(posted.epoch)
-        );
+        bytes32 slot = epochs[posted.epoch % RING];
+        uint32 openDemands = uint32(uint256(slot) >> 32);
+        require(slot != 0 && slot == mark(posted, openDemands), UnknownEpoch(posted.epoch));
     }
 
     function requireDemand(Demand calldata it, Epoch memory posted) private view {

@@ -8,8 +8,9 @@ import {Merkle} from "./Merkle.sol";
 import {HashChain} from "./Verifiers.sol";
 
 /// @title Disputes about what a node signed.
-/// @notice Short ones are settled in one transaction. A long run is bisected, sixteen parts a round,
-/// until one segment is left that a verifier can judge. Who does not move within an hour has lost.
+/// @notice Short ones are settled in one transaction, at once: nobody who told the truth has to answer.
+/// A long run is bisected, sixteen parts a round, until one segment is left that a verifier can judge.
+/// Who does not move within an hour has lost.
 contract Disputes is Eip712 {
     uint256 public constant BOND = 5e18;
     uint256 public constant MOVE_SECONDS = 1 hours;
@@ -19,6 +20,7 @@ contract Disputes is Eip712 {
     uint8 private constant DEFENDER = 1;
     uint8 private constant CHALLENGER = 2;
     uint8 private constant LAST = 3;
+    uint8 private constant HASH_SEGMENT = 1;
 
     bytes32 private constant RUN_CLAIM = keccak256(
         "RunClaim(uint32 node,uint8 verifier,uint64 segments,bytes32 start,bytes32 end)"
@@ -75,6 +77,7 @@ contract Disputes is Eip712 {
     event Picked(uint64 indexed id, uint256 part, Dispute dispute);
     event Resolved(uint64 indexed id, uint32 indexed node, bool challengerWon, uint256 slashed);
     event Fraud(uint32 indexed node, uint64 pulse, address reporter, uint256 slashed);
+    event FalseSegment(uint32 indexed node, bytes32 from, address reporter, uint256 slashed);
 
     error NotSignedByNode(uint32 node);
     error NotTheNode(uint32 node);
@@ -88,6 +91,8 @@ contract Disputes is Eip712 {
     error WrongMids();
     error NotProven();
     error NoFraud();
+    error NoSingleSegment();
+    error JudgedAtOnce();
     error NotInRun();
     error TransferFailed();
 
@@ -130,6 +135,18 @@ contract Disputes is Eip712 {
         emit Fraud(run.node, run.pulse, msg.sender, taken);
     }
 
+    /// @notice A run of one segment of a hash chain that does not lead where the node says: all stake is
+    /// lost. Nodes sign such runs in every pulse, so a true one must cost them nothing, not even an answer.
+    function falseSegment(RunClaim calldata claim, bytes calldata signature) external {
+        require(isOneHashSegment(claim), NoSingleSegment());
+        requireClaim(claim, signature);
+        require(HashChain.run(claim.start) != claim.end, NoFraud());
+        uint256 taken =
+            registry.slash(claim.node, type(uint256).max, msg.sender, REPORTER_BPS);
+        require(taken > 0, NoFraud());
+        emit FalseSegment(claim.node, claim.start, msg.sender, taken);
+    }
+
     /// @notice A verdict that cannot be true, whatever happened: its epoch is void.
     function malformedVerdict(VerdictPath calldata proof) external {
         EpochTree.requireVerdict(proof);
@@ -141,22 +158,15 @@ contract Disputes is Eip712 {
         capacity.voidEpoch(proof.posted, msg.sender);
     }
 
-    /// @notice Opens a dispute over a run that the node signed.
+    /// @notice Opens a dispute over a run that the node signed, unless `falseSegment` can judge it.
     function openDispute(RunClaim calldata claim, bytes calldata signature)
         external
         returns (Dispute memory it)
     {
         require(claim.segments > 0, NoSegments());
+        require(!isOneHashSegment(claim), JudgedAtOnce());
         verifierOf(claim.verifier);
-        requireSigned(
-            claim.node,
-            keccak256(
-                abi.encode(
-                    RUN_CLAIM, claim.node, claim.verifier, claim.segments, claim.start, claim.end
-                )
-            ),
-            signature
-        );
+        requireClaim(claim, signature);
         it.id = ++lastId;
         (it.node, it.verifier, it.challenger) = (claim.node, claim.verifier, msg.sender);
         (it.from, it.to, it.high) = (claim.start, claim.end, claim.segments);
@@ -253,6 +263,16 @@ contract Disputes is Eip712 {
         require(node != 0 && registry.nodeOf(signer) == node, NotSignedByNode(node));
     }
 
+    function isOneHashSegment(RunClaim calldata claim) private pure returns (bool) {
+        return claim.verifier == HASH_SEGMENT && claim.segments == 1;
+    }
+
+    function requireClaim(RunClaim calldata it, bytes calldata signature) private view {
+        bytes32 hash =
+            keccak256(abi.encode(RUN_CLAIM, it.node, it.verifier, it.segments, it.start, it.end));
+        requireSigned(it.node, hash, signature);
+    }
+
     function requireCheckpoint(
         Checkpoints calldata run,
         uint64 index,
@@ -265,7 +285,7 @@ contract Disputes is Eip712 {
     }
 
     function verifierOf(uint8 which) private view returns (IVerifier) {
-        if (which == 1) return IVerifier(hashSegment);
+        if (which == HASH_SEGMENT) return IVerifier(hashSegment);
         if (which == 2) return IVerifier(merkleLeaf);
         require(which == 3, NoSuchVerifier(which));
         return IVerifier(dagLabel);

@@ -12,8 +12,12 @@ contract Registry is Eip712 {
     uint256 public constant UNSTAKE_DELAY = 14 days;
     /// @notice Maintenance is announced this long ahead ...
     uint256 public constant NOTICE = 1 hours;
-    /// @notice ... and takes at most this much of each 30 days.
+    /// @notice ... and takes at most this much of each 30 days, each epoch that it touches counted whole:
+    /// no credit is given for such an epoch.
     uint256 public constant MAINTENANCE_PER_MONTH = 8 hours;
+    /// @notice The next is announced so long after the last, when nobody can ask any more whether an epoch
+    /// was in it: the chain keeps epochs for a day.
+    uint256 public constant MAINTENANCE_PAUSE = 2 days;
     /// @notice A node that was not proven for this long can be parked by anyone.
     uint256 public constant SILENCE = 7 days;
     /// @notice Stake weighs by its age, up to this.
@@ -197,7 +201,7 @@ contract Registry is Eip712 {
         capacity.requireFinal(proof.posted);
         EpochTree.requireVerdict(proof);
         require(proof.verdict.node == node && atMost(caps, proof.verdict.caps), NotProven());
-        requireStake(nodes[node].stake, caps);
+        requireStake(nodes[node].stake - nodes[node].leaving, caps);
         nodes[node].caps = caps;
         emit CapsChanged(node, caps);
     }
@@ -207,12 +211,16 @@ contract Registry is Eip712 {
         Maintenance storage it = maintenance[node];
         require(from >= block.timestamp + NOTICE && from < to && from <= 1 << 40, BadPeriod());
         // One period at a time: a later announcement must not erase one that was relied upon.
-        require(block.timestamp >= it.to, BadPeriod());
+        uint256 again = it.to == 0 ? 0 : it.to + MAINTENANCE_PAUSE;
+        require(block.timestamp >= again, TooEarly(again));
         uint64 month = from / 30 days;
         uint64 used = it.month == month ? it.used : 0;
         uint64 left = uint64(MAINTENANCE_PER_MONTH) - used;
-        require(to - from <= left, MaintenanceUsedUp(left));
-        maintenance[node] = Maintenance(from, to, month, used + to - from);
+        // The first epoch has ended an hour before `from` at the latest: nobody is here sooner.
+        uint256 first = capacity.epochEnd(0);
+        uint256 epochs = (to - first + 1 hours - 1) / 1 hours - (from - first) / 1 hours;
+        require(epochs * 1 hours <= left, MaintenanceUsedUp(left));
+        maintenance[node] = Maintenance(from, to, month, used + uint64(epochs * 1 hours));
         emit Maintained(node, from, to);
     }
 
@@ -268,13 +276,15 @@ contract Registry is Eip712 {
         require(token.transfer(to, amount), TransferFailed());
     }
 
-    /// @notice Parks a node that was not proven for a week; anyone may.
+    /// @notice Parks a node that was not proven for a week, or of whose stake slashing has left less than
+    /// half of what its claims need; anyone may.
     function park(uint32 node) external {
         Node storage it = nodes[node];
         require(it.state == ACTIVE, NotActive(node));
         uint256 last = capacity.provenUntil(node);
         if (last < it.since) last = it.since;
-        require(block.timestamp > last + SILENCE, NotSilent(last));
+        bool isBare = 2 * (uint256(it.stake) - it.leaving) < stakeFor(it.caps);
+        require(isBare || block.timestamp > last + SILENCE, NotSilent(last));
         uint256 had = weighing(it);
         it.state = PARKED;
         recount(it, had);

@@ -99,7 +99,7 @@ pub struct Outcome {
     pub verdict: PulseVerdict,
     /// Why something is not.
     pub faults: Vec<Fault>,
-    /// False segments that the node has signed: `Disputes.openDispute` takes all its stake for one.
+    /// False segments that the node has signed: `Disputes.falseSegment` takes all its stake for one.
     pub evidence: Vec<(RunClaim, Signature)>,
 }
 

@@ -362,6 +362,44 @@ fn a_demand_is_answered_with_the_leaf_or_with_where_the_tree_ends() {
     grid.must(&key(6), capacity, Capacity::requireFinalCall { posted });
 }
 
+/// Each demand and each answer changes what the chain keeps of an epoch. Who could so make an answer come
+/// too late again and again would take any aggregator's bond.
+#[test]
+fn an_answer_counts_whatever_others_demand_meanwhile() {
+    let mut grid = Grid::new();
+    grid.aggregator(&key(2));
+    grid.fund(&key(3), tokens(10));
+    let capacity = grid.suite.capacity;
+    let content = Content::new((1..=5).map(|node| verdict(node, 5)), &[1]);
+    let posted = grid.post(&key(2), 0, &content);
+    let demand = |index| Capacity::demandCall { posted: posted.clone(), tree: 0, index };
+    let answer = |it: Capacity::Demand| Capacity::answerDemandCall {
+        posted: posted.clone(),
+        count: content.verdicts.count(),
+        leaf: crate::grid::verdict_leaf(&content.leaves[it.index as usize]).into(),
+        path: content.verdicts.path(it.index).unwrap(),
+        it,
+    };
+    let mut demands = Vec::new();
+    for index in 0..5 {
+        let receipt = grid.must(&key(3), capacity, demand(index));
+        let it = event::<Capacity::Demanded>(&receipt);
+        assert_eq!(it.posted.openDemands, index as u32 + 1);
+        demands.push(it.demand);
+    }
+    let last = demands.pop().unwrap();
+    for it in demands {
+        grid.must(&key(2), capacity, answer(it));
+    }
+    grid.advance(WINDOW);
+    let is_final = Capacity::requireFinalCall { posted: posted.clone() };
+    // Nobody makes an epoch final by handing in a record without demands.
+    grid.refuses(&key(2), capacity, is_final.clone(), "NotFinal");
+    let receipt = grid.must(&key(2), capacity, answer(last));
+    assert_eq!(event::<Capacity::DemandAnswered>(&receipt).posted.openDemands, 0);
+    grid.must(&key(2), capacity, is_final);
+}
+
 #[test]
 fn the_audit_tree_of_zeros_has_the_root_that_its_document_defines() {
     // docs/audit-tree.md's definition, for one leaf: root = H(2 | len | H(0 | 0 | bytes)).

@@ -177,6 +177,23 @@ impl Machine {
         Self { states }
     }
 
+    /// What a node signs of it, and a signature.
+    fn claim(&self, grid: &Grid, signer: &Key) -> (Disputes::RunClaim, Bytes) {
+        let domain = Reader::Disputes.domain(CHAIN_ID, grid.suite.disputes);
+        let (start, end) = (self.states[0], *self.states.last().unwrap());
+        let segments = self.states.len() as u64 - 1;
+        let message = RunClaim { node: 1, verifier: 1, segments, start, end };
+        let signature = sign(&message, &domain, signer).to_bytes().into();
+        (Disputes::RunClaim { node: 1, verifier: 1, segments, start, end }, signature)
+    }
+
+    /// Reports it as one false segment.
+    fn report(&self, grid: &mut Grid, reporter: &Key, signer: &Key) -> Result<Receipt, String> {
+        let (claim, signature) = self.claim(grid, signer);
+        let call = Disputes::falseSegmentCall { claim, signature };
+        grid.send(reporter, grid.suite.disputes, call)
+    }
+
     fn open(&self, grid: &mut Grid, challenger: &Key) -> Result<Disputes::Dispute, String> {
         self.open_with_receipt(grid, challenger).map(|(it, _)| it)
     }
@@ -186,14 +203,8 @@ impl Machine {
         grid: &mut Grid,
         challenger: &Key,
     ) -> Result<(Disputes::Dispute, Receipt), String> {
-        let domain = Reader::Disputes.domain(CHAIN_ID, grid.suite.disputes);
-        let (start, end) = (self.states[0], *self.states.last().unwrap());
-        let segments = self.states.len() as u64 - 1;
-        let message = RunClaim { node: 1, verifier: 1, segments, start, end };
-        let call = Disputes::openDisputeCall {
-            claim: Disputes::RunClaim { node: 1, verifier: 1, segments, start, end },
-            signature: sign(&message, &domain, &key(10)).to_bytes().into(),
-        };
+        let (claim, signature) = self.claim(grid, &key(10));
+        let call = Disputes::openDisputeCall { claim, signature };
         let receipt = grid.send(challenger, grid.suite.disputes, call)?;
         Ok((event::<Disputes::Opened>(&receipt).dispute, receipt))
     }
@@ -276,8 +287,39 @@ fn who_does_not_move_in_time_loses() {
     grid.refuses(&key(5), disputes, Disputes::timeoutCall { it }, "Unknown");
 }
 
+/// Nodes sign one segment at a time, in every pulse, and whoever has seen that could else open a dispute
+/// that an honest node loses by not looking for an hour.
+#[test]
+fn a_signed_segment_is_judged_at_once_and_a_true_one_costs_its_node_nothing() {
+    let mut grid = grid();
+    let (truth, lie) = (Machine::new(1, None), Machine::new(1, Some(0)));
+    for run in [&truth, &lie] {
+        let said = run.open(&mut grid, &key(3)).unwrap_err();
+        assert!(said.contains("JudgedAtOnce"), "{said}");
+    }
+    let stake = |grid: &Grid| grid.view(grid.suite.registry, Registry::stakeOfCall { node: 1 });
+    for (run, signer, refusal) in [
+        (&truth, 10, "NoFraud"),
+        (&lie, 12, "NotSignedByNode"),
+        (&Machine::new(2, Some(1)), 10, "NoSingleSegment"),
+    ] {
+        let said = run.report(&mut grid, &key(3), &key(signer)).unwrap_err();
+        assert!(said.contains(refusal), "{said}");
+    }
+    assert_eq!(stake(&grid), tokens(1000));
+    let before = grid.balance(key(3).address());
+    lie.report(&mut grid, &key(3), &key(10)).unwrap();
+    assert_eq!(grid.balance(key(3).address()), before + tokens(500));
+    assert_eq!(stake(&grid), U256::ZERO);
+    let said = lie.report(&mut grid, &key(3), &key(10)).unwrap_err();
+    assert!(said.contains("NoFraud"), "{said}");
+}
+
 pub(crate) fn measure(grid: &mut Grid, challenger: &Key, measured: &mut Vec<(&'static str, u64)>) {
     let disputes = grid.suite.disputes;
+    let lie = Machine::new(1, Some(0));
+    let receipt = lie.report(&mut self::grid(), challenger, &key(10)).unwrap();
+    measured.push(("false segment, 1000 steps", receipt.gas_used));
     // Node 1 lost its stake in the test before; the moves cost the same.
     let run = Machine::new(64, None);
     let (it, receipt) = run.open_with_receipt(grid, challenger).unwrap();

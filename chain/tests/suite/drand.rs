@@ -37,7 +37,9 @@ fn recorded() -> [(u64, Bytes, B256); 2] {
 fn recorded_rounds_verify_and_give_the_published_randomness() {
     let mut grid = Grid::with_beacon(BeaconKind::Drand);
     let beacon = grid.suite.beacon;
-    for (round, point, randomness) in recorded() {
+    let mut rounds = recorded();
+    rounds.reverse();
+    for (round, point, randomness) in rounds {
         let call = DrandBeacon::verifyCall { round, point: point.clone() };
         assert_eq!(grid.view(beacon, call), randomness);
         let receipt = grid.must(&key(1), beacon, DrandBeacon::pushCall { round, point });
@@ -48,6 +50,9 @@ fn recorded_rounds_verify_and_give_the_published_randomness() {
     let seed = grid.view(beacon, DrandBeacon::seedCall { round: 1000 });
     assert_eq!(seed, newest.seed_);
     assert_ne!(seed, grid.view(beacon, DrandBeacon::seedCall { round: 123 }));
+    // 256 are kept, each at its place: one that is older would take a newer one's, the newest in the end.
+    let [_, (round, point, _)] = recorded();
+    grid.refuses(&key(1), beacon, DrandBeacon::pushCall { round, point }, "NotKept");
     let missing = DrandBeacon::seedCall { round: 124 };
     let said = grid.try_call(key(1).address(), beacon, &missing).unwrap_err();
     assert!(said.contains("NotKept"), "{said}");

@@ -89,6 +89,10 @@ fn a_claim_goes_down_at_once_and_up_as_far_as_it_is_proven() {
         Registry::raiseCapsCall { node: 1, caps: wanted, proof: convert(&path) }
     };
     grid.refuses(&key(1), registry, raise(9), "NotProven");
+    // 4 cores need 55 tokens, 8 need 59. What is on its way out is no stake for more.
+    grid.must(&key(1), registry, Registry::unstakeCall { node: 1, amount: tokens(942) });
+    grid.refuses(&key(1), registry, raise(8), "StakeTooSmall");
+    grid.must(&key(1), registry, Registry::unstakeCall { node: 1, amount: tokens(941) });
     grid.must(&key(1), registry, raise(8));
     assert_eq!(node(&grid).caps.cores, 8);
 }
@@ -157,7 +161,9 @@ fn maintenance_is_announced_ahead_and_takes_eight_hours_of_a_month() {
     let mut grid = grid();
     let registry = grid.suite.registry;
     let month = 30 * 24 * 3600;
-    let first = (grid.now / month + 1) * month;
+    // The first epoch of the next month.
+    let start = grid.start();
+    let first = start + ((grid.now / month + 1) * month - start).div_ceil(3600) * 3600;
     grid.advance_to(first - 7200);
     let announce = |from, to| Registry::announceMaintenanceCall { node: 1, from, to };
     let soon = announce(grid.now + 60, grid.now + 120);
@@ -174,14 +180,40 @@ fn maintenance_is_announced_ahead_and_takes_eight_hours_of_a_month() {
     assert!(!grid.view(registry, touches(first - 100, first)));
     assert!(!grid.view(registry, touches(first + 5 * 3600, first + 6 * 3600)));
     // It cannot be replaced by another one while it is to come.
-    let other = announce(first + 20 * 3600, first + 21 * 3600);
-    grid.refuses(&key(1), registry, other, "BadPeriod");
-    grid.advance_to(first + 6 * 3600);
-    let more = announce(first + 20 * 3600, first + 24 * 3600);
+    let other = announce(first + 60 * 3600, first + 61 * 3600);
+    grid.refuses(&key(1), registry, other.clone(), "TooEarly");
+    // Nor afterwards, while somebody may still ask whether an epoch was in it.
+    grid.advance_to(first + 53 * 3600 - 60);
+    grid.refuses(&key(1), registry, other, "TooEarly");
+    grid.advance_to(first + 53 * 3600);
+    let more = announce(first + 60 * 3600, first + 64 * 3600);
     grid.refuses(&key(1), registry, more, "MaintenanceUsedUp");
-    grid.must(&key(1), registry, announce(first + 20 * 3600, first + 23 * 3600));
-    grid.advance_to(first + 24 * 3600);
+    grid.must(&key(1), registry, announce(first + 60 * 3600, first + 63 * 3600));
+    grid.advance_to(first + 120 * 3600);
     grid.must(&key(1), registry, announce(first + month, first + month + 8 * 3600));
+}
+
+/// Two seconds around the end of an epoch keep anyone from a credit for both hours.
+#[test]
+fn maintenance_costs_each_epoch_that_it_touches() {
+    let mut grid = grid();
+    let registry = grid.suite.registry;
+    let month = 30 * 24 * 3600;
+    let start = grid.start();
+    let mut from = start + ((grid.now / month + 1) * month - start).div_ceil(3600) * 3600;
+    let announce = |from, to| Registry::announceMaintenanceCall { node: 1, from, to };
+    for round in 0..5 {
+        grid.advance_to(from + 1 + 2 * 24 * 3600);
+        from += 3 * 24 * 3600;
+        let call = announce(from - 1, from + 1);
+        if round < 4 {
+            grid.must(&key(1), registry, call);
+            let used = grid.view(registry, Registry::maintenanceCall(1)).used;
+            assert_eq!(used, (round + 1) * 2 * 3600);
+        } else {
+            grid.refuses(&key(1), registry, call, "MaintenanceUsedUp");
+        }
+    }
 }
 
 #[test]
@@ -196,6 +228,22 @@ fn a_node_that_is_silent_for_a_week_is_parked_by_anyone_and_back_by_its_owner() 
     grid.refuses(&key(5), registry, Registry::unparkCall { node: 1 }, "NotFarmOwner");
     grid.must(&key(1), registry, Registry::unparkCall { node: 1 });
     grid.refuses(&key(5), registry, park, "NotSilent");
+}
+
+#[test]
+fn a_node_that_has_lost_its_stake_is_parked_by_anyone_and_comes_back_with_another() {
+    let mut grid = grid();
+    let registry = grid.suite.registry;
+    grid.must(&key(1), registry, Registry::unstakeCall { node: 1, amount: tokens(933) });
+    let park = Registry::parkCall { node: 1 };
+    grid.refuses(&key(5), registry, park.clone(), "NotSilent");
+    crate::disputes::Run::with_a_lie(16, 2).report(&mut grid, &key(3), 1, &key(10)).unwrap();
+    grid.must(&key(5), registry, park);
+    let unpark = Registry::unparkCall { node: 1 };
+    grid.refuses(&key(1), registry, unpark.clone(), "StakeTooSmall");
+    grid.must(&key(1), registry, Registry::addStakeCall { node: 1, amount: tokens(67) });
+    grid.must(&key(1), registry, unpark);
+    assert_eq!(node(&grid).state, 1);
 }
 
 #[test]

@@ -122,7 +122,9 @@ fn of_registry(error: &RegistryErrors) -> Refusal {
     use RegistryErrors as E;
     match error {
         E::NotFarmOwner(it) if it.farm == 0 => missing("there is no such node".to_owned()),
-        E::NotFarmOwner(it) => wrong(format!("farm {} is another account's; give its --key", it.farm)),
+        E::NotFarmOwner(it) => {
+            wrong(format!("farm {} is another account's; give its --key", it.farm))
+        }
         E::NoPayout(_) => wrong("a farm needs an address to pay to".to_owned()),
         E::KeyInUse(it) => wrong(format!(
             "the node key {} is or was node {}'s; give another --node-key",
@@ -138,14 +140,14 @@ fn of_registry(error: &RegistryErrors) -> Refusal {
         E::NotActive(it) => wrong(format!("node {} is not in the state for this", it.node)),
         E::ClaimsMore(_) => wrong("a claim goes up only as far as it is proven".to_owned()),
         E::NotProven(_) => wrong("the epoch does not show that much as proven".to_owned()),
-        E::BadPeriod(_) => wrong(
-            "maintenance begins an hour or more from now, ends after that, and one period is announced \
-             at a time"
-                .to_owned(),
-        ),
-        E::MaintenanceUsedUp(it) => {
-            wrong(format!("of this month's maintenance {} are left", span(it.left.saturating_to())))
+        E::BadPeriod(_) => {
+            wrong("maintenance begins an hour or more from now, and ends after that".to_owned())
         }
+        E::MaintenanceUsedUp(it) => wrong(format!(
+            "of this month's maintenance {} are left, and each hour of an epoch that it touches \
+                 counts whole",
+            span(it.left.saturating_to())
+        )),
         E::NotLeaving(it) => wrong(format!(
             "no stake of node {} is on its way out; begin with --amount or --retire",
             it.node

@@ -159,7 +159,7 @@ pub struct MaintenanceArguments {
     /// How long.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=8))]
     pub hours: u64,
-    /// When it begins, in seconds since 1970 [default: in an hour].
+    /// When it begins, in seconds since 1970 [default: with the first epoch in an hour or more].
     #[arg(long, value_name = "SECONDS")]
     pub from: Option<u64>,
     /// Whose node it is.

@@ -1,7 +1,7 @@
 //! `hypha node unstake` and `hypha node maintenance`: what an owner does with a node that is there.
 
 use hypha_chain::U256;
-use hypha_chain::contracts::Registry;
+use hypha_chain::contracts::{Capacity, Registry};
 use serde_json::json;
 
 use super::arguments::{MaintenanceArguments, UnstakeArguments};
@@ -23,6 +23,13 @@ pub(super) fn unstake(arguments: &UnstakeArguments) -> Result<i32, Failure> {
     let registry = reach.suite.registry;
     let before = record(&reach, node)?;
     if let Some(amount) = arguments.amount {
+        let has = before.stake.to::<U256>();
+        if amount > has {
+            let (has, amount) = (tokens(has), tokens(amount));
+            return Err(Failure::Input(format!(
+                "node {node} has {has} tokens at stake, not {amount}"
+            )));
+        }
         if before.leaving.to::<U256>() != amount {
             let call = Registry::unstakeCall { node, amount };
             wallet.send("take stake out", registry, &call)?;
@@ -68,8 +75,14 @@ pub(super) fn maintenance(arguments: &MaintenanceArguments) -> Result<i32, Failu
         Some(from) => (from, from.saturating_add(length)),
         // One that lies ahead and is as long is the one that an earlier run has announced.
         None if there.from > now && there.to - there.from == length => (there.from, there.to),
-        // A minute more than the notice, for the blocks until then.
-        None => (now + HOUR + 60, now + HOUR + 60 + length),
+        None => {
+            // A minute more than the notice, for the blocks until then; then the next epoch, for each
+            // that maintenance touches is counted whole.
+            let soonest = now + HOUR + 60;
+            let start = reach.view(reach.suite.capacity, &Capacity::startCall {})?;
+            let from = start + soonest.saturating_sub(start).div_ceil(HOUR) * HOUR;
+            (from, from + length)
+        }
     };
     if (there.from, there.to) != (from, to) {
         let call = Registry::announceMaintenanceCall { node, from, to };

@@ -230,7 +230,7 @@ fn chain(study: &Study) -> String {
             format!("{} + {}", court.challenge, court.answer),
         ),
         ("a claim of rewards, gas".to_owned(), court.claim.to_string()),
-        ("a dispute over a segment, gas".to_owned(), court.dispute.to_string()),
+        ("showing a false segment, gas".to_owned(), court.dispute.to_string()),
         ("gas per node and day, 100,000 nodes".to_owned(), format!("{gas:.0}")),
         (
             "lost for a leaf that is not shown, of a stake of 62".to_owned(),

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_chann
 use std::thread;
 use std::time::Duration;
 
-use hypha_chain::contracts::{Capacity, Registry};
+use hypha_chain::contracts::{Capacity, Disputes, Registry};
 use hypha_chain::{Address, B256};
 use hypha_proofs::binding::Binding;
 use hypha_proofs::network::participant::{Action, Evidence, Moment, Participant, Settings};
@@ -448,10 +448,22 @@ impl<'a> Core<'a> {
                 let (ticket, to) = (Ticket::Equivocation(node), self.config.suite.capacity);
                 self.sending.send(ticket, to, &call, monotonic_ns());
             }
-            Evidence::Segment { claim, .. } => {
+            Evidence::Segment { claim, signature } => {
                 let text = format!("node {} has signed a false segment", claim.node);
                 let fields = json!({"node": claim.node, "start": claim.start, "end": claim.end});
                 self.teller.tell("evidence", text, fields);
+                let call = Disputes::falseSegmentCall {
+                    claim: Disputes::RunClaim {
+                        node: claim.node,
+                        verifier: claim.verifier,
+                        segments: claim.segments,
+                        start: claim.start,
+                        end: claim.end,
+                    },
+                    signature: signature.to_bytes().into(),
+                };
+                let (ticket, to) = (Ticket::FalseSegment(claim.node), self.config.suite.disputes);
+                self.sending.send(ticket, to, &call, monotonic_ns());
             }
             Evidence::Statements(both) => {
                 let [first, second] = both.as_ref();

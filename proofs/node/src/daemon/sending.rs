@@ -45,6 +45,8 @@ pub(super) enum Ticket {
     Equivocation(u32),
     /// Two verdicts of one witness on one node and pulse.
     FalseWitness(u32),
+    /// A segment that a node has signed and that is false.
+    FalseSegment(u32),
 }
 
 /// What became of a transaction.

@@ -148,7 +148,7 @@ pub enum Action {
 /// What shows that somebody has lied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Evidence {
-    /// A false segment: `Disputes.openDispute` takes all the node's stake for it.
+    /// A false segment: `Disputes.falseSegment` takes all the node's stake for it.
     Segment {
         /// What the node claims.
         claim: RunClaim,
