@@ -22,6 +22,8 @@ use crate::bytes::Input;
 
 const NODES: u32 = 9;
 const ME: u32 = 1;
+/// What it serves by its hash.
+const SERVED: &[u8] = &[1; 70_000];
 /// What all peers together may have got out of it at once: see `COST_AT_ONCE` of gossip.
 const SENT_MAX: usize = (NODES as usize + 1) * (8 << 20);
 
@@ -73,6 +75,9 @@ fn participant() -> Participant {
     let mut participant = Participant::new(binding, Arc::new(key(ME)), settings);
     participant.on_epoch(0, Arc::clone(&ROSTER));
     participant.on_pulse(&pulse(), &moment(1));
+    participant.serve(0, vec![SERVED.to_vec()]);
+    participant.fetch(Some((hypha_chain::keccak256([9; 100]), 70_000)));
+    participant.show(0, &[1, 2, 3]);
     participant
 }
 
@@ -104,6 +109,11 @@ fn messages(mut input: Input<'_>) -> bool {
         }
         now_ns += 1_000_000_000;
         let actions = participant.on_message(from, bytes, &moment(now_ns));
+        for action in &actions {
+            if let Action::Fetched { hash, bytes, .. } = action {
+                assert_eq!(hypha_chain::keccak256(bytes), *hash, "nothing else was wanted");
+            }
+        }
         got_through |= !actions.is_empty();
         sent += actions.iter().map(sent_bytes).sum::<usize>();
         participant.on_tick(&moment(now_ns));

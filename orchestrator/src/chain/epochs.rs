@@ -1,8 +1,6 @@
-//! An epoch's data, as its aggregator keeps it, and what was posted of it: what nodes have proven and farms
+//! An epoch's data, as nodes keep it, and what was posted of it: what nodes have proven and farms
 //! have earned.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use hypha_chain::B256;
@@ -10,13 +8,11 @@ use hypha_chain::U256;
 use hypha_chain::contracts::Capacity;
 use hypha_chain::sol_types::SolEvent;
 use hypha_proofs::network::epoch::EpochData;
+use proof_node::kept;
 
 use super::failure::Failure;
 use super::reach::Reach;
 use super::wallet::Wallet;
-
-/// The longest data of an epoch: what there is for two million nodes.
-const DATA_LEN_MAX: u64 = 256 << 20;
 
 /// Keeps on the chain that these nodes were proven, as far as an epoch's data shows it and the chain does
 /// not have it yet: until then nobody pays for that time.
@@ -51,13 +47,7 @@ pub fn prove(
 /// [`Failure::File`].
 pub fn read(path: &Path) -> Result<EpochData, Failure> {
     let bad = |reason: String| Failure::File { path: path.to_owned(), reason };
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| bad(error.to_string()))?;
-    file.take(DATA_LEN_MAX + 1).read_to_end(&mut bytes).map_err(|error| bad(error.to_string()))?;
-    if bytes.len() as u64 > DATA_LEN_MAX {
-        return Err(bad(format!("it is longer than {DATA_LEN_MAX} bytes")));
-    }
-    EpochData::decode(&bytes).map_err(|error| bad(format!("it is no epoch's data: {error}")))
+    Ok(kept::read(path).map_err(|error| bad(error.to_string()))?.data)
 }
 
 /// What was last posted for the epoch; it must be of this very data. A demand that was made and answered

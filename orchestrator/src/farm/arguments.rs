@@ -62,7 +62,7 @@ pub struct WithdrawArguments {
     /// The farm [default: the account's only one].
     #[arg(long)]
     pub farm: Option<u32>,
-    /// An epoch's data, as its aggregator keeps it: what it proves is kept on the chain first.
+    /// An epoch's data, as a node keeps it: what it proves is kept on the chain first.
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// Who sends it; anyone may.
@@ -76,7 +76,7 @@ pub struct WithdrawArguments {
 /// Options of `hypha farm claim`.
 #[derive(Debug, Args)]
 pub struct ClaimArguments {
-    /// The epoch's data, as its aggregator keeps it.
+    /// The epoch's data, as a node keeps it.
     pub data: PathBuf,
     /// The farm [default: the account's only one].
     #[arg(long)]

@@ -34,8 +34,9 @@ pub enum NodeVerb {
     #[command(after_help = "Examples:\n  hypha node prove\n  \
         hypha node prove --filler /mnt/disk1/filler --filler /mnt/disk2/filler --plot-threads 4\n  \
         hypha node prove --filler /mnt/disk1/filler --shards /mnt/disk1/shards=12\n  \
-        hypha node prove --aggregate account --json >> events.ndjson")]
-    Prove(ProveArguments),
+        hypha node prove --aggregate account --json >> events.ndjson\n  \
+        hypha node prove --appeal farmer --metrics 127.0.0.1:9100")]
+    Prove(Box<ProveArguments>),
     /// Says what the chain knows of a node: its farm, keys, capacities, stake and proofs.
     #[command(after_help = "Examples:\n  hypha node status\n  hypha node status 7 --json\n  \
         hypha node status 7 --at http://127.0.0.1:8545 --contracts chain.json")]

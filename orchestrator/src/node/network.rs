@@ -112,6 +112,7 @@ fn timing(speed: u64) -> Timing {
         commit_ns: it.commit_ns / speed,
         // Statements still take as long as the lines do.
         gather_ns: (it.gather_ns / speed).max(5_000_000_000),
+        patience_ns: (it.patience_ns / speed).max(20_000_000_000),
         compare_ns: 1_000_000_000,
         // Such a chain's time is not this host's.
         skew_secs: u64::MAX,

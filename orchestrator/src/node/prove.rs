@@ -75,6 +75,13 @@ pub struct ProveArguments {
     /// Where the passphrase of that key is.
     #[arg(long, value_name = "FILE", requires = "aggregate")]
     pub aggregate_passphrase_file: Option<PathBuf>,
+    /// Appeal against posted epochs that are not what was proven, with 100 tokens of this account each: a
+    /// key's name in the state, or its file [default: only tell].
+    #[arg(long, value_name = "NAME|FILE")]
+    pub appeal: Option<String>,
+    /// Where the passphrase of that key is.
+    #[arg(long, value_name = "FILE", requires = "appeal")]
+    pub appeal_passphrase_file: Option<PathBuf>,
     /// What all nodes of a development network have alike [default: the standard].
     #[arg(long, value_name = "FILE")]
     pub network: Option<PathBuf>,
@@ -169,15 +176,16 @@ fn config(arguments: &ProveArguments, reach: &Reach) -> Result<Config, Failure> 
     let folder = directory.join("node");
     state::create_directory(&folder)?;
     let (network, timing) = network::read(arguments.network.as_deref())?;
-    let aggregation = match &arguments.aggregate {
-        Some(name) => {
-            let passphrase_file = arguments.aggregate_passphrase_file.clone();
-            let passphrase = PassphraseArguments { passphrase_file, passphrase_fd: None };
-            let key = Arc::new(keys::named(&directory, name, &passphrase)?);
-            Some(Aggregation { key, folder: folder.join("epochs") })
-        }
-        None => None,
+    let account = |name: &String, passphrase_file: &Option<PathBuf>| {
+        let passphrase_file = passphrase_file.clone();
+        let passphrase = PassphraseArguments { passphrase_file, passphrase_fd: None };
+        keys::named(&directory, name, &passphrase).map(Arc::new)
     };
+    let (aggregate, appeal) = (arguments.aggregate.as_ref(), arguments.appeal.as_ref());
+    let aggregation =
+        aggregate.map(|name| account(name, &arguments.aggregate_passphrase_file)).transpose()?;
+    let appellant =
+        appeal.map(|name| account(name, &arguments.appeal_passphrase_file)).transpose()?;
     let first_block = reach.first_block();
     Ok(Config {
         node,
@@ -199,7 +207,8 @@ fn config(arguments: &ProveArguments, reach: &Reach) -> Result<Config, Failure> 
         listen: arguments.listen,
         peers: peers(arguments)?,
         address_of,
-        aggregation,
+        aggregation: aggregation.map(|key| Aggregation { key }),
+        appellant,
         folder,
     })
 }

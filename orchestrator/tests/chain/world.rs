@@ -18,7 +18,9 @@ use hypha_chain::rpc::server::Server;
 use hypha_chain::sol_types::SolEvent;
 use hypha_chain::{Address, B256, Bytes, SolCall, U256};
 use hypha_proofs::network::epoch::{EpochData, RewardLeaf, VerdictLeaf};
+use hypha_proofs::network::judge::Closed;
 use hypha_proofs::network::ledger::Ledger;
+use proof_node::kept;
 use serde_json::{Value, json};
 
 use crate::anvil::Anvil;
@@ -260,7 +262,9 @@ impl World {
         }
         let receipt = self.execute(Some(capacity), data.post().unwrap().abi_encode().into());
         assert!(receipt.logs.iter().any(|log| Capacity::EpochPosted::decode_log(log).is_ok()));
-        std::fs::write(self.path(file), data.encode()).unwrap();
+        let closed = Closed { before: B256::ZERO, data, numbers: Vec::new() };
+        kept::write(&self.path(""), &closed).unwrap();
+        std::fs::rename(self.path(&epoch.to_string()), self.path(file)).unwrap();
         self.advance(WINDOW);
         end(epoch)
     }

@@ -15,12 +15,13 @@ use hypha_chain::key::Key;
 use hypha_chain::remote::{Endpoints, Remote};
 use hypha_chain::{Address, SolCall, U256};
 use hypha_proofs::network::epoch::EpochData;
+use proof_node::kept;
 use serde_json::{Value, json};
 
 use crate::nbd::Nbd;
 
 const CHAIN_ID: u64 = 7_499;
-const TOKEN: u64 = 1_000_000_000_000_000_000;
+pub(crate) const TOKEN: u64 = 1_000_000_000_000_000_000;
 /// How much faster than the world's the chain's time goes: an epoch takes half a minute.
 const SPEED: u64 = 120;
 /// A block is a tenth of a second.
@@ -171,8 +172,13 @@ impl Village {
 
     /// A transaction of the account that has all tokens.
     pub(crate) fn execute(&self, to: Address, call: &impl SolCall) -> Receipt {
+        self.execute_by(&self.account, to, call)
+    }
+
+    /// A transaction of any account.
+    pub(crate) fn execute_by(&self, key: &Key, to: Address, call: &impl SolCall) -> Receipt {
         let data = call.abi_encode().into();
-        let hash = self.client.transact(&self.account, Some(to), data).unwrap();
+        let hash = self.client.transact(key, Some(to), data).unwrap();
         for _ in 0..600 {
             if let Some(receipt) = self.client.receipt(&hash).unwrap() {
                 assert!(receipt.succeeded);
@@ -196,7 +202,12 @@ impl Village {
         assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
     }
 
-    /// Starts a node; the first posts epochs too.
+    /// Where a node listens.
+    pub(crate) fn port(&self, node: u32) -> SocketAddr {
+        self.ports[node as usize - 1]
+    }
+
+    /// Starts a node; the first posts epochs too, and the second appeals.
     pub(crate) fn prove(&self, node: usize) -> Process {
         let listen = self.ports[node - 1].to_string();
         let network = self.path("network.json");
@@ -211,6 +222,9 @@ impl Village {
         }
         if node == 1 {
             command.arg("--aggregate").arg(self.path("chain/chain/account/key"));
+        }
+        if node == 2 {
+            command.args(["--appeal", "farmer"]);
         }
         Process::start(command)
     }
@@ -249,11 +263,12 @@ impl Village {
         command
     }
 
-    /// The data of all epochs that the first node has closed.
+    /// The data of all epochs that the first node has posted, or found true.
     pub(crate) fn epochs(&self) -> BTreeMap<u32, EpochData> {
         let read = |entry: std::io::Result<std::fs::DirEntry>| {
-            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-            EpochData::decode(&bytes).ok().map(|data| (data.epoch, data))
+            // One that is being written has another name in a moment.
+            let closed = kept::read(&entry.unwrap().path()).ok();
+            closed.map(|closed| (closed.data.epoch, closed.data))
         };
         std::fs::read_dir(self.path("1/node/epochs")).unwrap().filter_map(read).collect()
     }

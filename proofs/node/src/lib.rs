@@ -12,6 +12,7 @@ pub mod clock;
 pub mod daemon;
 mod direct;
 pub mod filler;
+pub mod kept;
 pub mod machine;
 pub mod memo;
 pub mod metrics;

@@ -52,6 +52,16 @@ pub struct Metrics {
     pub transactions_failed: AtomicU64,
     /// Epochs that this node posted.
     pub epochs_posted: AtomicU64,
+    /// The newest epoch that the ledger goes on from.
+    pub judged_epoch: AtomicU64,
+    /// Posted epochs that were found true.
+    pub epochs_true: AtomicU64,
+    /// Posted epochs that were objected to.
+    pub epochs_false: AtomicU64,
+    /// Appeals that were made from here.
+    pub appeals: AtomicU64,
+    /// Votes of this node on appeals.
+    pub votes: AtomicU64,
     /// Connections to other nodes.
     pub peers: AtomicU64,
     /// Messages that were dropped.
@@ -73,6 +83,7 @@ impl Metrics {
             ("shard_stored_bytes", "all in the shard servers' folders", &self.shard_stored_bytes),
             ("plot_bytes", "the committed plot", &self.plot_bytes),
             ("table_bytes", "the day's memory table", &self.table_bytes),
+            ("judged_epoch", "newest epoch that the ledger goes on from", &self.judged_epoch),
             ("peers", "connections to other nodes", &self.peers),
         ];
         let counters = [
@@ -89,6 +100,10 @@ impl Metrics {
             ("challenges_answered", "challenges answered", &self.challenges_answered),
             ("transactions_failed", "transactions that failed", &self.transactions_failed),
             ("epochs_posted", "epochs posted", &self.epochs_posted),
+            ("epochs_true", "posted epochs found true", &self.epochs_true),
+            ("epochs_false", "posted epochs objected to", &self.epochs_false),
+            ("appeals", "appeals made", &self.appeals),
+            ("votes", "votes on appeals", &self.votes),
             ("messages_dropped", "messages that were dropped", &self.messages_dropped),
         ];
         let mut text = String::new();

@@ -237,6 +237,8 @@ impl<'a> World<'a> {
                     self.act(node, actions);
                 }
                 Action::Said(_) => self.story.statements += 1,
+                // Epochs are not posted here, so nothing is wanted of them.
+                Action::Fetched { .. } => {}
                 Action::Evidence(evidence) => {
                     let against = match *evidence {
                         Evidence::Segment { claim, .. } => claim.node,

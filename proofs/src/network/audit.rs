@@ -21,7 +21,7 @@ pub const POST_SECS: u64 = 1200;
 pub const JURY: u64 = 256;
 
 /// Which statements a node had [`SETTLE_SECS`] after an epoch's end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Known(Vec<u128>);
 
 /// What is wrong with a posted epoch.
@@ -37,6 +37,14 @@ pub enum Objection {
     Differs(Difference),
     /// The epoch can't be closed at all with what is known here.
     Unclosed(CloseError),
+    /// Nobody serves the data, or the numbers of the statements.
+    Withheld,
+    /// Nobody shows a statement that the data name.
+    Unshown(u128),
+    /// It goes on from an epoch that was objected to.
+    After(u32),
+    /// A later epoch was posted before it, and stands: that one says that nothing was said in this.
+    TooLate(u32),
 }
 
 /// What was posted for an epoch, as `Capacity.EpochPosted` tells it.
@@ -48,6 +56,16 @@ pub struct Posted {
     pub reward_root: hypha_chain::B256,
     /// Over all data.
     pub data: hypha_chain::B256,
+}
+
+impl Posted {
+    /// What is to be posted for an epoch; `None` without a node.
+    #[must_use]
+    pub fn of(data: &EpochData) -> Option<Self> {
+        let post = data.post()?;
+        let (verdict_root, reward_root) = (post.verdictRoot, post.rewardRoot);
+        Some(Self { verdict_root, reward_root, data: post.data })
+    }
 }
 
 impl Known {
@@ -82,12 +100,7 @@ impl Ledger {
         (ours, known): (&Pool, &Known),
     ) -> Vec<Objection> {
         let mut found = Vec::new();
-        let roots = theirs.post().map(|post| Posted {
-            verdict_root: post.verdictRoot,
-            reward_root: post.rewardRoot,
-            data: post.data,
-        });
-        if roots.as_ref() != Some(posted) {
+        if Posted::of(theirs) != Some(*posted) {
             found.push(Objection::OtherData);
         }
         if closing.pool.digest() != theirs.statements {

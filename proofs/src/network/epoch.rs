@@ -4,7 +4,7 @@ use hypha_chain::contracts::{Capacity, Rewards};
 use hypha_chain::tree::Tree;
 use hypha_chain::{B256, keccak256};
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, RECORD_BYTES};
 use super::roster::Caps;
 use crate::wire::{Input, VERSION, WireError};
 
@@ -214,6 +214,20 @@ impl EpochData {
         let index = index.min(tree.count() - 1);
         let leaf = leaves.get(usize::try_from(index).ok()?)?.clone();
         Some((tree.count(), leaf, tree.path(index)?))
+    }
+
+    /// Whether there is anything to post: a pulse that counts.
+    #[must_use]
+    pub fn has_pulses(&self) -> bool {
+        self.verdicts.iter().any(|leaf| leaf.pulses > 0)
+    }
+
+    /// The most bytes of the data of an epoch with so many nodes and farms in the Registry.
+    #[must_use]
+    pub fn bytes_max(nodes: u32, farms: u32) -> usize {
+        let (nodes, farms) = (nodes as usize, farms as usize);
+        let each = nodes * (VERDICT_BYTES + RECORD_BYTES) + farms * (REWARD_BYTES + 16);
+        (128 + each).min(DATA_BYTES_MAX)
     }
 
     /// The hash that is posted with the roots: of the whole data as it is served.

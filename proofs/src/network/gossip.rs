@@ -57,6 +57,13 @@ impl Gossip {
         self.pools.get(&term)
     }
 
+    /// [`Pool::settle`], of a term that is kept.
+    pub(super) fn settle(&mut self, term: Term) {
+        if let Some(pool) = self.pools.get_mut(&term) {
+            pool.settle();
+        }
+    }
+
     pub(super) fn terms(&self) -> impl Iterator<Item = Term> {
         self.pools.keys().copied()
     }

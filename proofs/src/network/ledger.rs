@@ -25,7 +25,7 @@ const MEASURED_EPOCHS: u32 = 720;
 /// A resource that inspectors found false counts nothing for so many epochs: thirty days.
 pub const FALSE_EPOCHS: u32 = 720;
 /// Bytes of a node's record.
-const RECORD_BYTES: usize = 8 + 4 + 4 + 4 + 4 + 2 * 8 * RESOURCES;
+pub(super) const RECORD_BYTES: usize = 8 + 4 + 4 + 4 + 4 + 2 * 8 * RESOURCES;
 /// Processors, memory, disks, bandwidth.
 const RESOURCES: usize = 4;
 
@@ -166,6 +166,16 @@ impl Ledger {
     #[must_use]
     pub fn issued(&self) -> u128 {
         self.farms.iter().sum()
+    }
+
+    /// Goes on to an epoch without those before it: nothing was posted for them, so nobody has earned
+    /// anything in them, and their emission waits.
+    #[must_use]
+    pub fn skip(&self, terms: &Terms, to: u32) -> Self {
+        let hours = u128::from(to.saturating_sub(self.next));
+        let most = terms.cap.saturating_sub(self.issued()).max(self.carry);
+        let carry = self.carry.saturating_add(terms.emission.saturating_mul(hours)).min(most);
+        Self { next: to.max(self.next), carry, ..self.clone() }
     }
 
     /// Closes an epoch. Everyone who has the same ledger, roster, pulses and statements makes the same

@@ -115,6 +115,24 @@ pub enum Message {
     },
     /// What a node has received; the same to all challengers.
     Receipt(Receipt),
+    /// A peer wants a piece of something that is known by its hash.
+    WantPiece {
+        /// Its keccak-256.
+        hash: B256,
+        /// Where the piece begins.
+        offset: u32,
+    },
+    /// That piece.
+    Piece {
+        /// The keccak-256 of the whole.
+        hash: B256,
+        /// Where the piece begins.
+        offset: u32,
+        /// Bytes of the whole.
+        total: u32,
+        /// [`CHUNK_BYTES`], or what is left.
+        bytes: Vec<u8>,
+    },
 }
 
 /// What a node has received of its challengers.
@@ -186,6 +204,16 @@ impl Message {
                 out.extend(bytes);
             }
             Self::Receipt(receipt) => receipt.put(&mut out),
+            Self::WantPiece { hash, offset } => {
+                out.extend(hash);
+                out.extend(offset.to_be_bytes());
+            }
+            Self::Piece { hash, offset, total, bytes } => {
+                out.extend(hash);
+                out.extend(offset.to_be_bytes());
+                out.extend(total.to_be_bytes());
+                out.extend(bytes);
+            }
         }
         out
     }
@@ -242,6 +270,11 @@ impl Message {
                 Self::Chunk { pulse, challenger, index, bytes: input.rest(CHUNK_BYTES)? }
             }
             10 => Self::Receipt(Receipt::read(input)?),
+            11 => Self::WantPiece { hash: input.hash()?, offset: input.u32()? },
+            12 => {
+                let (hash, offset, total) = (input.hash()?, input.u32()?, input.u32()?);
+                Self::Piece { hash, offset, total, bytes: input.rest(CHUNK_BYTES)? }
+            }
             other => return Err(WireError::Value(other)),
         })
     }
@@ -269,6 +302,8 @@ impl Message {
             Self::Head { .. } => 8,
             Self::Chunk { .. } => 9,
             Self::Receipt(_) => 10,
+            Self::WantPiece { .. } => 11,
+            Self::Piece { .. } => 12,
         }
     }
 }

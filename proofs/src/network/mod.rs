@@ -9,6 +9,7 @@
 //!   ────────────────────────────────────────────────────────────────────────────────────────────
 //!   ledger   from statements to an epoch's leaves      epoch     the leaves, their trees and calls
 //!   audit    whether a posted epoch is that, and who votes on it
+//!   judge    all posted epochs, one after the other: which the ledger goes on from
 //!   ────────────────────────────────────────────────────────────────────────────────────────────
 //!   pool     the statements of an epoch or a day       statement   verdicts, signed
 //! ```
@@ -20,6 +21,7 @@ pub mod audit;
 pub mod bandwidth;
 pub mod epoch;
 pub mod gossip;
+pub mod judge;
 pub mod ledger;
 pub mod message;
 pub mod participant;

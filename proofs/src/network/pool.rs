@@ -64,6 +64,7 @@ pub struct Pool {
     /// Of each bucket; `None` if it has changed since.
     sums: Vec<Option<Sum>>,
     limit: usize,
+    is_settled: bool,
 }
 
 impl Pool {
@@ -71,7 +72,12 @@ impl Pool {
     #[must_use]
     pub fn new(limit: usize) -> Self {
         let sums = vec![Some(Sum::default()); 1 << BUCKET_BITS];
-        Self { subjects: BTreeMap::new(), ids: BTreeMap::new(), sums, limit }
+        Self { subjects: BTreeMap::new(), ids: BTreeMap::new(), sums, limit, is_settled: false }
+    }
+
+    /// From now on nothing that is kept is dropped for something later: an epoch is closed with it.
+    pub fn settle(&mut self) {
+        self.is_settled = true;
     }
 
     /// How many statements there are.
@@ -103,7 +109,7 @@ impl Pool {
             None => self.ids.len() < self.limit,
             // The two with the lowest numbers are kept, so that all pools come to hold the same.
             Some([_]) => self.ids.len() < self.limit,
-            Some(kept) => kept.iter().any(|it| it.id() > id),
+            Some(kept) => !self.is_settled && kept.iter().any(|it| it.id() > id),
         }
     }
 

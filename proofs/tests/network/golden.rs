@@ -44,6 +44,8 @@ fn messages() -> Vec<Message> {
         Message::Head { node, pulse, challenger: 2, chunks: vec![hash, hash], signature },
         Message::Chunk { pulse, challenger: 2, index: 1, bytes: vec![8; 11] },
         Message::Receipt(Receipt { node, pulse, entries: vec![(2, hash)], signature }),
+        Message::WantPiece { hash, offset: 65_536 },
+        Message::Piece { hash, offset: 65_536, total: 65_543, bytes: vec![9; 7] },
     ]
 }
 
@@ -53,8 +55,8 @@ fn messages_travel_as_they_were_recorded() {
     for message in messages() {
         assert_eq!(Message::decode(&message.encode()), Ok(message));
     }
-    let recorded = "0xa7a7977f2e02db2aab336044a6bb988b13c865abde6b867456ab3ebe1d7e0bf7";
-    assert_eq!((all.len(), keccak256(all).to_string().as_str()), (1486, recorded));
+    let recorded = "0xaff6f0691f331ace7ada6037095c969f7b55c6293c4714c90b02935d0a320720";
+    assert_eq!((all.len(), keccak256(all).to_string().as_str()), (1573, recorded));
 }
 
 #[test]
@@ -75,7 +77,10 @@ fn a_message_that_is_cut_or_longer_is_none() {
         let bytes = message.encode();
         let open_ended = matches!(
             message,
-            Message::Commitment(_) | Message::Opening { .. } | Message::Chunk { .. }
+            Message::Commitment(_)
+                | Message::Opening { .. }
+                | Message::Chunk { .. }
+                | Message::Piece { .. }
         );
         for len in 0..bytes.len() {
             let whole = Message::decode(&bytes[..len]).is_ok();

@@ -5,6 +5,7 @@ mod audit;
 mod chain;
 mod drawing;
 mod golden;
+mod judge;
 mod ledger;
 mod pulses;
 mod world;

@@ -79,6 +79,9 @@ pub(crate) fn pulse(epoch: u32, number: u64) -> Pulse {
     Pulse { challenge: hypha_proofs::Challenge { pulse: round.number, seed }, epoch, timestamp }
 }
 
+/// What is answered to whoever wants a piece of something.
+pub(crate) type Lie = fn(B256, u32) -> Vec<Message>;
+
 /// How a node behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
@@ -165,6 +168,8 @@ pub(crate) struct Peer {
     pub(crate) said: Vec<Statement>,
     pub(crate) evidence: Vec<Evidence>,
     pub(crate) sent_bytes: u64,
+    /// What it was given by its hash, and by whom.
+    pub(crate) fetched: Vec<(B256, u32, Vec<u8>)>,
 }
 
 enum Event {
@@ -194,6 +199,10 @@ pub(crate) struct World {
     /// Who says of everything that it is made again that it is what it is not.
     pub(crate) slanderers: Vec<u32>,
     made_again: BTreeMap<(u32, bool), bool>,
+    /// Who answers whoever wants a piece with something of its own; nothing, if that is empty.
+    pub(crate) liars: BTreeMap<u32, Lie>,
+    /// Nobody compares what it has with others' any more.
+    pub(crate) no_comparing: bool,
     /// Whether messages are kept, and those that were.
     pub(crate) record: bool,
     pub(crate) recorded: Vec<Vec<u8>>,
@@ -227,6 +236,7 @@ impl World {
                 said: Vec::new(),
                 evidence: Vec::new(),
                 sent_bytes: 0,
+                fetched: Vec::new(),
             };
             (node, peer)
         });
@@ -245,6 +255,8 @@ impl World {
             lines: BTreeMap::new(),
             slanderers: Vec::new(),
             made_again: BTreeMap::new(),
+            liars: BTreeMap::new(),
+            no_comparing: false,
             record: false,
             recorded: Vec::new(),
         }
@@ -355,6 +367,10 @@ impl World {
 
     /// Sends something as if it came from a node.
     pub(crate) fn send(&mut self, from: u32, to: u32, bytes: Vec<u8>) {
+        let compares = matches!(Message::decode(&bytes), Ok(Message::Summary(..)));
+        if self.no_comparing && compares {
+            return;
+        }
         if self.rng.u32(..1000) >= self.lost_per_mille {
             if self.record {
                 self.recorded.push(bytes.clone());
@@ -395,6 +411,7 @@ impl World {
                 }
                 Action::Said(statement) => peer.said.push(statement),
                 Action::Evidence(evidence) => peer.evidence.push(*evidence),
+                Action::Fetched { hash, from, bytes } => peer.fetched.push((hash, from, bytes)),
                 Action::Regenerate { node: of, is_table, mut job } => {
                     // It takes long, and each machine has one extent of filler.
                     let is_true = *self.made_again.entry((of, is_table)).or_insert_with(|| {
@@ -426,7 +443,17 @@ impl World {
             if peer.manner == Manner::Silent {
                 continue;
             }
+            let lie = self.liars.get(&node).copied();
             let actions = match event {
+                Event::Message { from, bytes }
+                    if let (Some(lie), Ok(Message::WantPiece { hash, offset })) =
+                        (lie, Message::decode(&bytes)) =>
+                {
+                    for message in lie(hash, offset) {
+                        self.send(node, from, message.encode());
+                    }
+                    continue;
+                }
                 Event::Message { from, bytes } => {
                     peer.participant.on_message(from, &bytes, &moment)
                 }

@@ -10,11 +10,14 @@ use hypha_chain::deploy::Suite;
 use hypha_chain::embedded::FoundLog;
 use hypha_chain::sol_types::SolEvent;
 use hypha_chain::{Address, B256, U256};
+use hypha_proofs::network::audit::Jury;
 use hypha_proofs::network::roster::{Caps, Member, Roster, RosterError};
 use hypha_proofs::store::PlotRecord;
 
 /// The Registry's number for a node in service.
 const ACTIVE: u8 = 1;
+/// How many posted epochs are remembered.
+const POSTED_MAX: usize = 64;
 
 /// A node, as far as the events have told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,10 +60,14 @@ pub enum Change {
     Posted(Capacity::Epoch, B256),
     /// It does not stand any more.
     Voided(u32),
-    /// Somebody wants to see a leaf.
+    /// Somebody wants to see a leaf, or appeals.
     Demanded(Capacity::Demand, Capacity::Epoch),
     /// It was shown; the epoch's record is another.
     DemandAnswered(u64, Capacity::Epoch),
+    /// An appeal's jury is drawn.
+    Seated(Jury),
+    /// A node has voted on an appeal: whether for the epoch.
+    Voted(u64, u32, bool),
 }
 
 /// All that the events have told.
@@ -70,6 +77,8 @@ pub struct Book {
     farms: u32,
     offers: BTreeMap<u32, (u32, Caps)>,
     reservations: BTreeMap<u64, u32>,
+    /// The newest epochs that stand, as they are now, with the hash of their data.
+    posted: BTreeMap<u32, (Capacity::Epoch, B256)>,
     /// A node whose stake comes with the next transfer of this transaction.
     awaits_stake: Option<(B256, u32)>,
 }
@@ -87,6 +96,15 @@ impl Book {
         &self.nodes
     }
 
+    /// The newest epochs that stand, in the order in which they were posted: their records as they are
+    /// now, and the hashes of their data.
+    #[must_use]
+    pub fn posted(&self) -> Vec<(Capacity::Epoch, B256)> {
+        let mut posted: Vec<_> = self.posted.values().cloned().collect();
+        posted.sort_by_key(|(posted, _)| (posted.postedAt, posted.epoch));
+        posted
+    }
+
     /// How many nodes and farms the Registry has.
     #[must_use]
     pub fn counts(&self) -> (u32, u32) {
@@ -99,19 +117,7 @@ impl Book {
     /// [`RosterError`].
     pub fn roster(&self, at_secs: u64) -> Result<Roster, RosterError> {
         let active = self.nodes.iter().filter(|(_, node)| node.active);
-        let members = active.map(|(number, node)| Member {
-            node: *number,
-            farm: node.farm,
-            signer: node.signer,
-            stake: node.stake.saturating_sub(node.leaving),
-            since_secs: node.since_secs,
-            claimed: node.claimed,
-            reserved: node.reserved,
-            plot: node.plot,
-            salt: node.salt,
-            // What is public of it can't be told from the chain.
-            place: None,
-        });
+        let members = active.map(|(number, node)| node.member(*number));
         Roster::new(members.collect(), at_secs)
     }
 
@@ -256,21 +262,43 @@ impl Book {
             }
             Capacity::EpochPosted::SIGNATURE_HASH => {
                 let event = Capacity::EpochPosted::decode_log(log).ok()?.data;
+                self.posted.insert(event.epoch, (event.posted.clone(), event.data));
+                while self.posted.len() > POSTED_MAX {
+                    self.posted.pop_first();
+                }
                 Some(Change::Posted(event.posted, event.data))
             }
             Capacity::EpochVoided::SIGNATURE_HASH => {
                 let event = Capacity::EpochVoided::decode_log(log).ok()?;
+                self.posted.remove(&event.epoch);
                 Some(Change::Voided(event.epoch))
             }
             Capacity::Demanded::SIGNATURE_HASH => {
                 let event = Capacity::Demanded::decode_log(log).ok()?.data;
+                self.record(&event.posted);
                 Some(Change::Demanded(event.demand, event.posted))
             }
             Capacity::DemandAnswered::SIGNATURE_HASH => {
                 let event = Capacity::DemandAnswered::decode_log(log).ok()?.data;
+                self.record(&event.posted);
                 Some(Change::DemandAnswered(event.id, event.posted))
             }
+            Capacity::Seated::SIGNATURE_HASH => {
+                let event = Capacity::Seated::decode_log(log).ok()?.data;
+                Some(Change::Seated(Jury::from(&event)))
+            }
+            Capacity::Voted::SIGNATURE_HASH => {
+                let event = Capacity::Voted::decode_log(log).ok()?;
+                Some(Change::Voted(event.id, event.node, event.isTrue))
+            }
             _ => None,
+        }
+    }
+
+    /// A demand has changed an epoch's record.
+    fn record(&mut self, posted: &Capacity::Epoch) {
+        if let Some((known, _)) = self.posted.get_mut(&posted.epoch) {
+            *known = posted.clone();
         }
     }
 
@@ -326,6 +354,24 @@ impl Book {
 }
 
 impl Node {
+    /// As it takes part in an epoch that begins now, by its number.
+    #[must_use]
+    pub fn member(&self, number: u32) -> Member {
+        Member {
+            node: number,
+            farm: self.farm,
+            signer: self.signer,
+            stake: self.stake.saturating_sub(self.leaving),
+            since_secs: self.since_secs,
+            claimed: self.claimed,
+            reserved: self.reserved,
+            plot: self.plot,
+            salt: self.salt,
+            // What is public of it can't be told from the chain.
+            place: None,
+        }
+    }
+
     /// What it claims and nobody has reserved.
     #[must_use]
     pub fn idle(&self) -> Caps {

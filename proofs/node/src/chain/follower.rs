@@ -66,7 +66,7 @@ pub enum News {
     },
     /// A pulse.
     Pulse(Pulse),
-    /// An event of the contracts.
+    /// An event of the contracts. At the beginning, posted epochs of before are told as they are then.
     Change {
         /// Which.
         change: Change,
@@ -192,6 +192,11 @@ impl Follower {
         if let Some(until) = from.checked_sub(1) {
             self.read_past(until)?;
             let last = self.block(until)?;
+            let posted = self.book.posted().into_iter();
+            news.extend(posted.map(|(posted, data)| News::Change {
+                change: Change::Posted(posted, data),
+                block: until,
+            }));
             // Its epoch's beginning was not seen as such: nobody is told who took part in it.
             self.epoch = self.schedule.epoch_at(last.timestamp);
             self.last = Some(last);

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use hypha_chain::contracts::{Capacity, Disputes, Registry};
+use hypha_chain::key::Key;
 use hypha_chain::{Address, B256};
 use hypha_proofs::binding::Binding;
 use hypha_proofs::network::participant::{Action, Evidence, Moment, Participant, Settings};
@@ -19,8 +20,10 @@ use hypha_proofs::verifier::PulseVerdict;
 use serde_json::{Value, json};
 
 use super::aggregator::Aggregator;
+use super::appeals::{Appeals, Me, Now};
 use super::inputs::{Input, Read, Reader};
-use super::sending::{Sending, Sent, Ticket};
+use super::judging::Judging;
+use super::sending::{Desk, Desks, Sent, Ticket};
 use super::shards::ShardsState;
 use super::{Config, DaemonError, Event};
 use crate::chain::book::{Change, Node};
@@ -37,15 +40,18 @@ use crate::work::Draw;
 
 /// Inputs that wait for the core; whoever has more waits.
 const WAITING: usize = 256;
+/// An epoch's trees: verdicts and rewards.
+const TREES: u8 = 2;
 /// How often what is not urgent is looked at.
 const TEND_NS: u64 = 500_000_000;
 /// How long the core sleeps at most: a stop is seen then.
 const SLEEP_MAX: Duration = Duration::from_millis(250);
 /// Statements of one epoch that are kept: four million take some gigabytes, and a network has seven for
 /// each node and pulse.
-const STATEMENTS_MAX: usize = 4 << 20;
-/// How many epochs are kept.
-const KEEP_EPOCHS: u32 = 8;
+pub(super) const STATEMENTS_MAX: usize = 4 << 20;
+/// How many epochs' statements are kept: one can be disputed for six hours, and who begins then judges
+/// from the last on that can't.
+const KEEP_EPOCHS: u32 = 10;
 
 /// Where events go.
 pub(super) struct Teller<'a>(pub(super) &'a mut dyn FnMut(&Event));
@@ -74,7 +80,9 @@ pub(super) struct Core<'a> {
     pub(super) config: Config,
     pub(super) participant: Participant,
     pub(super) peers: Peers,
-    pub(super) sending: Sending,
+    pub(super) sending: Desks,
+    pub(super) judging: Judging,
+    pub(super) appeals: Appeals,
     pub(super) aggregator: Option<Aggregator>,
     pub(super) memo: Memo,
     pub(super) plots: Plots,
@@ -130,11 +138,10 @@ impl<'a> Core<'a> {
         let plots = Plots::open(&config.folder.join("plots")).map_err(at)?;
         let (core, inputs) = sync_channel(WAITING);
         let aggregator = config.aggregation.as_ref();
-        let aggregator = aggregator
-            .map(|it| Aggregator::open(&config, it, schedule, stop, &core))
-            .transpose()?;
-        let (key, client) = (Arc::clone(&config.key), config.client.clone());
-        let sending = Sending::start(client, Arc::clone(&key), Arc::clone(stop), core.clone());
+        let aggregator =
+            aggregator.map(|it| Aggregator::open(&config, it, schedule)).transpose()?;
+        let key = Arc::clone(&config.key);
+        let sending = Desks::start(&config.client, config.keys(), stop, &core);
         let identity = Identity {
             chain_id: config.chain_id,
             registry: config.suite.registry,
@@ -152,9 +159,11 @@ impl<'a> Core<'a> {
             compare_ns: config.timing.compare_ns,
             ..Settings::standard(schedule)
         };
-        let participant = Participant::new(config.binding(), key, settings);
-        start_reader(&config, schedule, stop, &core)?;
+        let mut participant = Participant::new(config.binding(), key, settings);
         let mut teller = Teller(tell);
+        let judging = Judging::open(&config, schedule, &mut participant, &mut teller)?;
+        let appeals = config.appeals(schedule)?;
+        start_reader(&config, schedule, stop, &core)?;
         let listens = peers.address();
         let fields = json!({"node": config.node, "at": listens, "chain_id": config.chain_id});
         teller.tell("proving", format!("node {} listens at {listens}", config.node), fields);
@@ -162,6 +171,8 @@ impl<'a> Core<'a> {
             participant,
             peers,
             sending,
+            judging,
+            appeals,
             aggregator,
             memo,
             plots,
@@ -269,6 +280,7 @@ impl<'a> Core<'a> {
         if let Some(nodes) = nodes {
             self.know(&nodes);
         }
+        self.appeals.on_mine(mine.as_ref().map(|mine| mine.member(self.config.node)));
         self.mine = mine;
         for news in news {
             match news {
@@ -277,10 +289,7 @@ impl<'a> Core<'a> {
                     self.participant.on_epoch(epoch, roster);
                 }
                 News::Ended { epoch, counts } => {
-                    let due_ns = moment.now_ns + self.config.timing.gather_ns;
-                    if let Some(it) = &mut self.aggregator {
-                        it.on_ended(epoch, counts, due_ns);
-                    }
+                    self.judging.on_ended(epoch, counts, is_fresh, moment.now_ns);
                 }
                 News::Day { day, salt } => {
                     self.participant.on_day(day, salt);
@@ -332,26 +341,55 @@ impl<'a> Core<'a> {
                 self.challenges.remove(&id);
                 self.sending.forget(Ticket::Challenge(id));
             }
-            Change::Posted(posted, data) => {
-                if let Some(it) = &mut self.aggregator {
-                    it.on_posted(posted, data, &mut self.teller);
-                }
-            }
-            Change::Voided(epoch) => {
-                if let Some(it) = &mut self.aggregator {
-                    it.on_voided(epoch, &mut self.teller);
-                }
-            }
+            Change::Posted(posted, data) => self.judging.on_posted(posted, data, monotonic_ns()),
+            Change::Voided(epoch) => self.on_voided(epoch),
             Change::Demanded(demand, posted) => {
-                if let Some(it) = &mut self.aggregator {
-                    it.on_demand(demand, posted, &mut self.teller);
+                // What has no leaf is an appeal: it is for a jury, and no data answers it.
+                if demand.tree >= TREES {
+                    self.appeals.on_appeal(&demand, &posted, block, &mut self.teller);
+                } else if let Some(it) = &mut self.aggregator {
+                    it.on_demand(demand);
                 }
+                self.judging.on_record(posted);
             }
             Change::DemandAnswered(id, posted) => {
+                self.judging.on_record(posted);
+                self.appeals.on_over(id, &mut self.sending);
                 if let Some(it) = &mut self.aggregator {
-                    it.on_demand_answered(id, posted);
+                    it.on_demand_answered(id, &mut self.sending);
                 }
             }
+            Change::Seated(jury) => self.appeals.on_seated(jury),
+            Change::Voted(id, node, is_true) => {
+                self.appeals.on_voted(id, node, is_true, &mut self.teller);
+            }
+        }
+    }
+
+    fn on_voided(&mut self, epoch: u32) {
+        let aggregator = self.judging.records.get(&epoch).map(|record| record.aggregator);
+        let aggregator = aggregator.unwrap_or_default();
+        let text = format!("epoch {epoch} was voided, and the bond of {aggregator} is lost");
+        self.teller.tell("epoch-voided", text, json!({"epoch": epoch, "aggregator": aggregator}));
+        if let Some(it) = &mut self.aggregator {
+            it.on_voided(epoch, aggregator);
+        }
+        self.judging.on_voided(epoch, &mut self.participant, monotonic_ns());
+        self.appeals.on_voided(epoch, &mut self.sending);
+    }
+
+    /// Judges what was posted, posts, appeals and votes. Times are the monotonic clock's and the chain's.
+    pub(super) fn tend_epochs(&mut self, now: (u64, u64)) {
+        let (participant, teller) = (&mut self.participant, &mut self.teller);
+        self.judging.tend(participant, now, &self.metrics, teller);
+        if self.time.block < self.time.awaits_block {
+            // What was sent last is not read yet: it would be sent twice.
+            return;
+        }
+        let at = Now { now_ns: now.0, now_secs: now.1, block: self.time.block };
+        self.appeals.tend(&self.judging, &mut self.sending, at, teller);
+        if let Some(it) = &mut self.aggregator {
+            it.tend(participant, (&mut self.judging, &mut self.sending), now, teller);
         }
     }
 
@@ -407,8 +445,16 @@ impl<'a> Core<'a> {
                 }
                 Action::Regenerate { node, is_table, job } => self.regenerate(node, is_table, job),
                 Action::Evidence(evidence) => self.on_evidence(&evidence),
+                Action::Fetched { hash, from, bytes } => self.on_fetched(&hash, from, bytes),
             }
         }
+    }
+
+    fn on_fetched(&mut self, hash: &B256, from: u32, bytes: Vec<u8>) {
+        let text = format!("{} bytes of a posted epoch came from node {from}", bytes.len());
+        let fields = json!({"hash": hash, "node": from, "bytes": bytes.len()});
+        self.teller.tell("epoch-data-from", text, fields);
+        self.judging.judge.on_fetched(hash, bytes, &mut self.participant);
     }
 
     /// Makes an extent of another node again, one at a time, at the lowest priority.
@@ -479,24 +525,10 @@ impl<'a> Core<'a> {
     }
 
     fn on_sent(&mut self, sent: &Sent, now_ns: u64) {
-        let Sent { ticket, result } = sent;
-        let by_aggregator = matches!(
-            ticket,
-            Ticket::Approve
-                | Ticket::Join
-                | Ticket::Epoch(_)
-                | Ticket::Demand(_)
-                | Ticket::Seat(_)
-                | Ticket::Decide(_)
-        );
-        match &mut self.aggregator {
-            Some(it) if by_aggregator => {
-                it.sending.on_sent(sent, now_ns);
-                if result.is_ok() {
-                    it.on_done(*ticket);
-                }
-            }
-            _ => self.sending.on_sent(sent, now_ns),
+        let Sent { ticket, result, .. } = sent;
+        self.sending.on_sent(sent, now_ns);
+        if let Some(it) = self.aggregator.as_mut().filter(|_| result.is_ok()) {
+            it.on_done(*ticket);
         }
         let what = format!("{ticket:?}").to_lowercase();
         match result {
@@ -506,6 +538,8 @@ impl<'a> Core<'a> {
                 match ticket {
                     Ticket::Challenge(_) => add(&self.metrics.challenges_answered, 1),
                     Ticket::Epoch(_) => add(&self.metrics.epochs_posted, 1),
+                    Ticket::Vote(_) => add(&self.metrics.votes, 1),
+                    Ticket::Appeal(_) => add(&self.metrics.appeals, 1),
                     _ => {}
                 }
                 let fields = json!({"what": what, "transaction": hash});
@@ -548,6 +582,31 @@ impl Config {
         let call = Registry::nodeAtCall { node };
         let wanted = self.client.view(self.suite.registry, &call)?.signer;
         if wanted == given { Ok(()) } else { Err(DaemonError::Key { node, wanted, given }) }
+    }
+
+    /// All keys that transactions are signed by.
+    fn keys(&self) -> Vec<(Desk, Arc<Key>)> {
+        let aggregator =
+            self.aggregation.as_ref().map(|it| (Desk::Aggregator, Arc::clone(&it.key)));
+        let appellant = self.appellant.as_ref().map(|it| (Desk::Appellant, Arc::clone(it)));
+        let appellant = appellant.filter(|(_, it)| {
+            aggregator.as_ref().is_none_or(|(_, other)| other.address() != it.address())
+        });
+        let own = (Desk::Node, Arc::clone(&self.key));
+        [Some(own), aggregator, appellant].into_iter().flatten().collect()
+    }
+
+    fn appeals(&self, schedule: Schedule) -> Result<Appeals, DaemonError> {
+        let aggregator = self.aggregation.as_ref().map(|it| it.key.address());
+        let appellant = self.appellant.as_ref().map(|key| {
+            let address = key.address();
+            // One key's transactions are sent one after the other.
+            let is_one = aggregator == Some(address);
+            (address, if is_one { Desk::Aggregator } else { Desk::Appellant })
+        });
+        let window = self.client.view(self.suite.capacity, &Capacity::windowCall {})?;
+        let me = Me { node: self.node, schedule, member: None };
+        Ok(Appeals::new((me, self.suite, window), appellant, aggregator))
     }
 
     /// When pulses are.

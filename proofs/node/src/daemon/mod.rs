@@ -13,8 +13,10 @@
 //! a peer that says nothing changes nothing for pulses.
 
 mod aggregator;
+mod appeals;
 mod core;
 mod inputs;
+mod judging;
 mod pulses;
 mod sending;
 mod shards;
@@ -76,6 +78,8 @@ pub struct Timing {
     pub commit_ns: u64,
     /// How long after its end an epoch is closed: until then statements may come.
     pub gather_ns: u64,
+    /// How long data and statements of a posted epoch that nobody serves are waited for.
+    pub patience_ns: u64,
     /// How often one's statements are compared with a peer's.
     pub compare_ns: u64,
     /// How far the chain's newest block may be from this host's clock before that is told, in seconds.
@@ -89,6 +93,7 @@ impl Timing {
         commit_ns: 600_000_000_000,
         // Of the statements that were known ten minutes after the end, none may be left out.
         gather_ns: 1_200_000_000_000,
+        patience_ns: 2_400_000_000_000,
         compare_ns: 10_000_000_000,
         skew_secs: 120,
     };
@@ -98,8 +103,6 @@ impl Timing {
 pub struct Aggregation {
     /// The account, which has the bond.
     pub key: Arc<Key>,
-    /// Where the epochs' data are kept.
-    pub folder: PathBuf,
 }
 
 /// All that a node is told at its start.
@@ -144,6 +147,8 @@ pub struct Config {
     pub address_of: fn(&B256) -> Option<SocketAddr>,
     /// Whether it posts epochs.
     pub aggregation: Option<Aggregation>,
+    /// The account that pays for appeals against posted epochs, if it appeals.
+    pub appellant: Option<Arc<Key>>,
 }
 
 /// Something that people or programs may want to know.
@@ -184,9 +189,6 @@ pub enum DaemonError {
     /// A thread can't be made.
     #[error("no thread can be made: {0}")]
     Thread(#[source] io::Error),
-    /// An epoch's data that was kept here is damaged.
-    #[error("{0} is damaged: remove it, and the epochs after it, and they are made again")]
-    Epoch(PathBuf),
     /// The key is not this node's.
     #[error("node {node}'s chain key is {wanted}, not {given}")]
     Key {

@@ -12,7 +12,7 @@ use hypha_chain::key::Key;
 use hypha_chain::{Address, B256, Bytes, SolCall};
 
 use super::inputs::Input;
-use crate::chain::desk::Desk;
+use crate::chain;
 
 /// How long a transaction is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -41,6 +41,12 @@ pub(super) enum Ticket {
     Seat(u64),
     /// The end of an appeal.
     Decide(u64),
+    /// This node's vote on an appeal.
+    Vote(u64),
+    /// An appeal's bond may be taken.
+    ApproveAppeal(u32),
+    /// An appeal against an epoch.
+    Appeal(u32),
     /// Two answers of one node to one pulse.
     Equivocation(u32),
     /// Two verdicts of one witness on one node and pulse.
@@ -49,8 +55,20 @@ pub(super) enum Ticket {
     FalseSegment(u32),
 }
 
+/// Whose transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Desk {
+    /// This node's own.
+    Node,
+    /// Of the account that posts epochs.
+    Aggregator,
+    /// Of the account that appeals, if that is another.
+    Appellant,
+}
+
 /// What became of a transaction.
 pub(super) struct Sent {
+    pub(super) desk: Desk,
     pub(super) ticket: Ticket,
     /// The transaction, and its block.
     pub(super) result: Result<(B256, u64), String>,
@@ -62,16 +80,75 @@ struct Job {
     data: Bytes,
 }
 
+/// All keys that this node sends by.
+pub(super) struct Desks(BTreeMap<Desk, Sending>);
+
 /// One key's transactions.
-pub(super) struct Sending {
+struct Sending {
     jobs: Sender<Job>,
     /// What is on its way (`u64::MAX`), or may be tried again at that time; and how often it failed.
     tickets: BTreeMap<Ticket, (u64, u32)>,
 }
 
+impl Desks {
+    /// Starts a thread for each key.
+    pub(super) fn start(
+        client: &Client,
+        keys: Vec<(Desk, Arc<Key>)>,
+        stop: &Arc<AtomicBool>,
+        core: &SyncSender<Input>,
+    ) -> Self {
+        let start = |(desk, key)| {
+            (desk, Sending::start(desk, client.clone(), key, Arc::clone(stop), core.clone()))
+        };
+        Self(keys.into_iter().map(start).collect())
+    }
+
+    /// Whether a transaction of this kind of the node's own may be sent now.
+    pub(super) fn is_free(&self, ticket: Ticket, now_ns: u64) -> bool {
+        self.is_free_by(Desk::Node, ticket, now_ns)
+    }
+
+    /// Whether a transaction of this kind may be sent now.
+    pub(super) fn is_free_by(&self, desk: Desk, ticket: Ticket, now_ns: u64) -> bool {
+        self.0.get(&desk).is_some_and(|it| it.is_free(ticket, now_ns))
+    }
+
+    /// Sends a call by the node's own key, as [`Self::send_by`].
+    pub(super) fn send(&mut self, ticket: Ticket, to: Address, call: &impl SolCall, now_ns: u64) {
+        self.send_by(Desk::Node, ticket, (to, call), now_ns);
+    }
+
+    /// Sends a call of a contract, unless one of this kind is on its way or has just failed.
+    pub(super) fn send_by(
+        &mut self,
+        desk: Desk,
+        ticket: Ticket,
+        (to, call): (Address, &impl SolCall),
+        now_ns: u64,
+    ) {
+        if let Some(it) = self.0.get_mut(&desk) {
+            it.send(ticket, to, call, now_ns);
+        }
+    }
+
+    /// Takes what became of a transaction.
+    pub(super) fn on_sent(&mut self, sent: &Sent, now_ns: u64) {
+        if let Some(it) = self.0.get_mut(&sent.desk) {
+            it.on_sent(sent, now_ns);
+        }
+    }
+
+    /// Forgets one that is of no use any more.
+    pub(super) fn forget(&mut self, ticket: Ticket) {
+        self.0.values_mut().for_each(|it| it.forget(ticket));
+    }
+}
+
 impl Sending {
     /// Starts a key's thread.
-    pub(super) fn start(
+    fn start(
+        desk: Desk,
         client: Client,
         key: Arc<Key>,
         stop: Arc<AtomicBool>,
@@ -79,12 +156,12 @@ impl Sending {
     ) -> Self {
         let (jobs, waiting) = channel::<Job>();
         thread::spawn(move || {
-            let desk = Desk { client: &client, key: &key, patience: PATIENCE };
+            let sender = chain::desk::Desk { client: &client, key: &key, patience: PATIENCE };
             for Job { ticket, to, data } in waiting {
-                let sent = desk.send(to, data, || stop.load(Ordering::Acquire));
+                let sent = sender.send(to, data, || stop.load(Ordering::Acquire));
                 let result = sent.map(|receipt| (receipt.transaction, receipt.block));
                 let result = result.map_err(|error| error.to_string());
-                if core.send(Input::Sent(Sent { ticket, result })).is_err() {
+                if core.send(Input::Sent(Sent { desk, ticket, result })).is_err() {
                     return;
                 }
             }
@@ -92,13 +169,11 @@ impl Sending {
         Self { jobs, tickets: BTreeMap::new() }
     }
 
-    /// Whether one of this kind may be sent now.
-    pub(super) fn is_free(&self, ticket: Ticket, now_ns: u64) -> bool {
+    fn is_free(&self, ticket: Ticket, now_ns: u64) -> bool {
         self.tickets.get(&ticket).is_none_or(|(at, _)| *at <= now_ns)
     }
 
-    /// Sends a call, unless one of this kind is on its way or has just failed.
-    pub(super) fn send(&mut self, ticket: Ticket, to: Address, call: &impl SolCall, now_ns: u64) {
+    fn send(&mut self, ticket: Ticket, to: Address, call: &impl SolCall, now_ns: u64) {
         if !self.is_free(ticket, now_ns) {
             return;
         }
@@ -109,7 +184,7 @@ impl Sending {
     }
 
     /// Takes what became of one.
-    pub(super) fn on_sent(&mut self, sent: &Sent, now_ns: u64) {
+    fn on_sent(&mut self, sent: &Sent, now_ns: u64) {
         match &sent.result {
             Ok(_) => _ = self.tickets.remove(&sent.ticket),
             Err(_) => {
@@ -121,8 +196,7 @@ impl Sending {
         }
     }
 
-    /// Forgets one that is of no use any more.
-    pub(super) fn forget(&mut self, ticket: Ticket) {
+    fn forget(&mut self, ticket: Ticket) {
         if self.tickets.get(&ticket).is_some_and(|(at, _)| *at != u64::MAX) {
             self.tickets.remove(&ticket);
         }

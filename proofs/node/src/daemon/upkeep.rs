@@ -42,9 +42,7 @@ impl Core<'_> {
         }
         self.tend_challenges(now_ns);
         let now_secs = self.time.secs;
-        if let Some(it) = &mut self.aggregator {
-            it.tend(&self.participant, (now_ns, now_secs), &mut self.teller);
-        }
+        self.tend_epochs((now_ns, now_secs));
         set(&self.metrics.peers, self.peers.links() as u64);
         let dropped = self.peers.counters().dropped.load(Ordering::Relaxed);
         set(&self.metrics.messages_dropped, dropped);

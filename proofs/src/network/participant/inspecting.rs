@@ -191,9 +191,8 @@ impl Participant {
         if moment.now_ns < self.next_regeneration_ns || !self.inspecting.is_idle() {
             return;
         }
-        // One of those that it watches, by chance: who opens last must not escape by that.
         let node = judged.0.binding.node;
-        if draw(&moment.fresh("whom", node.into()), 0, 0, WITNESSES as u64) > 0 {
+        if !is_picked(node, moment) {
             return;
         }
         let (Some(ongoing), Ok(opening)) = (self.ongoing.get(&pulse), Opening::decode(opening))
@@ -246,5 +245,45 @@ impl Participant {
         let job =
             Regeneration::of_table(&claim.binding, (day, salt), &table, way.start, way).ok()?;
         Some((job, way.clone()))
+    }
+}
+
+/// Whether a node that is watched is the one whose extent is made again: by chance, one of those that a
+/// witness has as a rule, since who opens last must not escape by that.
+fn is_picked(node: u32, moment: &Moment) -> bool {
+    draw(&moment.fresh("whom", node.into()), 0, 0, WITNESSES as u64) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moment(number: u64) -> Moment {
+        let random = hypha_chain::keccak256(number.to_be_bytes());
+        Moment { now_ns: 1, random }
+    }
+
+    #[test]
+    fn one_in_seven_is_picked_whoever_it_is_and_whenever_it_opens() {
+        let moments = 0..7000;
+        for node in [1, 2, 99_999] {
+            let picked = moments.clone().filter(|number| is_picked(node, &moment(*number)));
+            let picked = picked.count();
+            assert!((850..1150).contains(&picked), "node {node}: {picked} of 7000");
+        }
+        // Of the seven that a witness has in a pulse, the place in the order says nothing.
+        let mut by_place = [0_u32; WITNESSES];
+        let mut none = 0;
+        for pulse in 0..3000 {
+            let first = (0..WITNESSES)
+                .find(|place| is_picked(1 + *place as u32, &moment(pulse * 10 + *place as u64)));
+            match first.and_then(|place| by_place.get_mut(place)) {
+                Some(count) => *count += 1,
+                None => none += 1,
+            }
+        }
+        // (6/7)^7 of all pulses pass without; the first is picked in a seventh, not in all.
+        assert!((900..1150).contains(&none), "{none} of 3000 without");
+        assert!(by_place.iter().all(|count| (120..500).contains(count)), "{by_place:?}");
     }
 }

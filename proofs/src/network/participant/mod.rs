@@ -12,6 +12,7 @@
 //! who are drawn are listened to, each once, and pools have a size.
 
 mod answering;
+mod fetching;
 mod inspecting;
 mod measuring;
 mod watching;
@@ -24,6 +25,7 @@ use hypha_chain::message::RunClaim;
 use hypha_chain::{B256, keccak256};
 
 use self::answering::Answering;
+use self::fetching::Fetching;
 use self::inspecting::Inspecting;
 use self::measuring::Measuring;
 use self::watching::Watched;
@@ -143,6 +145,15 @@ pub enum Action {
     },
     /// Something that its author will not like.
     Evidence(Box<Evidence>),
+    /// What was wanted by its hash ([`Participant::fetch`]) is here, and is that.
+    Fetched {
+        /// Its keccak-256.
+        hash: B256,
+        /// Who gave it.
+        from: u32,
+        /// All of it.
+        bytes: Vec<u8>,
+    },
 }
 
 /// What shows that somebody has lied.
@@ -194,6 +205,7 @@ pub struct Participant {
     /// Until when whose disk or table counts nothing here, since it was found false.
     distrusted: BTreeMap<(u32, bool), u64>,
     inspecting: Inspecting,
+    fetching: Fetching,
     next_pass_ns: u64,
     next_compare_ns: u64,
     next_regeneration_ns: u64,
@@ -217,6 +229,7 @@ impl Participant {
             ongoing: BTreeMap::new(),
             distrusted: BTreeMap::new(),
             inspecting: Inspecting::default(),
+            fetching: Fetching::default(),
             next_pass_ns: 0,
             next_compare_ns: 0,
             next_regeneration_ns: 0,
@@ -236,6 +249,7 @@ impl Participant {
         self.epochs.retain(|_, epoch| *epoch >= oldest);
         let first = self.epochs.first_key_value().map_or(0, |(pulse, _)| *pulse);
         self.inspecting.keep_from(first);
+        self.fetching.keep_from(oldest);
         let (first_day, last_day) = self.days(newest);
         for day in first_day..=last_day {
             self.gossip.open(Term::Day(day));
@@ -347,7 +361,8 @@ impl Participant {
                 self.answer(from, &answers, moment, &mut out);
             }
             Message::Want(term, ids) => {
-                let answers = self.gossip.on_want(term, &ids);
+                let mut answers = self.gossip.on_want(term, &ids);
+                answers.extend(self.fetching.statements(term, &ids, self.gossip.pool(term)));
                 self.answer(from, &answers, moment, &mut out);
             }
             Message::Ready { .. } => self.on_ready(&message, moment, &mut out),
@@ -356,6 +371,12 @@ impl Participant {
                 self.on_chunk(pulse, (challenger, index), &bytes, moment, &mut out);
             }
             Message::Receipt(receipt) => self.on_receipt(&receipt, moment, &mut out),
+            Message::WantPiece { hash, offset } => {
+                let answers: Vec<Message> =
+                    self.fetching.piece(&hash, offset).into_iter().collect();
+                self.answer(from, &answers, moment, &mut out);
+            }
+            Message::Piece { .. } => self.on_piece(from, message, moment, &mut out),
         }
         out
     }
@@ -372,6 +393,7 @@ impl Participant {
         self.ongoing.retain(|_, ongoing| moment.now_ns < ongoing.ends_ns(&rules));
         self.distrusted.retain(|_, until| moment.now_ns < *until);
         self.tick_inspecting(moment, &mut out);
+        self.tick_fetching(moment, &mut out);
         if moment.now_ns >= self.next_pass_ns {
             self.next_pass_ns = moment.now_ns + COLLECT_NS;
             let peers = self.peers("pass", FANOUT, moment);
@@ -396,7 +418,7 @@ impl Participant {
         });
         let pass = self.gossip.has_fresh().then_some(self.next_pass_ns);
         let inspect = self.inspecting.has_work().then_some(self.next_pass_ns);
-        let rest = [pass, inspect, Some(self.next_compare_ns)];
+        let rest = [pass, inspect, self.fetching.due_ns(), Some(self.next_compare_ns)];
         pulses.chain(rest).flatten().min().unwrap_or(self.next_compare_ns)
     }
 
@@ -404,6 +426,12 @@ impl Participant {
     #[must_use]
     pub fn pool(&self, epoch: u32) -> Option<&Pool> {
         self.gossip.pool(Term::Epoch(epoch))
+    }
+
+    /// From now on, of an author that has contradicted itself in an epoch the same two statements are
+    /// kept, whatever comes later: the epoch is closed with them, and they may be asked for.
+    pub fn settle(&mut self, epoch: u32) {
+        self.gossip.settle(Term::Epoch(epoch));
     }
 
     /// The pulses of an epoch that are known, in their order.
@@ -464,14 +492,18 @@ impl Participant {
     ) {
         for statement in statements {
             let Some(term) = self.term_of(&statement) else { continue };
-            if !self.gossip.wants(term, &statement) {
+            let is_wanted = self.gossip.wants(term, &statement);
+            if !is_wanted && !self.fetching.misses(term, &statement) {
                 continue;
             }
             if !self.gossip.may_cost(from, CHECK_COST, moment.now_ns) {
                 return;
             }
             if self.is_true(term, &statement) {
-                self.learn(from, term, statement, moment, out);
+                self.fetching.take(term, &statement);
+                if is_wanted {
+                    self.learn(from, term, statement, moment, out);
+                }
             } else if !self.gossip.may_cost(from, FALSE_COST, moment.now_ns) {
                 return;
             }

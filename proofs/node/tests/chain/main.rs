@@ -2,6 +2,8 @@
 //! has is what the contracts say.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
+mod epochs;
+
 use std::sync::{Arc, Mutex};
 
 use hypha_chain::client::Client;
@@ -15,27 +17,27 @@ use hypha_proofs::network::schedule::{Pulse, Schedule};
 use proof_node::chain::book::Change;
 use proof_node::chain::follower::{FollowError, Follower, Horizon, News, cadence_of, start_of};
 
-const GENESIS: u64 = 1_800_000_000;
-const CADENCE: u64 = 60;
-const CHAIN_ID: u64 = 77;
+pub(crate) const GENESIS: u64 = 1_800_000_000;
+pub(crate) const CADENCE: u64 = 60;
+pub(crate) const CHAIN_ID: u64 = 77;
 
-fn key(byte: u8) -> Key {
+pub(crate) fn key(byte: u8) -> Key {
     Key::from_bytes(&[byte; 32]).unwrap()
 }
 
-fn tokens(count: u64) -> U256 {
+pub(crate) fn tokens(count: u64) -> U256 {
     U256::from(count) * U256::from(10).pow(U256::from(18))
 }
 
-struct World {
+pub(crate) struct World {
     chain: Arc<Mutex<Chain>>,
-    client: Client,
-    suite: Suite,
-    now: u64,
+    pub(crate) client: Client,
+    pub(crate) suite: Suite,
+    pub(crate) now: u64,
 }
 
 impl World {
-    fn new(seed: u8) -> Self {
+    pub(crate) fn new(seed: u8) -> Self {
         let parameters = Parameters {
             chain_id: CHAIN_ID,
             timestamp: GENESIS,
@@ -62,22 +64,22 @@ impl World {
         world
     }
 
-    fn block(&mut self) {
+    pub(crate) fn block(&mut self) {
         self.now += CADENCE;
         self.chain.lock().unwrap().tick(self.now).unwrap();
     }
 
-    fn transact(&mut self, by: u8, to: Option<Address>, data: Bytes) {
+    pub(crate) fn transact(&mut self, by: u8, to: Option<Address>, data: Bytes) {
         let hash = self.client.transact(&key(by), to, data).unwrap();
         self.block();
         assert!(self.client.receipt(&hash).unwrap().unwrap().succeeded);
     }
 
-    fn send(&mut self, by: u8, to: Address, call: &impl SolCall) {
+    pub(crate) fn send(&mut self, by: u8, to: Address, call: &impl SolCall) {
         self.transact(by, Some(to), call.abi_encode().into());
     }
 
-    fn add_node(&mut self, farm: u32, signer: u8, stake: u64) {
+    pub(crate) fn add_node(&mut self, farm: u32, signer: u8, stake: u64) {
         let (registry, token) = (self.suite.registry, self.suite.token);
         let approve = GridToken::approveCall { spender: registry, amount: tokens(stake) };
         self.send(1, token, &approve);
@@ -133,7 +135,7 @@ impl World {
         self.send(1, reservations, &Reservations::closeCall { id: 1 });
     }
 
-    fn schedule(&self) -> Schedule {
+    pub(crate) fn schedule(&self) -> Schedule {
         Schedule {
             chain_id: CHAIN_ID,
             capacity: self.suite.capacity,

@@ -1,0 +1,163 @@
+//! Epochs' data on the disk: those that this node's ledger goes on from, and those that it has made to
+//! post. Without them it would have to wait until what was posted can't be disputed any more.
+//!
+//! A file `epochs/NUMBER`: `hypha epoch  1\n\0` ‖ hash of the data that it goes on from (32) ‖ bytes of the
+//! data (8) ‖ the data, as they are posted ‖ the numbers of their statements (16 each) ‖ SHA-256 of all
+//! before. What is read is used for what stands on the chain by its hash only.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use hypha_chain::B256;
+use hypha_proofs::network::epoch::EpochData;
+use hypha_proofs::network::judge::Closed;
+use ring::digest::{SHA256, digest};
+
+use crate::filler::shelf::{read_at_most, write_whole};
+
+const MAGIC: &[u8; 16] = b"hypha epoch  1\n\0";
+/// The most bytes of a file that is read.
+const BYTES_MAX: u64 = 1 << 31;
+
+/// Why a file is not an epoch.
+#[derive(Debug, thiserror::Error)]
+pub enum KeptError {
+    /// The disk.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Its bytes are not those that were written.
+    #[error("it is damaged, or it is no epoch's data")]
+    Damaged,
+}
+
+/// Reads an epoch's file.
+///
+/// # Errors
+/// [`KeptError`].
+pub fn read(path: &Path) -> Result<Closed, KeptError> {
+    decode(&read_at_most(path, BYTES_MAX)?).ok_or(KeptError::Damaged)
+}
+
+/// Keeps an epoch: when this returns it is on the disk.
+///
+/// # Errors
+/// The disk.
+pub fn write(folder: &Path, closed: &Closed) -> io::Result<()> {
+    write_whole(&folder.join(closed.data.epoch.to_string()), &encode(closed))
+}
+
+/// All epochs of a folder, ascending; some may be none.
+///
+/// # Errors
+/// The folder can't be read or made.
+pub(crate) fn read_all(folder: &Path) -> io::Result<Vec<(u32, Result<Closed, KeptError>)>> {
+    fs::create_dir_all(folder)?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some(epoch) = name.and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let is_it = |closed: &Closed| closed.data.epoch == epoch;
+        let closed = read(&path);
+        let is_wrong = closed.as_ref().is_ok_and(|closed| !is_it(closed));
+        found.push((epoch, if is_wrong { Err(KeptError::Damaged) } else { closed }));
+    }
+    found.sort_by_key(|(epoch, _)| *epoch);
+    Ok(found)
+}
+
+/// Removes all but the newest `most` epochs of a folder.
+///
+/// # Errors
+/// The disk.
+pub(crate) fn keep_newest(folder: &Path, most: usize) -> io::Result<()> {
+    let mut epochs = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        epochs.extend(name.to_str().and_then(|name| name.parse::<u32>().ok()));
+    }
+    epochs.sort_unstable();
+    let old = epochs.len().saturating_sub(most);
+    for epoch in epochs.iter().take(old) {
+        fs::remove_file(folder.join(epoch.to_string()))?;
+    }
+    Ok(())
+}
+
+fn encode(closed: &Closed) -> Vec<u8> {
+    let data = closed.data.encode();
+    let mut out = MAGIC.to_vec();
+    out.extend(closed.before);
+    out.extend((data.len() as u64).to_be_bytes());
+    out.extend(data);
+    closed.numbers.iter().for_each(|number| out.extend(number.to_be_bytes()));
+    let sum = digest(&SHA256, &out);
+    out.extend(sum.as_ref());
+    out
+}
+
+fn decode(bytes: &[u8]) -> Option<Closed> {
+    let (body, sum) = bytes.split_last_chunk::<32>()?;
+    let (magic, rest) = body.split_first_chunk::<16>()?;
+    if magic != MAGIC || digest(&SHA256, body).as_ref() != sum {
+        return None;
+    }
+    let (before, rest) = rest.split_first_chunk::<32>()?;
+    let (len, rest) = rest.split_first_chunk::<8>()?;
+    let (data, rest) = rest.split_at_checked(usize::try_from(u64::from_be_bytes(*len)).ok()?)?;
+    let (numbers, tail) = rest.as_chunks::<16>();
+    if !tail.is_empty() {
+        return None;
+    }
+    let numbers = numbers.iter().map(|it| u128::from_be_bytes(*it)).collect();
+    Some(Closed { before: B256::new(*before), data: EpochData::decode(data).ok()?, numbers })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed(epoch: u32) -> Closed {
+        let data = EpochData {
+            epoch,
+            verdicts: vec![hypha_proofs::network::epoch::VerdictLeaf::default(); 2],
+            rewards: Vec::new(),
+            statements: B256::repeat_byte(3),
+            ledger: hypha_proofs::network::ledger::Ledger::default(),
+        };
+        Closed { before: B256::repeat_byte(1), data, numbers: vec![3, 5, u128::MAX] }
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_the_newest_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        for epoch in [9, 11, 10] {
+            write(folder.path(), &closed(epoch)).unwrap();
+        }
+        std::fs::write(folder.path().join("12"), b"rubbish").unwrap();
+        std::fs::copy(folder.path().join("9"), folder.path().join("8")).unwrap();
+        let found = || {
+            let found = read_all(folder.path()).unwrap().into_iter();
+            found.map(|(epoch, it)| (epoch, it.ok())).collect::<Vec<_>>()
+        };
+        let whole = |epoch| (epoch, Some(closed(epoch)));
+        // Another's name, and no epoch at all.
+        assert_eq!(found(), [(8, None), whole(9), whole(10), whole(11), (12, None)]);
+        keep_newest(folder.path(), 2).unwrap();
+        assert_eq!(found(), [whole(11), (12, None)]);
+    }
+
+    #[test]
+    fn each_changed_byte_and_each_cut_is_noticed() {
+        let whole = encode(&closed(7));
+        assert_eq!(decode(&whole), Some(closed(7)));
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 8;
+            assert_eq!(decode(&bytes), None, "byte {at}");
+            assert_eq!(decode(&whole[..at]), None, "cut at {at}");
+        }
+        assert_eq!(decode(&[whole, vec![0]].concat()), None);
+    }
+}
