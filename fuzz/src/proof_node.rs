@@ -5,6 +5,7 @@ use hypha_chain::{Address, B256};
 use proof_node::filler::format::{
     decode_plot, decode_tree, encode_plot, encode_tree, sealed, tree_bytes_max,
 };
+use proof_node::kept;
 use proof_node::peers::link::{self, HELLO_BYTES, Identity};
 use proof_node::shards::format::{Bundle, FILE_BYTES_MAX};
 
@@ -14,12 +15,13 @@ use proof_node::shards::format::{Bundle, FILE_BYTES_MAX};
 /// A promise is broken.
 pub fn check(data: &[u8]) -> bool {
     let Some((kind, rest)) = data.split_first() else { return false };
-    match kind % 5 {
+    match kind % 6 {
         0 => greeting(rest),
         1 => frames(rest),
         2 => tree(rest),
         3 => plot(rest),
-        _ => bundle(rest),
+        4 => bundle(rest),
+        _ => epoch(rest),
     }
 }
 
@@ -62,6 +64,15 @@ fn plot(bytes: &[u8]) -> bool {
     let Ok(extents) = decode_plot(&file) else { return false };
     assert_eq!(encode_plot(&extents), file);
     !extents.is_empty()
+}
+
+/// The data of an epoch that is kept, likewise.
+fn epoch(bytes: &[u8]) -> bool {
+    let file = sealed(bytes.to_vec());
+    let Some(closed) = kept::decode(&file) else { return false };
+    assert_eq!(kept::encode(&closed), file);
+    assert!(closed.blobs().len() <= 2);
+    true
 }
 
 /// The hashes over a bundle of shards, likewise: each range of its bytes has its place.

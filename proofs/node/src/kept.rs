@@ -9,12 +9,11 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use crate::filler::format::{opened, sealed};
+use crate::filler::shelf::{read_at_most, write_whole};
 use hypha_chain::B256;
 use hypha_proofs::network::epoch::EpochData;
 use hypha_proofs::network::judge::Closed;
-use ring::digest::{SHA256, digest};
-
-use crate::filler::shelf::{read_at_most, write_whole};
 
 const MAGIC: &[u8; 16] = b"hypha epoch  1\n\0";
 /// The most bytes of a file that is read.
@@ -85,24 +84,22 @@ pub(crate) fn keep_newest(folder: &Path, most: usize) -> io::Result<()> {
     Ok(())
 }
 
-fn encode(closed: &Closed) -> Vec<u8> {
+/// An epoch's file.
+#[must_use]
+pub fn encode(closed: &Closed) -> Vec<u8> {
     let data = closed.data.encode();
     let mut out = MAGIC.to_vec();
     out.extend(closed.before);
     out.extend((data.len() as u64).to_be_bytes());
     out.extend(data);
     closed.numbers.iter().for_each(|number| out.extend(number.to_be_bytes()));
-    let sum = digest(&SHA256, &out);
-    out.extend(sum.as_ref());
-    out
+    sealed(out)
 }
 
-fn decode(bytes: &[u8]) -> Option<Closed> {
-    let (body, sum) = bytes.split_last_chunk::<32>()?;
-    let (magic, rest) = body.split_first_chunk::<16>()?;
-    if magic != MAGIC || digest(&SHA256, body).as_ref() != sum {
-        return None;
-    }
+/// What is in an epoch's file; `None` if it is none.
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Option<Closed> {
+    let rest = opened(bytes, MAGIC).ok()?;
     let (before, rest) = rest.split_first_chunk::<32>()?;
     let (len, rest) = rest.split_first_chunk::<8>()?;
     let (data, rest) = rest.split_at_checked(usize::try_from(u64::from_be_bytes(*len)).ok()?)?;
