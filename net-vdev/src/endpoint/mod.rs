@@ -547,15 +547,16 @@ impl Endpoint {
     }
 
     fn drop_dead_sessions(&mut self, now_ns: u64, index: usize) {
-        while let Some(peer) = self.peers.get_mut(index) {
-            let Some(dead) = peer.take_dead(now_ns) else { return };
-            let is_down = peer.current.is_none();
-            let key = peer.key;
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        let key = peer.key;
+        let (is_down, dead) = peer.stop_sending(now_ns);
+        self.retire(dead);
+        while let Some(dead) = self.peers.get_mut(index).and_then(|peer| peer.take_dead(now_ns)) {
             self.retire(Some(dead));
-            self.rearm(index);
-            if is_down {
-                self.tell(Event::Down(key));
-            }
+        }
+        self.rearm(index);
+        if is_down {
+            self.tell(Event::Down(key));
         }
     }
 

@@ -3,8 +3,8 @@
 //! ```text
 //!            response verifies (this side initiated)
 //!   (none) ────────────────────────────────────────► current ──► previous ──► (dropped)
-//!      └──────────► next ────────────────────────────►┘  replaced     replaced, or 180 s old
-//!        initiation      first data of it verifies
+//!      └──────────► next ────────────────────────────►┘ replaced or    replaced, or 180 s old
+//!        initiation      first data of it verifies     175 s old
 //! ```
 //!
 //! The responder does not send on `next` before data of it verified: an initiation alone, even a
@@ -190,9 +190,17 @@ impl PeerState {
         self.previous.replace(old)
     }
 
+    /// Stops to send on a session that is old at `now_ns`: it only goes on to receive. Returns whether
+    /// there was one, and what has to go for it.
+    pub(super) fn stop_sending(&mut self, now_ns: u64) -> (bool, Option<Session>) {
+        let old = self.current.take_if(|session| !session.may_send(now_ns));
+        let Some(old) = old else { return (false, None) };
+        (true, self.previous.replace(old))
+    }
+
     /// Takes out a session that is dead at `now_ns`.
     pub(super) fn take_dead(&mut self, now_ns: u64) -> Option<Session> {
-        let slots = [&mut self.current, &mut self.previous, &mut self.next];
+        let slots = [&mut self.previous, &mut self.next];
         let dead = |slot: &&mut Option<Session>| {
             slot.as_ref().is_some_and(|session| !session.is_alive(now_ns))
         };
@@ -202,8 +210,8 @@ impl PeerState {
     /// When this peer next needs attention by itself: a retry, or keys to be dropped. `None` when
     /// nothing is under way and no keys are held: an idle peer costs nothing.
     pub(super) fn deadline_ns(&self) -> Option<u64> {
-        let sessions = [&self.current, &self.previous, &self.next];
-        let expiries = sessions.into_iter().flatten().map(Session::expires_ns);
+        let receiving = [&self.previous, &self.next].into_iter().flatten().map(Session::expires_ns);
+        let expiries = receiving.chain(self.current.as_ref().map(Session::sends_until_ns));
         let retry = self.attempt.as_ref().map(|attempt| attempt.retry_at_ns);
         expiries.chain(retry).chain(self.probe_ns()).min()
     }

@@ -30,12 +30,17 @@ impl Endpoint {
     }
 
     /// Sends a router's message to a neighbour, on the best way that needs no router. Returns
-    /// whether there was one.
-    pub fn send_router_message(&mut self, to: &PublicKey, message: &[u8]) -> bool {
+    /// whether there was one. Routers never fall silent, so this is also what replaces a session in
+    /// time on which a link's frames go, and perhaps nothing else.
+    pub fn send_router_message(&mut self, now_ns: u64, to: &PublicKey, message: &[u8]) -> bool {
         let Some(index) = self.by_key.get(to).copied() else { return false };
         let path = self.peers.get(index).and_then(|peer| peer.paths.direct());
         let Some(path) = path else { return false };
         let sent = self.seal_control(index, path, &Control::Router(message));
+        let session = self.peers.get(index).and_then(|peer| peer.current.as_ref());
+        if session.is_some_and(|session| session.wants_rekey(now_ns)) {
+            self.begin_handshake(now_ns, index);
+        }
         sent.map_err(|reason| self.counters.drop(reason)).is_ok()
     }
 

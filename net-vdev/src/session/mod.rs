@@ -134,7 +134,7 @@ impl Session {
         Ok((packet, newest))
     }
 
-    /// Whether the session may still be used at `now_ns`.
+    /// Whether what the peer sends on it is still taken at `now_ns`.
     pub(crate) fn is_alive(&self, now_ns: u64) -> bool {
         now_ns < self.expires_ns() && self.most_sent() < REJECT_AFTER_PACKETS
     }
@@ -142,6 +142,18 @@ impl Session {
     /// When its keys are dropped.
     pub(crate) fn expires_ns(&self) -> u64 {
         self.created_ns.saturating_add(REJECT_AFTER_NS)
+    }
+
+    /// Whether this side may still send on it at `now_ns`.
+    pub(crate) fn may_send(&self, now_ns: u64) -> bool {
+        now_ns < self.sends_until_ns() && self.most_sent() < REJECT_AFTER_PACKETS
+    }
+
+    /// When this side stops to send on it: so much before the peer drops its keys that what is under
+    /// way then still arrives. The responder's session is older by up to a round trip.
+    pub(crate) fn sends_until_ns(&self) -> u64 {
+        const UNDER_WAY_NS: u64 = 5_000_000_000;
+        self.expires_ns().saturating_sub(UNDER_WAY_NS)
     }
 
     /// Whether this side should start a new handshake before it sends on. The responder waits

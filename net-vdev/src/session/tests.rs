@@ -86,6 +86,8 @@ fn age_asks_for_a_new_session_and_then_ends_the_old_one() {
     assert!(!other.wants_rekey(REKEY_AFTER_NS), "the initiator goes first");
     assert!(other.wants_rekey(REKEY_AFTER_NS + 10_000_000_000));
     assert!(one.is_alive(REJECT_AFTER_NS - 1) && !one.is_alive(REJECT_AFTER_NS));
+    let last_ns = REJECT_AFTER_NS - 5_000_000_000;
+    assert!(one.may_send(last_ns - 1) && !one.may_send(last_ns), "what is under way arrives");
 }
 
 proptest! {

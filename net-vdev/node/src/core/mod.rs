@@ -473,7 +473,7 @@ impl Core {
     pub fn transmit(&mut self, now_ns: u64, outside: &mut impl Outside) {
         while let Some((link, message)) = self.router.poll_transmit() {
             if let Some(key) = self.neighbour(link) {
-                self.endpoint.send_router_message(&key, &message);
+                self.endpoint.send_router_message(now_ns, &key, &message);
             }
         }
         while let Some(Transmit { to, mut bytes, stride }) = self.endpoint.poll_transmit() {

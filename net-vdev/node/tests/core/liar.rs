@@ -80,7 +80,7 @@ impl Liar {
             }
         }
         while let Some((_, message)) = self.router.poll_transmit() {
-            self.endpoint.send_router_message(&self.asker, &message);
+            self.endpoint.send_router_message(now_ns, &self.asker, &message);
         }
         while let Some(Transmit { to, bytes, stride }) = self.endpoint.poll_transmit() {
             for datagram in bytes.chunks(stride).filter(|_| to == Path::Direct(place(0))) {

@@ -6,5 +6,6 @@ mod attached;
 mod forwarding;
 mod hostile;
 mod liar;
+mod long;
 mod repair;
 mod world;
