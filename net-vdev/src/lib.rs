@@ -28,6 +28,7 @@ pub mod codel;
 pub mod cookie;
 pub mod endpoint;
 pub mod firewall;
+pub mod gather;
 pub mod identity;
 pub mod nic;
 pub mod offload;

@@ -12,6 +12,7 @@ use mesh_router::Router;
 use net_vdev::announcement::{Announcement, Role, SignedAnnouncement};
 use net_vdev::certificate;
 use net_vdev::endpoint::{Endpoint, Path, Strangers};
+use net_vdev::gather::Gather;
 use net_vdev::offload::{Accepts, PACKET_BYTES_MAX, VirtioNetHeader};
 use net_vdev::socket::{RECEIVE_BYTES, SendError, Socket};
 use net_vdev::{ConfigError, PrivateKey, PublicKey, Rule, uplink};
@@ -157,9 +158,13 @@ pub struct Daemon {
 /// The sockets and the card.
 struct Sockets {
     udp: Vec<Socket>,
+    /// Small datagrams of this turn that wait for others.
+    gather: Gather<SocketAddr>,
     streams: Streams,
     tun: Option<Tun>,
     exit: Option<Exit>,
+    /// Whether the host was given something that it may answer at once.
+    is_host_fed: bool,
     /// The time of this turn.
     now_ns: u64,
     counters: SocketCounters,
@@ -186,7 +191,30 @@ pub struct SocketCounters {
 }
 
 impl Sockets {
+    fn new(
+        now_ns: u64,
+        udp: Vec<Socket>,
+        streams: Streams,
+        tun: Option<Tun>,
+        exit: Option<Exit>,
+    ) -> Self {
+        Self {
+            udp,
+            gather: Gather::new(),
+            streams,
+            tun,
+            exit,
+            is_host_fed: false,
+            now_ns,
+            counters: SocketCounters::default(),
+            for_cards: Vec::new(),
+            refused: Vec::new(),
+            narrow: Vec::new(),
+        }
+    }
+
     fn write_to_host(&mut self, header: &VirtioNetHeader, packet: &[u8]) {
+        self.is_host_fed = true;
         if let Some(tun) = &self.tun
             && let Err(error) = tun.write(header, packet)
         {
@@ -194,10 +222,23 @@ impl Sockets {
             self.counters.tun_refused += 1;
         }
     }
-}
 
-impl Outside for Sockets {
-    fn send(&mut self, to: SocketAddr, datagrams: &[u8], stride: usize) {
+    /// Lets small datagrams gather, or go.
+    fn gathering(
+        &mut self,
+        act: impl FnOnce(&mut Gather<SocketAddr>, &mut dyn FnMut(SocketAddr, &[u8], usize)),
+    ) {
+        let mut gather = std::mem::take(&mut self.gather);
+        act(&mut gather, &mut |to, datagrams, stride| self.send_now(to, datagrams, stride));
+        self.gather = gather;
+    }
+
+    /// Sends the small datagrams that wait for others.
+    fn send_gathered(&mut self) {
+        self.gathering(|gather, send| gather.flush(send));
+    }
+
+    fn send_now(&mut self, to: SocketAddr, datagrams: &[u8], stride: usize) {
         let is_ipv6 = to.is_ipv6();
         let fitting = |socket: &&mut Socket| socket.is_ipv6() || !is_ipv6;
         let Some(socket) = self.udp.iter_mut().find(fitting) else {
@@ -217,6 +258,12 @@ impl Outside for Sockets {
                 self.refused.push(to);
             }
         }
+    }
+}
+
+impl Outside for Sockets {
+    fn send(&mut self, to: SocketAddr, datagrams: &[u8], stride: usize) {
+        self.gathering(|gather, send| gather.add(to, datagrams, stride, send));
     }
 
     fn send_stream(&mut self, number: u32, datagrams: &[u8], stride: usize) {
@@ -297,17 +344,8 @@ impl Daemon {
         let mut core = Core::new(endpoint, router, accepts);
         add_neighbours(now_ns, &mut core, &config.neighbours)?;
         let discovery = config.discovers.then(|| links::discovery(&udp)).flatten();
-        let outside = Sockets {
-            udp,
-            streams: links::listen_tcp(&config.listen_tcp)?,
-            tun,
-            exit,
-            now_ns,
-            counters: SocketCounters::default(),
-            for_cards: Vec::new(),
-            refused: Vec::new(),
-            narrow: Vec::new(),
-        };
+        let streams = links::listen_tcp(&config.listen_tcp)?;
+        let outside = Sockets::new(now_ns, udp, streams, tun, exit);
         let mut daemon = Self {
             core,
             outside,
@@ -378,10 +416,12 @@ impl Daemon {
         if ready.has(Source::Stream) {
             self.receive_streams(now_ns);
         }
+        self.outside.send_gathered();
         self.heed_kernel(now_ns, ready);
         self.core.finish_turn(now_ns, &mut self.outside);
         // What the host was just given may have made it answer.
-        if ready.has(Source::Card) || ready.has(Source::Network) {
+        if ready.has(Source::Card) || self.outside.is_host_fed {
+            self.outside.is_host_fed = false;
             self.send(now_ns);
         }
         if ready.has(Source::Uplink) {
@@ -393,6 +433,7 @@ impl Daemon {
         for (member, message) in self.outside.for_cards.drain(..) {
             self.uplinks.send(&member, &message);
         }
+        self.outside.send_gathered();
         self.heed_refusals(now_ns);
         if ready.has(Source::Orders) {
             for asked in self.orders.take() {
@@ -402,8 +443,15 @@ impl Daemon {
         if !self.errands.is_empty() {
             self.errands.proceed(now_ns, &mut self.core, &mut self.outside);
             self.core.finish_turn(now_ns, &mut self.outside);
+            self.outside.send_gathered();
         }
         self.flush_streams(now_ns);
+        self.announce_if_due(now_ns)
+    }
+
+    /// Announces this node anew if that is due, or somebody wants a larger number; has others asked
+    /// for theirs.
+    fn announce_if_due(&mut self, now_ns: u64) -> Result<(), NodeError> {
         let key = self.key();
         for (wanted, number) in self.core.take_wanted() {
             if wanted == key {

@@ -39,9 +39,9 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_S_LINK_UP,
 };
 
-use self::outbox::Outbox;
 use self::uplink::Uplink;
 use crate::endpoint::{Config, ConfigError, Counters, Endpoint, Path};
+use crate::gather::Gather;
 use crate::offload::{Accepts, PACKET_BYTES_MAX};
 use crate::socket::{RECEIVE_BYTES, Socket};
 use crate::wire::MTU;
@@ -103,7 +103,7 @@ pub struct NetDevice {
     link: Link,
     socket: Socket,
     uplink: Option<Uplink>,
-    outbox: Outbox,
+    gather: Gather<Path>,
     /// Whether a frame for the guest may take several of its buffers.
     merges_buffers: bool,
     /// Buffers of the guest that wait for a frame, and a frame that waits for more of them.
@@ -138,7 +138,7 @@ impl NetDevice {
             link: Link::new(endpoint),
             socket,
             uplink,
-            outbox: Outbox::new(),
+            gather: Gather::new(),
             merges_buffers: false,
             buffers: VecDeque::new(),
             held: None,
@@ -309,7 +309,7 @@ impl NetDevice {
     /// Hands the socket what the endpoint has to send.
     fn flush(&mut self) {
         uplink::ask(&mut self.link, self.uplink.as_mut());
-        self.outbox.flush(&mut self.link, &mut self.socket, self.uplink.as_mut());
+        outbox::flush(&mut self.gather, &mut self.link, &mut self.socket, self.uplink.as_mut());
     }
 }
 
