@@ -104,6 +104,23 @@ impl From<StoreError> for ClientError {
     }
 }
 
+impl ClientError {
+    /// Whether the account can't pay for the gas of a transaction. Nodes have no code for it, but the same
+    /// words.
+    #[must_use]
+    pub fn lacks_gas(&self) -> bool {
+        match self {
+            Self::Submit(SubmitError::Funds { .. }) => true,
+            Self::Remote(RemoteError::Refused { method, message, .. }) => {
+                let is_of_sending =
+                    method == "eth_sendRawTransaction" || method == "eth_estimateGas";
+                is_of_sending && message.to_lowercase().contains("insufficient funds")
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Client {
     /// The chain's number, which is in every signature.
     ///
@@ -279,7 +296,10 @@ impl Client {
     }
 
     /// The most to pay per gas now, and the tip, in wei.
-    fn fees(&self) -> Result<(u128, u128), ClientError> {
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn fees(&self) -> Result<(u128, u128), ClientError> {
         match self {
             Self::Embedded(chain) => Ok((u128::from(locked(chain).genesis().base_fee), 0)),
             Self::Remote(remote) => Ok(remote.fees()?),

@@ -121,6 +121,9 @@ pub enum Failure {
     /// Another process sends for the same account.
     #[error("another hypha sends for {0} now: wait until it has ended")]
     Busy(Address),
+    /// Another process uses what is needed.
+    #[error("{0}")]
+    InUse(String),
     /// It failed in its block, and would not now.
     #[error(
         "{what}: transaction {hash:#x} failed in its block, and nothing was changed; run the command again"
@@ -147,12 +150,16 @@ pub enum Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
+        let lacks_gas = error.lacks_gas();
         match error {
             ClientError::Reverted(output) => Self::Refused(Refusal::read(&output)),
+            ClientError::Remote(RemoteError::Refused { message, .. }) if lacks_gas => {
+                Self::Gas(message)
+            }
             ClientError::Remote(RemoteError::Refused { method, message, data }) => {
                 of_node(method, message, data)
             }
-            ClientError::Submit(error @ SubmitError::Funds { .. }) => Self::Gas(error.to_string()),
+            error if lacks_gas => Self::Gas(error.to_string()),
             ClientError::Submit(
                 error @ (SubmitError::NonceUsed { .. }
                 | SubmitError::Pool(PoolError::NonceTaken { .. })),
@@ -166,9 +173,6 @@ impl From<ClientError> for Failure {
 fn of_node(method: String, message: String, data: Option<Bytes>) -> Failure {
     let words = message.to_lowercase();
     let is_of_sending = method == "eth_sendRawTransaction" || method == "eth_estimateGas";
-    if is_of_sending && words.contains("insufficient funds") {
-        return Failure::Gas(message);
-    }
     if is_of_sending && (words.contains("nonce") || words.contains("underpriced")) {
         return Failure::Nonce(message);
     }
@@ -197,7 +201,7 @@ impl Failure {
             | Self::Funds { .. }
             | Self::Gas(_)
             | Self::Input(_) => exit_code::BAD_SPEC,
-            Self::Busy(_) => exit_code::CONFLICT,
+            Self::Busy(_) | Self::InUse(_) => exit_code::CONFLICT,
             Self::Skew { .. }
             | Self::Waiting { .. }
             | Self::Pending { .. }

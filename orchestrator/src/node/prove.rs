@@ -160,6 +160,7 @@ fn failure(error: DaemonError) -> Failure {
         DaemonError::Io { ref source, .. } | DaemonError::Thread(ref source) => {
             Failure::Io(io::Error::new(source.kind(), error.to_string()))
         }
+        DaemonError::InUse(_) => Failure::InUse(error.to_string()),
         other => Failure::Input(other.to_string()),
     }
 }

@@ -14,10 +14,13 @@ use crate::chain::reach::{ChainArguments, Reach};
 use crate::keys;
 use crate::keys::arguments::AccountArguments;
 
+/// The state of a node in service.
+const ACTIVE: u8 = 1;
+
 /// What a node's state is called.
 pub(super) fn state_name(state: u8) -> &'static str {
     match state {
-        1 => "active",
+        ACTIVE => "active",
         2 => "parked",
         3 => "retired",
         _ => "unknown",
@@ -70,7 +73,16 @@ struct Found {
     maintenance: Registry::maintenanceReturn,
     mesh_key: Option<B256>,
     is_bound: bool,
+    /// The newest block's time.
+    now: u64,
+    /// For how long a node may be silent before anyone can park it, in seconds.
+    silence: u64,
+    /// What the chain key has to pay for gas with, and what a proof costs at most, in wei.
+    gas: (U256, U256),
 }
+
+/// Gas of `Capacity.prove` among 100,000 nodes, at most.
+const PROVE_GAS: u64 = 200_000;
 
 fn look(reach: &Reach, node: u32) -> Result<Found, Failure> {
     let suite = &reach.suite;
@@ -91,6 +103,12 @@ fn look(reach: &Reach, node: u32) -> Result<Found, Failure> {
         maintenance: reach.view(suite.registry, &Registry::maintenanceCall(node))?,
         mesh_key: mesh.map(|mesh| mesh.key),
         is_bound,
+        now: reach.client.head()?.timestamp,
+        silence: reach.view(suite.registry, &Registry::SILENCECall {})?.saturating_to(),
+        gas: (
+            reach.client.balance(record.signer)?,
+            U256::from(reach.client.fees()?.0).saturating_mul(U256::from(PROVE_GAS)),
+        ),
         record,
     })
 }
@@ -109,6 +127,17 @@ fn mesh_key(reach: &Reach, node: u32) -> Result<Option<Registry::MeshKey>, Failu
 }
 
 impl Found {
+    /// From when on anyone can park it because it was not proven: the chain has to be shown that it was.
+    fn parkable_from(&self) -> Option<u64> {
+        let since = self.proven_until.max(self.record.since.to());
+        (self.record.state == ACTIVE).then(|| since.saturating_add(self.silence))
+    }
+
+    /// Whether its chain key can't pay for showing that it is proven.
+    fn lacks_gas(&self) -> bool {
+        self.gas.0 < self.gas.1
+    }
+
     fn to_json(&self) -> Value {
         let (it, caps, used) = (&self.record, &self.record.caps, &self.used);
         json!({
@@ -127,6 +156,9 @@ impl Found {
             "stake_leaving": it.leaving.to_string(),
             "stake_leaves_at": it.leavesAt,
             "proven_until": self.proven_until,
+            "parkable_from": self.parkable_from(),
+            "chain_key_wei": self.gas.0.to_string(),
+            "chain_key_lacks_gas": self.lacks_gas(),
             "plot_bytes": self.plot.bytesLen,
             "maintenance": {"from": self.maintenance.from, "to": self.maintenance.to},
         })
@@ -143,10 +175,15 @@ impl Found {
         let claims = caps_text((caps.cores, caps.memMiB, caps.ssdMiB, caps.hddMiB, caps.mbps));
         let used = &self.used;
         let used = caps_text((used.cores, used.memMiB, used.ssdMiB, used.hddMiB, used.mbps));
-        let proven = match self.proven_until {
+        let mut proven = match self.proven_until {
             0 => "never".to_owned(),
             until => format!("until {}", instant(until)),
         };
+        match self.parkable_from() {
+            Some(from) if from < self.now => proven += "; ANYONE CAN PARK IT NOW",
+            Some(from) => proven += &format!("; anyone can park it from {} on", instant(from)),
+            None => {}
+        }
         let mut text = format!(
             "node         {} of farm {}, {}\nchain key    {}\nmesh key     {mesh}\n\
              claims       {claims}\nreserved     {used}\nproven       {proven}\n\
@@ -158,6 +195,9 @@ impl Found {
             mib(self.plot.bytesLen >> 20),
             tokens(it.stake.to()),
         );
+        if self.lacks_gas() {
+            text += "gas          the chain key CAN'T PAY for a proof: send it some ether\n";
+        }
         if !it.leaving.is_zero() {
             let when = instant(it.leavesAt.into());
             text += &format!("leaving      {} at {when}\n", tokens(it.leaving.to()));

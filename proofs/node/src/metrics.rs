@@ -48,6 +48,10 @@ pub struct Metrics {
     pub table_bytes: AtomicU64,
     /// Challenges of the chain that were answered.
     pub challenges_answered: AtomicU64,
+    /// Until when the chain keeps that this node is proven, in seconds since 1970.
+    pub proven_until: AtomicU64,
+    /// Of the accounts that this node sends by, those that can't pay for gas.
+    pub accounts_without_gas: AtomicU64,
     /// Transactions that failed.
     pub transactions_failed: AtomicU64,
     /// Epochs that this node posted.
@@ -64,8 +68,12 @@ pub struct Metrics {
     pub votes: AtomicU64,
     /// Connections to other nodes.
     pub peers: AtomicU64,
-    /// Messages that were dropped.
+    /// Messages that were not sent.
     pub messages_dropped: AtomicU64,
+    /// Messages that were not looked at: their node sends too many, or ones that can't be read.
+    pub messages_ignored: AtomicU64,
+    /// How often a node was cut off for a while.
+    pub peers_cut_off: AtomicU64,
 }
 
 impl Metrics {
@@ -83,6 +91,8 @@ impl Metrics {
             ("shard_stored_bytes", "all in the shard servers' folders", &self.shard_stored_bytes),
             ("plot_bytes", "the committed plot", &self.plot_bytes),
             ("table_bytes", "the day's memory table", &self.table_bytes),
+            ("proven_until_seconds", "until when the node is proven", &self.proven_until),
+            ("accounts_without_gas", "accounts that can't pay", &self.accounts_without_gas),
             ("judged_epoch", "newest epoch that the ledger goes on from", &self.judged_epoch),
             ("peers", "connections to other nodes", &self.peers),
         ];
@@ -104,7 +114,9 @@ impl Metrics {
             ("epochs_false", "posted epochs objected to", &self.epochs_false),
             ("appeals", "appeals made", &self.appeals),
             ("votes", "votes on appeals", &self.votes),
-            ("messages_dropped", "messages that were dropped", &self.messages_dropped),
+            ("messages_dropped", "messages that were not sent", &self.messages_dropped),
+            ("messages_ignored", "messages not looked at", &self.messages_ignored),
+            ("peers_cut_off", "floods that were cut off", &self.peers_cut_off),
         ];
         let mut text = String::new();
         let gauges = gauges.into_iter().map(|metric| (metric, "gauge", ""));

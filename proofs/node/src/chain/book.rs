@@ -38,6 +38,10 @@ pub struct Node {
     pub plot: Option<PlotRecord>,
     /// The salt of its filler.
     pub salt: Option<B256>,
+    /// Until when it is proven, as Capacity keeps it, in seconds since 1970; 0 for never.
+    pub proven_until: u64,
+    /// When the last of its reservations that have ended did, in seconds since 1970.
+    pub released_until: u64,
     since_secs: u64,
     stake: U256,
     leaving: U256,
@@ -158,6 +162,8 @@ impl Book {
                     active: true,
                     plot: None,
                     salt: None,
+                    proven_until: 0,
+                    released_until: 0,
                     since_secs: timestamp,
                     stake: U256::ZERO,
                     leaving: U256::ZERO,
@@ -248,6 +254,11 @@ impl Book {
                 self.nodes.get_mut(&event.node)?.plot = Some(plot);
                 Some(Change::Plot(event.node, plot))
             }
+            Capacity::NodeProven::SIGNATURE_HASH => {
+                let event = Capacity::NodeProven::decode_log(log).ok()?;
+                self.nodes.get_mut(&event.node)?.proven_until = event.until;
+                Some(Change::Kept)
+            }
             Capacity::Challenged::SIGNATURE_HASH => {
                 let event = Capacity::Challenged::decode_log(log).ok()?;
                 Some(Change::Challenged(event.data.challenge))
@@ -324,17 +335,22 @@ impl Book {
                 self.reserve(event.offer, |used, more| used.saturating_add(more))
             }
             Reservations::Closed::SIGNATURE_HASH => {
-                self.release(Reservations::Closed::decode_log(log).ok()?.id)
+                let event = Reservations::Closed::decode_log(log).ok()?;
+                self.release(event.id, event.end)
             }
             Reservations::Depleted::SIGNATURE_HASH => {
-                self.release(Reservations::Depleted::decode_log(log).ok()?.id)
+                let event = Reservations::Depleted::decode_log(log).ok()?;
+                self.release(event.id, event.end)
             }
             _ => None,
         }
     }
 
-    fn release(&mut self, reservation: u64) -> Option<Change> {
+    fn release(&mut self, reservation: u64, end: U256) -> Option<Change> {
         let offer = self.reservations.remove(&reservation)?;
+        let (number, _) = *self.offers.get(&offer)?;
+        let node = self.nodes.get_mut(&number)?;
+        node.released_until = node.released_until.max(end.saturating_to());
         self.reserve(offer, |used, less| used.saturating_sub(less))
     }
 
@@ -370,6 +386,12 @@ impl Node {
             // What is public of it can't be told from the chain.
             place: None,
         }
+    }
+
+    /// Since when it is silent: a week later anyone can park it (`Registry.park`).
+    #[must_use]
+    pub fn silent_since(&self) -> u64 {
+        self.proven_until.max(self.since_secs)
     }
 
     /// What it claims and nobody has reserved.

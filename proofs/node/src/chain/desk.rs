@@ -30,6 +30,14 @@ pub enum SendError {
     },
 }
 
+impl SendError {
+    /// Whether the account can't pay for the transaction's gas.
+    #[must_use]
+    pub fn lacks_gas(&self) -> bool {
+        matches!(self, Self::Client(error) if error.lacks_gas())
+    }
+}
+
 /// Sends for one key.
 pub struct Desk<'a> {
     /// The chain.

@@ -15,7 +15,7 @@ use super::sending::{Desk, Desks, Ticket};
 use super::{Aggregation, Config, DaemonError};
 
 /// The contract keeps as many epochs: an older one can't be posted.
-const RING: u64 = 24;
+pub(super) const RING: u64 = 24;
 
 /// Who posts epochs.
 pub(super) struct Aggregator {

@@ -1,22 +1,23 @@
 //! The core: one thread that all inputs come to.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use hypha_chain::contracts::{Capacity, Disputes, Registry};
+use hypha_chain::contracts::{Capacity, Registry};
 use hypha_chain::key::Key;
 use hypha_chain::{Address, B256};
 use hypha_proofs::binding::Binding;
-use hypha_proofs::network::participant::{Action, Evidence, Moment, Participant, Settings};
+use hypha_proofs::network::participant::{Action, Moment, Participant, Settings};
 use hypha_proofs::network::schedule::{Pulse, Schedule};
-use hypha_proofs::network::statement::{Content, Statement};
+use hypha_proofs::network::statement::Content;
 use hypha_proofs::ram::Table;
 use hypha_proofs::regenerate::Regeneration;
-use hypha_proofs::verifier::PulseVerdict;
 use serde_json::{Value, json};
 
 use super::aggregator::Aggregator;
@@ -31,6 +32,7 @@ use crate::chain::follower::{Horizon, News, start_of};
 use crate::clock::{monotonic_ns, random32, unix_secs};
 use crate::filler::plots::Plots;
 use crate::filler::plotter::Plotter;
+use crate::filler::shelf::lock;
 use crate::memo::Memo;
 use crate::metrics::{Metrics, add, set};
 use crate::peers::link::Identity;
@@ -71,7 +73,7 @@ pub(super) struct ChainTime {
     pub(super) block: u64,
     /// The newest that has a transaction of this node.
     pub(super) awaits_block: u64,
-    is_down: bool,
+    pub(super) is_down: bool,
     is_skewed: bool,
 }
 
@@ -97,6 +99,8 @@ pub(super) struct Core<'a> {
     pub(super) pulses: BTreeMap<u64, Sender<Draw>>,
     pub(super) challenges: BTreeMap<u64, (Capacity::Challenge, Shown)>,
     pub(super) shards: ShardsState,
+    /// It was told that anybody can park this node soon.
+    pub(super) is_silence_told: bool,
     pub(super) is_shrunk: bool,
     pub(super) is_grown: bool,
     pub(super) committed_ns: Option<u64>,
@@ -109,6 +113,8 @@ pub(super) struct Core<'a> {
     pub(super) stop: Arc<AtomicBool>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) teller: Teller<'a>,
+    /// Two that answer a pulse of one node would cost its stake.
+    _lock: File,
 }
 
 /// How far the answer to a challenge is.
@@ -133,7 +139,7 @@ impl<'a> Core<'a> {
         config.check_key()?;
         let schedule = config.schedule()?;
         let at = |source| DaemonError::Io { path: config.folder.clone(), source };
-        std::fs::create_dir_all(&config.folder).map_err(at)?;
+        let lock = take(&config.folder)?;
         let memo = Memo::open(&config.folder.join("proven"))?;
         let plots = Plots::open(&config.folder.join("plots")).map_err(at)?;
         let (core, inputs) = sync_channel(WAITING);
@@ -142,11 +148,8 @@ impl<'a> Core<'a> {
             aggregator.map(|it| Aggregator::open(&config, it, schedule)).transpose()?;
         let key = Arc::clone(&config.key);
         let sending = Desks::start(&config.client, config.keys(), stop, &core);
-        let identity = Identity {
-            chain_id: config.chain_id,
-            registry: config.suite.registry,
-            node: config.node,
-        };
+        let (chain_id, registry) = (config.chain_id, config.suite.registry);
+        let identity = Identity { chain_id, registry, node: config.node };
         let inbox = core.clone();
         let deliver = Box::new(move |message| inbox.send(Input::Peer(message)).is_ok());
         let peers = Peers::start(config.listen, identity, Arc::clone(&key), deliver)
@@ -185,6 +188,7 @@ impl<'a> Core<'a> {
             making: None,
             pulses: BTreeMap::new(),
             challenges: BTreeMap::new(),
+            is_silence_told: false,
             is_shrunk: false,
             is_grown: false,
             committed_ns: None,
@@ -197,6 +201,7 @@ impl<'a> Core<'a> {
             stop: Arc::clone(stop),
             metrics: Arc::clone(metrics),
             teller,
+            _lock: lock,
             config,
         })
     }
@@ -391,6 +396,7 @@ impl<'a> Core<'a> {
         if let Some(it) = &mut self.aggregator {
             it.tend(participant, (&mut self.judging, &mut self.sending), now, teller);
         }
+        self.tend_proof(now);
     }
 
     /// Says once that the chain does not answer.
@@ -476,57 +482,10 @@ impl<'a> Core<'a> {
         });
     }
 
-    fn on_evidence(&mut self, evidence: &Evidence) {
-        add(&self.metrics.evidence, 1);
-        match evidence {
-            Evidence::Answers(both) => {
-                let [first, second] = both.as_ref();
-                let (node, pulse) = (first.commitment.node, first.commitment.pulse);
-                let text = format!("node {node} has given two answers to pulse {pulse}");
-                self.teller.tell("evidence", text, json!({"node": node, "pulse": pulse}));
-                let call = Capacity::equivocationCall {
-                    node,
-                    pulse,
-                    answers: [first.commitment.answer(), second.commitment.answer()],
-                    first: first.signature.to_bytes().into(),
-                    second: second.signature.to_bytes().into(),
-                };
-                let (ticket, to) = (Ticket::Equivocation(node), self.config.suite.capacity);
-                self.sending.send(ticket, to, &call, monotonic_ns());
-            }
-            Evidence::Segment { claim, signature } => {
-                let text = format!("node {} has signed a false segment", claim.node);
-                let fields = json!({"node": claim.node, "start": claim.start, "end": claim.end});
-                self.teller.tell("evidence", text, fields);
-                let call = Disputes::falseSegmentCall {
-                    claim: Disputes::RunClaim {
-                        node: claim.node,
-                        verifier: claim.verifier,
-                        segments: claim.segments,
-                        start: claim.start,
-                        end: claim.end,
-                    },
-                    signature: signature.to_bytes().into(),
-                };
-                let (ticket, to) = (Ticket::FalseSegment(claim.node), self.config.suite.disputes);
-                self.sending.send(ticket, to, &call, monotonic_ns());
-            }
-            Evidence::Statements(both) => {
-                let [first, second] = both.as_ref();
-                let witness = first.author;
-                let text = format!("node {witness} has said two things about one");
-                self.teller.tell("evidence", text, json!({"node": witness}));
-                if let Some(call) = false_witness(first, second) {
-                    let (ticket, to) = (Ticket::FalseWitness(witness), self.config.suite.capacity);
-                    self.sending.send(ticket, to, &call, monotonic_ns());
-                }
-            }
-        }
-    }
-
     fn on_sent(&mut self, sent: &Sent, now_ns: u64) {
         let Sent { ticket, result, .. } = sent;
-        self.sending.on_sent(sent, now_ns);
+        let short = self.sending.on_sent(sent, now_ns);
+        set(&self.metrics.accounts_without_gas, self.sending.without_gas());
         if let Some(it) = self.aggregator.as_mut().filter(|_| result.is_ok()) {
             it.on_done(*ticket);
         }
@@ -547,32 +506,29 @@ impl<'a> Core<'a> {
             }
             Err(error) => {
                 add(&self.metrics.transactions_failed, 1);
-                let text = format!("{what}: {error}; it is tried again");
-                self.teller.tell("not-sent", text, json!({"what": what, "error": error}));
+                self.tell_not_sent(&what, &error.text, short);
             }
         }
     }
-}
 
-/// What costs a witness its stake: two verdicts on one node and pulse.
-fn false_witness(first: &Statement, second: &Statement) -> Option<Capacity::falseWitnessCall> {
-    let (Content::Verdict(one), Content::Verdict(other)) = (&first.content, &second.content) else {
-        return None;
-    };
-    let found = |it: &PulseVerdict| Capacity::Found {
-        threads: it.threads,
-        memMiB: it.memMiB,
-        diskMiB: it.diskMiB,
-        fillerDraws: it.fillerDraws,
-    };
-    Some(Capacity::falseWitnessCall {
-        witness: first.author,
-        node: one.node,
-        pulse: one.pulse,
-        found: [found(one), found(other)],
-        first: first.signature.to_bytes().into(),
-        second: second.signature.to_bytes().into(),
-    })
+    /// Says why a transaction is not in a block; of an account that can't pay for gas, once until it can.
+    fn tell_not_sent(&mut self, what: &str, error: &str, short: Option<(Address, bool)>) {
+        let fields = json!({"what": what, "error": error, "account": short.map(|it| it.0)});
+        match short {
+            Some((account, true)) => {
+                let text = format!(
+                    "{what}: {account} can't pay for gas, and nothing of it is sent until it can \
+                     ({error}): send it some ether"
+                );
+                self.teller.tell("no-gas", text, fields);
+            }
+            Some((_, false)) => tracing::debug!("{what}: {error}"),
+            None => {
+                let text = format!("{what}: {error}; it is tried again");
+                self.teller.tell("not-sent", text, fields);
+            }
+        }
+    }
 }
 
 impl Config {
@@ -630,6 +586,13 @@ impl Config {
             node: self.node,
         }
     }
+}
+
+/// Makes the folder and locks it.
+fn take(folder: &Path) -> Result<File, DaemonError> {
+    let at = |source| DaemonError::Io { path: folder.to_owned(), source };
+    std::fs::create_dir_all(folder).map_err(at)?;
+    lock(folder).map_err(at)?.ok_or_else(|| DaemonError::InUse(folder.to_owned()))
 }
 
 fn start_reader(

@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use hypha_chain::contracts::{Capacity, Rewards};
 use hypha_chain::{B256, SolCall};
 use hypha_proofs::network::audit::{Objection, Posted};
+use hypha_proofs::network::epoch::EpochData;
 use hypha_proofs::network::judge::{Closed, Judge, Judged, Judgement, KEPT, Settings};
 use hypha_proofs::network::ledger::{Terms, Weights};
 use hypha_proofs::network::participant::Participant;
 use hypha_proofs::network::schedule::Schedule;
 use serde_json::json;
 
+use super::aggregator::RING;
 use super::core::{STATEMENTS_MAX, Teller};
 use super::{Config, DaemonError};
 use crate::kept;
@@ -29,6 +31,8 @@ pub(super) struct Judging {
     /// The records of the epochs that stand, as they are on the chain now.
     pub(super) records: BTreeMap<u32, Capacity::Epoch>,
     folder: PathBuf,
+    schedule: Schedule,
+    window_secs: u64,
     gather_ns: u64,
     lacks_ledger: bool,
 }
@@ -75,6 +79,8 @@ impl Judging {
             judge,
             records: BTreeMap::new(),
             folder,
+            schedule,
+            window_secs,
             gather_ns: config.timing.gather_ns,
             lacks_ledger: false,
         })
@@ -108,6 +114,25 @@ impl Judging {
     pub(super) fn on_voided(&mut self, epoch: u32, participant: &mut Participant, now_ns: u64) {
         self.judge.on_voided(epoch, participant, now_ns);
         self.records.remove(&epoch);
+    }
+
+    /// The newest epoch that contracts take for final, and whose data are here: these, its record, and
+    /// when it was over. `now_secs` is the chain's time.
+    pub(super) fn newest_final(
+        &self,
+        now_secs: u64,
+    ) -> Option<(&EpochData, &Capacity::Epoch, u64)> {
+        let (epoch, record) = self.records.iter().rev().find(|(epoch, record)| {
+            let is_final = record.openDemands == 0
+                && record.postedAt.saturating_add(self.window_secs) <= now_secs;
+            // A later one may have its slot.
+            let mut later = self.records.range(epoch.saturating_add(1)..).map(|(later, _)| later);
+            let stands = later.all(|later| !u64::from(later - **epoch).is_multiple_of(RING));
+            let is_known =
+                matches!(self.judge.judgement(**epoch), Some(Judgement::True | Judgement::Settled));
+            is_final && stands && is_known
+        })?;
+        Some((self.judge.data(*epoch)?, record, self.schedule.epoch_end(*epoch)))
     }
 
     /// Puts an epoch's data on the disk. What can't be kept is told.

@@ -15,8 +15,10 @@
 mod aggregator;
 mod appeals;
 mod core;
+mod evidence;
 mod inputs;
 mod judging;
+mod proof;
 mod pulses;
 mod sending;
 mod shards;
@@ -177,6 +179,9 @@ pub enum DaemonError {
         #[source]
         source: io::Error,
     },
+    /// Another process proves with this folder.
+    #[error("{0} is in use: another `hypha node prove` runs there")]
+    InUse(PathBuf),
     /// What must not be forgotten.
     #[error(transparent)]
     Memo(#[from] MemoError),

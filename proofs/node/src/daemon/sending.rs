@@ -29,6 +29,8 @@ pub(super) enum Ticket {
     Plot,
     /// A challenge's answer.
     Challenge(u64),
+    /// That this node is proven.
+    Prove,
     /// An aggregator's bond may be taken.
     Approve,
     /// Becoming an aggregator.
@@ -71,7 +73,14 @@ pub(super) struct Sent {
     pub(super) desk: Desk,
     pub(super) ticket: Ticket,
     /// The transaction, and its block.
-    pub(super) result: Result<(B256, u64), String>,
+    pub(super) result: Result<(B256, u64), NotSent>,
+}
+
+/// Why a transaction was not sent, or has failed.
+pub(super) struct NotSent {
+    pub(super) text: String,
+    /// Whether its account can't pay for its gas.
+    pub(super) lacks_gas: bool,
 }
 
 struct Job {
@@ -85,7 +94,10 @@ pub(super) struct Desks(BTreeMap<Desk, Sending>);
 
 /// One key's transactions.
 struct Sending {
+    account: Address,
     jobs: Sender<Job>,
+    /// The last one that had to be paid for could not be.
+    lacks_gas: bool,
     /// What is on its way (`u64::MAX`), or may be tried again at that time; and how often it failed.
     tickets: BTreeMap<Ticket, (u64, u32)>,
 }
@@ -132,11 +144,15 @@ impl Desks {
         }
     }
 
-    /// Takes what became of a transaction.
-    pub(super) fn on_sent(&mut self, sent: &Sent, now_ns: u64) {
-        if let Some(it) = self.0.get_mut(&sent.desk) {
-            it.on_sent(sent, now_ns);
-        }
+    /// Takes what became of a transaction. Returns its account if it can't pay for gas, and whether that
+    /// is new.
+    pub(super) fn on_sent(&mut self, sent: &Sent, now_ns: u64) -> Option<(Address, bool)> {
+        self.0.get_mut(&sent.desk)?.on_sent(sent, now_ns)
+    }
+
+    /// How many accounts can't pay for gas.
+    pub(super) fn without_gas(&self) -> u64 {
+        self.0.values().filter(|it| it.lacks_gas).count() as u64
     }
 
     /// Forgets one that is of no use any more.
@@ -155,18 +171,22 @@ impl Sending {
         core: SyncSender<Input>,
     ) -> Self {
         let (jobs, waiting) = channel::<Job>();
+        let account = key.address();
         thread::spawn(move || {
             let sender = chain::desk::Desk { client: &client, key: &key, patience: PATIENCE };
             for Job { ticket, to, data } in waiting {
                 let sent = sender.send(to, data, || stop.load(Ordering::Acquire));
                 let result = sent.map(|receipt| (receipt.transaction, receipt.block));
-                let result = result.map_err(|error| error.to_string());
+                let result = result.map_err(|error| NotSent {
+                    lacks_gas: error.lacks_gas(),
+                    text: error.to_string(),
+                });
                 if core.send(Input::Sent(Sent { desk, ticket, result })).is_err() {
                     return;
                 }
             }
         });
-        Self { jobs, tickets: BTreeMap::new() }
+        Self { account, jobs, lacks_gas: false, tickets: BTreeMap::new() }
     }
 
     fn is_free(&self, ticket: Ticket, now_ns: u64) -> bool {
@@ -184,14 +204,21 @@ impl Sending {
     }
 
     /// Takes what became of one.
-    fn on_sent(&mut self, sent: &Sent, now_ns: u64) {
+    fn on_sent(&mut self, sent: &Sent, now_ns: u64) -> Option<(Address, bool)> {
         match &sent.result {
-            Ok(_) => _ = self.tickets.remove(&sent.ticket),
-            Err(_) => {
+            Ok(_) => {
+                self.lacks_gas = false;
+                self.tickets.remove(&sent.ticket);
+                None
+            }
+            Err(error) => {
                 let failures = self.tickets.get(&sent.ticket).map_or(0, |(_, failures)| *failures);
                 let wait = RETRY_NS.saturating_mul(1 << failures.min(16)).min(RETRY_NS_MAX);
                 let again = (now_ns.saturating_add(wait), failures.saturating_add(1));
                 self.tickets.insert(sent.ticket, again);
+                let was = self.lacks_gas;
+                self.lacks_gas |= error.lacks_gas;
+                error.lacks_gas.then_some((self.account, !was))
             }
         }
     }

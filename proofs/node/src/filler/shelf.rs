@@ -23,6 +23,7 @@ use hypha_proofs::binding::Binding;
 use hypha_proofs::label::{COUNT_MAX, LABEL_BYTES};
 use hypha_proofs::store::{ExtentTree, GROUP_BYTES};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::format::{FormatError, decode_tree, encode_tree, tree_bytes_max};
 
@@ -103,10 +104,8 @@ impl Shelf {
             move |source| ShelfError::Io { path, source }
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(at(folder))?;
-        let lock = File::open(folder).map_err(at(folder))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(ShelfError::Busy(folder.to_owned()));
-        }
+        let lock = lock(folder).map_err(at(folder))?;
+        let lock = lock.ok_or_else(|| ShelfError::Busy(folder.to_owned()))?;
         let path = folder.join(DEVICE_FILE);
         let device = match fs::read_to_string(&path) {
             Ok(text) => parse_device(&text).ok_or(ShelfError::Device(path))?,
@@ -356,6 +355,19 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// Locks a folder for as long as the value lives; `None` if another process has it.
+///
+/// # Errors
+/// The disk, or there is no such folder.
+pub(crate) fn lock(folder: &Path) -> io::Result<Option<File>> {
+    let lock = File::open(folder)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(lock)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Reads a file that has so many bytes at most.

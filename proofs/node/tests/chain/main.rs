@@ -2,7 +2,10 @@
 //! has is what the contracts say.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
+mod daemon;
 mod epochs;
+mod flood;
+mod proof;
 
 use std::sync::{Arc, Mutex};
 
@@ -112,6 +115,13 @@ impl World {
         self.send(11, capacity, &Capacity::drawSaltCall { node: 1 });
         let root = B256::repeat_byte(5);
         self.send(11, capacity, &Capacity::commitPlotCall { node: 1, root, bytesLen: 4096 });
+        self.offer();
+        (0..2).for_each(|_| self.reserve());
+        self.send(1, reservations, &Reservations::closeCall { id: 1 });
+    }
+
+    /// A part of node 1 is for hire, as offer 1.
+    pub(crate) fn offer(&mut self) {
         let caps = Reservations::Caps { cores: 1, memMiB: 100, ssdMiB: 10, hddMiB: 0, mbps: 1 };
         let terms = Reservations::Offer {
             node: 1,
@@ -122,17 +132,18 @@ impl World {
             open: true,
             caps,
         };
-        self.send(1, reservations, &Reservations::offerCall { terms });
-        let amount = tokens(10);
-        self.send(1, token, &GridToken::approveCall { spender: reservations, amount });
-        for _ in 0..2 {
-            let permit =
-                Reservations::Permit { deadline: U256::ZERO, v: 0, r: B256::ZERO, s: B256::ZERO };
-            let (spec, deposit) = (B256::ZERO, tokens(1));
-            let call = Reservations::reserveCall { offerId: 1, spec, deposit, permit };
-            self.send(1, reservations, &call);
-        }
-        self.send(1, reservations, &Reservations::closeCall { id: 1 });
+        self.send(1, self.suite.reservations, &Reservations::offerCall { terms });
+    }
+
+    /// Somebody hires it.
+    pub(crate) fn reserve(&mut self) {
+        let Suite { token, reservations, .. } = self.suite;
+        let approve = GridToken::approveCall { spender: reservations, amount: tokens(1) };
+        self.send(1, token, &approve);
+        let zero = B256::ZERO;
+        let permit = Reservations::Permit { deadline: U256::ZERO, v: 0, r: zero, s: zero };
+        let call = Reservations::reserveCall { offerId: 1, spec: zero, deposit: tokens(1), permit };
+        self.send(1, reservations, &call);
     }
 
     pub(crate) fn schedule(&self) -> Schedule {
