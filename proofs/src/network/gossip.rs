@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::bucket::{Bucket, Rate};
 use super::message::{IDS_MAX, Message, STATEMENTS_MAX};
 use super::pool::{Added, Pool, Range, Sum, Term};
 use super::statement::Statement;
@@ -13,13 +14,11 @@ use super::statement::Statement;
 /// A range with so few statements is told by numbers, not by sums.
 const LIST_MAX: u32 = 64;
 /// What a peer may cost per second, and at once: bytes of answers, and `CHECK_COST` for a signature.
-const COST_PER_SEC: u64 = 1 << 20;
-const COST_AT_ONCE: u64 = 4 << 20;
+const COST: Rate = Rate { at_once: 4 << 20, per_sec: 1 << 20 };
 /// What checking a statement counts as: 150 µs, a third of a core for the fastest peer.
 pub(super) const CHECK_COST: u64 = 512;
 /// Peers whose costs are counted; one more is not listened to until another was quiet.
 const PEERS_MAX: usize = 4096;
-const SECOND: u64 = 1_000_000_000;
 
 /// The pools of all terms that are kept.
 pub(super) struct Gossip {
@@ -27,13 +26,7 @@ pub(super) struct Gossip {
     limit: usize,
     /// Statements to pass on, with the peer that they came from.
     fresh: Vec<(u32, Term, Statement)>,
-    costs: HashMap<u32, Cost>,
-}
-
-#[derive(Clone, Copy)]
-struct Cost {
-    left: u64,
-    at_ns: u64,
+    costs: HashMap<u32, Bucket>,
 }
 
 impl Gossip {
@@ -166,23 +159,12 @@ impl Gossip {
     /// Takes a cost from what a peer may still cost; false if that is too much.
     pub(super) fn may_cost(&mut self, peer: u32, cost: u64, now_ns: u64) -> bool {
         if !self.costs.contains_key(&peer) && self.costs.len() >= PEERS_MAX {
-            self.costs.retain(|_, cost| cost.refilled(now_ns) < COST_AT_ONCE);
+            self.costs.retain(|_, cost| !cost.is_full(now_ns));
             if self.costs.len() >= PEERS_MAX {
                 return false;
             }
         }
-        let full = Cost { left: COST_AT_ONCE, at_ns: now_ns };
-        let account = self.costs.entry(peer).or_insert(full);
-        let left = account.refilled(now_ns);
-        *account = Cost { left: left.saturating_sub(cost), at_ns: now_ns };
-        left >= cost
-    }
-}
-
-impl Cost {
-    fn refilled(&self, now_ns: u64) -> u64 {
-        let nanos = u128::from(now_ns.saturating_sub(self.at_ns));
-        let more = nanos * u128::from(COST_PER_SEC) / u128::from(SECOND);
-        self.left.saturating_add(u64::try_from(more).unwrap_or(u64::MAX)).min(COST_AT_ONCE)
+        let account = self.costs.entry(peer).or_insert_with(|| Bucket::full(COST, now_ns));
+        account.take(cost, now_ns)
     }
 }

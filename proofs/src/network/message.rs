@@ -28,6 +28,8 @@ mod typed {
 
 pub(super) use typed::{BurstHead, BurstReady, BurstReceipt, PulseDraw, PulseOpening};
 
+/// What it costs to see whether a statement is known.
+const LOOK_COST: u64 = 16;
 /// The most bytes of any message.
 pub const MESSAGE_BYTES_MAX: usize = OPENING_BYTES_MAX + 256;
 /// The most statements of one message.
@@ -279,11 +281,12 @@ impl Message {
         })
     }
 
-    /// What it costs to look at it, in the measure of `Gossip::may_cost`. Pieces of bursts are paid for
-    /// by whoever announced them, and statements when they are checked.
+    /// What it costs to look at it, in the measure of `Gossip::may_cost`. Statements that are new cost
+    /// more, when they are checked.
     pub(super) fn cost(&self, bytes_len: usize) -> u64 {
         match self {
-            Self::Chunk { .. } | Self::Statements(_) => 0,
+            Self::Chunk { .. } => bytes_len as u64 / 64,
+            Self::Statements(all) => LOOK_COST * (1 + all.len() as u64),
             Self::Summary(..) | Self::List(..) | Self::Want(..) => bytes_len as u64,
             _ => CHECK_COST + bytes_len as u64 / 64,
         }

@@ -5,7 +5,7 @@
 //!      ├── schedule    which rounds of the beacon are pulses
 //!      ├── roster      who takes part in an epoch      witness   who watches whom
 //!      ├── bandwidth   bursts of several challengers   message   what is sent
-//!      └── gossip      pools that come to hold the same statements
+//!      └── gossip      pools that come to hold the same statements   bucket   what a peer may cost
 //!   ────────────────────────────────────────────────────────────────────────────────────────────
 //!   ledger   from statements to an epoch's leaves      epoch     the leaves, their trees and calls
 //!   audit    whether a posted epoch is that, and who votes on it
@@ -19,6 +19,7 @@
 
 pub mod audit;
 pub mod bandwidth;
+pub mod bucket;
 pub mod epoch;
 pub mod gossip;
 pub mod judge;

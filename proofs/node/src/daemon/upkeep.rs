@@ -1,7 +1,7 @@
 //! What is not urgent: filler, the plot, the day's table, challenges of the chain.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use hypha_chain::B256;
@@ -44,8 +44,11 @@ impl Core<'_> {
         let now_secs = self.time.secs;
         self.tend_epochs((now_ns, now_secs));
         set(&self.metrics.peers, self.peers.links() as u64);
-        let dropped = self.peers.counters().dropped.load(Ordering::Relaxed);
-        set(&self.metrics.messages_dropped, dropped);
+        let (counters, metrics) = (self.peers.counters(), &self.metrics);
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        set(&metrics.messages_dropped, read(&counters.dropped));
+        set(&metrics.messages_ignored, read(&counters.flooded) + self.participant.ignored());
+        set(&metrics.peers_cut_off, read(&counters.cut_off));
     }
 
     /// Bytes of filler that there should be: what is claimed as disk and nobody has reserved, and no more

@@ -2,8 +2,9 @@
 //!
 //! Sending never waits: a message to a node whose line is slow or down is dropped when too much waits
 //! already, and what matters is said again by the protocol. Whoever sends too much is read more slowly,
-//! and nobody else notices.
+//! then not listened to, then cut off, and nobody else notices.
 
+mod allowance;
 pub mod link;
 mod strangers;
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 use hypha_chain::Address;
 use hypha_chain::key::Key;
 
+use self::allowance::{Allowance, Fate};
 use self::link::{GREETING_TIME, Identity, LinkError, greet, read, write};
 use self::strangers::{Strangers, origin};
 use crate::clock::monotonic_ns;
@@ -40,10 +42,6 @@ const WRITE_TIME: Duration = Duration::from_secs(10);
 /// After a failed call, the next is so much later, doubled each time.
 const RETRY_NS: u64 = 500_000_000;
 const RETRY_NS_MAX: u64 = 60_000_000_000;
-/// What one connection may send at once, and in a second: in bytes, each message counted with 4 KiB more.
-const COST_AT_ONCE: u64 = 32 << 20;
-const COST_PER_SEC: u64 = 8 << 20;
-const MESSAGE_COST: u64 = 4 << 10;
 
 /// Where a node is, and by which key it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +70,10 @@ pub struct Counters {
     pub received: AtomicU64,
     /// Messages that were dropped: too much waited, or the node is not known.
     pub dropped: AtomicU64,
+    /// Messages that came and were dropped: their node sends too many.
+    pub flooded: AtomicU64,
+    /// Nodes that were cut off for a while.
+    pub cut_off: AtomicU64,
     /// Connections that were refused, or whose other end was not who it said.
     pub refused: AtomicU64,
 }
@@ -101,10 +103,10 @@ struct Shared {
     counters: Counters,
 }
 
-#[derive(Default)]
 struct Peer {
     line: Mutex<Line>,
     changed: Condvar,
+    allowance: Mutex<Allowance>,
 }
 
 #[derive(Default)]
@@ -190,7 +192,7 @@ impl Peers {
         let may_call = contact.address.is_some()
             && monotonic_ns() >= line.retry_ns
             && shared.calls.load(Ordering::Relaxed) < CALLS_MAX;
-        if too_much || (!is_connected && !may_call) {
+        if too_much || (!is_connected && !may_call) || peer.is_cut() {
             return shared.drop_one();
         }
         line.bytes += bytes.len();
@@ -247,7 +249,22 @@ impl Shared {
     }
 }
 
+impl Default for Peer {
+    fn default() -> Self {
+        let allowance = Mutex::new(Allowance::new(monotonic_ns()));
+        Self { line: Mutex::default(), changed: Condvar::new(), allowance }
+    }
+}
+
 impl Peer {
+    fn allowance(&self) -> MutexGuard<'_, Allowance> {
+        self.allowance.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_cut(&self) -> bool {
+        self.allowance().is_cut(monotonic_ns())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -350,7 +367,7 @@ fn serve(shared: &Arc<Shared>, peer: &Arc<Peer>, who: (u32, u32), stream: TcpStr
         let lower = node.min(shared.identity.node);
         let is_worse =
             |(_, used_caller, _): &(u64, u32, TcpStream)| *used_caller == lower && caller != lower;
-        if line.used.as_ref().is_some_and(is_worse) || shared.stops() {
+        if line.used.as_ref().is_some_and(is_worse) || shared.stops() || peer.is_cut() {
             return;
         }
         if let Some((_, _, before)) = line.used.replace((number, caller, closing)) {
@@ -360,7 +377,7 @@ fn serve(shared: &Arc<Shared>, peer: &Arc<Peer>, who: (u32, u32), stream: TcpStr
     shared.links.fetch_add(1, Ordering::Relaxed);
     let (writer_shared, writer_peer) = (Arc::clone(shared), Arc::clone(peer));
     let writer = thread::spawn(move || write_all(&writer_shared, &writer_peer, number, writing));
-    read_all(shared, node, stream);
+    read_all(shared, peer, node, stream);
     {
         let mut line = peer.lock();
         if let Some((_, _, stream)) = line.used.take_if(|(used, ..)| *used == number) {
@@ -373,29 +390,37 @@ fn serve(shared: &Arc<Shared>, peer: &Arc<Peer>, who: (u32, u32), stream: TcpStr
     shared.links.fetch_sub(1, Ordering::Relaxed);
 }
 
-fn read_all(shared: &Shared, node: u32, mut stream: TcpStream) {
-    let (mut left, mut at_ns) = (COST_AT_ONCE, monotonic_ns());
+fn read_all(shared: &Shared, peer: &Peer, node: u32, mut stream: TcpStream) {
     loop {
-        let bytes = match read(&mut stream) {
-            Ok(bytes) => bytes,
+        let read = read(&mut stream);
+        if shared.stops() {
+            return;
+        }
+        let now_ns = monotonic_ns();
+        let fate = match &read {
+            Ok(bytes) => peer.allowance().on_message(bytes.len(), now_ns),
+            Err(LinkError::Length(_)) => {
+                peer.allowance().cut(now_ns);
+                Fate::Cut
+            }
             Err(error) => {
                 tracing::debug!(node, "the connection ends: {error}");
                 return;
             }
         };
-        if shared.stops() {
+        let (Fate::Take(wait_ns) | Fate::Drop(wait_ns)) = fate else {
+            shared.counters.cut_off.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(node, "a node that floods this one is cut off for a while");
             return;
-        }
-        let now_ns = monotonic_ns();
-        let refill = u128::from(now_ns - at_ns) * u128::from(COST_PER_SEC) / 1_000_000_000;
-        left = left.saturating_add(refill as u64).min(COST_AT_ONCE);
-        at_ns = now_ns;
-        let cost = bytes.len() as u64 + MESSAGE_COST;
-        if left < cost {
-            let wait_ns = (cost - left) * 1_000_000_000 / COST_PER_SEC;
+        };
+        if wait_ns > 0 {
             thread::sleep(Duration::from_nanos(wait_ns));
         }
-        left = left.saturating_sub(cost);
+        let Ok(bytes) = read else { return };
+        if matches!(fate, Fate::Drop(_)) {
+            shared.counters.flooded.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
         shared.counters.received.fetch_add(1, Ordering::Relaxed);
         if !(shared.deliver)(Incoming { from: node, bytes }) {
             return;

@@ -209,6 +209,7 @@ pub struct Participant {
     next_pass_ns: u64,
     next_compare_ns: u64,
     next_regeneration_ns: u64,
+    ignored: u64,
 }
 
 impl Participant {
@@ -233,6 +234,7 @@ impl Participant {
             next_pass_ns: 0,
             next_compare_ns: 0,
             next_regeneration_ns: 0,
+            ignored: 0,
         }
     }
 
@@ -339,12 +341,14 @@ impl Participant {
     /// answers go and what it costs. What one peer costs is limited: if anybody could pose as `from`,
     /// anybody could have it not listened to, so connections should show whose they are.
     pub fn on_message(&mut self, from: u32, bytes: &[u8], moment: &Moment) -> Vec<Action> {
-        let Ok(message) = Message::decode(bytes) else { return Vec::new() };
-        let cost = message.cost(bytes.len());
+        let message = Message::decode(bytes);
+        let unreadable = CHECK_COST + bytes.len() as u64 / 64;
+        let cost = message.as_ref().map_or(unreadable, |message| message.cost(bytes.len()));
         let mut out = Vec::new();
-        if !self.gossip.may_cost(from, cost, moment.now_ns) {
+        let (true, Ok(message)) = (self.gossip.may_cost(from, cost, moment.now_ns), message) else {
+            self.ignored += 1;
             return out;
-        }
+        };
         match message {
             Message::Commitment(bytes) => self.on_their_commitment(&bytes, moment, &mut out),
             Message::Draw { .. } => self.on_draw(from, &message, moment, &mut out),
@@ -379,6 +383,12 @@ impl Participant {
             Message::Piece { .. } => self.on_piece(from, message, moment, &mut out),
         }
         out
+    }
+
+    /// How many messages were not looked at: they can't be read, or their sender costs too much.
+    #[must_use]
+    pub fn ignored(&self) -> u64 {
+        self.ignored
     }
 
     /// Time goes on. To be called at [`Self::wakes_ns`], or oftener.
