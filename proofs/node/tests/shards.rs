@@ -15,6 +15,7 @@ use storage_vdev::disk::{DiskOptions, DiskStore, Look, Seen};
 use storage_vdev::files::{RealFile, open_directory};
 use storage_vdev::node::ObjectKey;
 use storage_vdev::service::ShardStore;
+use tempfile::TempDir;
 
 const RESERVATION: u64 = 12;
 const BUNDLE: u64 = 256 * 1024;
@@ -132,6 +133,27 @@ impl Node {
     }
 }
 
+/// A shard server with so many shards of 60,000 bytes.
+fn stored(shards: u64) -> (TempDir, Server) {
+    let parent = tempfile::tempdir().unwrap();
+    let mut server = Server::open(&parent.path().join("disk"), 5);
+    (0..shards).for_each(|number| server.put(number, content(number, 60_000)));
+    (parent, server)
+}
+
+/// The node beside it.
+fn beside(parent: &TempDir, pace: Pace) -> Node {
+    Node::start(&[&parent.path().join("disk")], &parent.path().join("cache"), pace)
+}
+
+/// Such a server with a node that proves all of it.
+fn host(shards: u64) -> (TempDir, Server, Node) {
+    let (parent, server) = stored(shards);
+    let node = beside(&parent, PACE);
+    node.until(60_000 * shards);
+    (parent, server, node)
+}
+
 /// Shows a leaf around each `step`th byte of a plot; how many could not be shown.
 fn show(extents: &[Extent], reading: &Reading, step: usize) -> usize {
     let mut store = Store::listed(extents.to_vec()).unwrap();
@@ -161,15 +183,13 @@ fn bytes_of(extents: &[Extent]) -> u64 {
 
 #[test]
 fn shards_are_proven_leaf_by_leaf_and_again_after_a_restart_without_being_read() {
-    let parent = tempfile::tempdir().unwrap();
-    let (folder, cache) = (parent.path().join("disk"), parent.path().join("cache"));
-    let mut server = Server::open(&folder, 5);
+    let (parent, mut server) = stored(0);
     let lens = [70_000, 1, 65_536, 4096, 200_001, 0, 131_072, 1025];
     for (number, len) in (0..).zip(lens) {
         server.put(number, content(number, len));
     }
     let sum = lens.iter().sum::<usize>() as u64;
-    let node = Node::start(&[&folder], &cache, PACE);
+    let node = beside(&parent, PACE);
     node.until(sum);
     let listed = node.keeper.listed();
     assert!(listed.len() > 1);
@@ -182,14 +202,14 @@ fn shards_are_proven_leaf_by_leaf_and_again_after_a_restart_without_being_read()
     drop(node);
     // The server is away: its folder is not.
     drop(server);
-    let node = Node::start(&[&folder], &cache, PACE);
+    let node = beside(&parent, PACE);
     node.until(sum);
     let progress = node.keeper.progress();
     assert_eq!((progress.hashed, progress.proven, progress.is_ready), (0, sum, true));
     assert_eq!(node.keeper.listed(), listed);
     assert_eq!(show(&listed, &node.keeper.reading(), 4099), 0);
     // And back.
-    let mut server = Server::open(&folder, 5);
+    let mut server = Server::open(&parent.path().join("disk"), 5);
     server.put(9, content(9, 50_000));
     node.until(sum + 50_000);
     assert_eq!(show(&node.keeper.listed(), &node.keeper.reading(), 4099), 0);
@@ -197,12 +217,7 @@ fn shards_are_proven_leaf_by_leaf_and_again_after_a_restart_without_being_read()
 
 #[test]
 fn a_deleted_shard_is_not_shown_and_its_neighbours_are_in_the_old_plot_and_the_next() {
-    let parent = tempfile::tempdir().unwrap();
-    let (folder, cache) = (parent.path().join("disk"), parent.path().join("cache"));
-    let mut server = Server::open(&folder, 5);
-    (0..9).for_each(|number| server.put(number, content(number, 60_000)));
-    let node = Node::start(&[&folder], &cache, PACE);
-    node.until(540_000);
+    let (parent, mut server, node) = host(9);
     let before = node.keeper.listed();
     server.delete(4);
     // Its room is another's at once.
@@ -220,28 +235,25 @@ fn a_deleted_shard_is_not_shown_and_its_neighbours_are_in_the_old_plot_and_the_n
     // So too when the node was started anew meanwhile.
     drop(node);
     server.delete(7);
-    let node = Node::start(&[&folder], &cache, PACE);
+    let node = beside(&parent, PACE);
     node.until(480_000);
     assert_eq!(show(&node.keeper.listed(), &node.keeper.reading(), 509), 0);
 }
 
 #[test]
 fn a_rotten_shard_is_told_left_out_and_taken_again_when_it_is_made_good() {
-    let parent = tempfile::tempdir().unwrap();
-    let (folder, cache) = (parent.path().join("disk"), parent.path().join("cache"));
-    let mut server = Server::open(&folder, 5);
-    (0..3).for_each(|number| server.put(number, content(number, 60_000)));
+    let (parent, mut server) = stored(3);
     server.rot(1, 31_000);
-    let node = Node::start(&[&folder], &cache, PACE);
+    let node = beside(&parent, PACE);
     let is_rotten = |event: &Event| matches!(event, Event::Rotten { .. });
     let Event::Rotten { folder: at, shard } = node.until_told(is_rotten) else {
-        panic!("{folder:?}")
+        panic!("another event")
     };
-    assert_eq!(at, folder);
+    assert_eq!(at, server.folder);
     assert!(shard.ends_with("epoch 1, segment 1, 0"), "{shard}");
     drop(node);
     // One that rots later is found by comparing, or by a draw that fails.
-    let node = Node::start(&[&folder], &cache, PACE);
+    let node = beside(&parent, PACE);
     node.until(120_000);
     server.rot(2, 7);
     let listed = node.keeper.listed();
@@ -256,7 +268,7 @@ fn a_rotten_shard_is_told_left_out_and_taken_again_when_it_is_made_good() {
     server.put(2, content(2, 60_000));
     node.until(120_000);
     drop(node);
-    let node = Node::start(&[&folder], &cache, Pace { compare_ns: 1, ..PACE });
+    let node = beside(&parent, Pace { compare_ns: 1, ..PACE });
     node.until(120_000);
     server.rot(0, 59_999);
     node.until_told(
@@ -289,14 +301,9 @@ fn equal_bytes_are_in_a_plot_once() {
 
 #[test]
 fn a_folder_that_goes_and_comes_is_told_and_nothing_is_read_twice() {
-    let parent = tempfile::tempdir().unwrap();
-    let (folder, cache) = (parent.path().join("disk"), parent.path().join("cache"));
-    let mut server = Server::open(&folder, 5);
-    (0..4).for_each(|number| server.put(number, content(number, 60_000)));
-    let node = Node::start(&[&folder], &cache, PACE);
-    node.until(240_000);
+    let (parent, mut server, node) = host(4);
     let (listed, hashed) = (node.keeper.listed(), node.keeper.progress().hashed);
-    let away = parent.path().join("away");
+    let (folder, away) = (server.folder.clone(), parent.path().join("away"));
     fs::rename(&folder, &away).unwrap();
     node.until(0);
     node.until_lost(240_000);
@@ -317,14 +324,9 @@ fn a_folder_that_goes_and_comes_is_told_and_nothing_is_read_twice() {
 
 #[test]
 fn a_cache_that_is_damaged_is_made_again() {
-    let parent = tempfile::tempdir().unwrap();
-    let (folder, cache) = (parent.path().join("disk"), parent.path().join("cache"));
-    let mut server = Server::open(&folder, 5);
-    (0..9).for_each(|number| server.put(number, content(number, 60_000)));
-    let node = Node::start(&[&folder], &cache, PACE);
-    node.until(540_000);
+    let (parent, mut server, node) = host(9);
     drop(node);
-    let files = cache.join("05".repeat(16));
+    let files = parent.path().join("cache").join("05".repeat(16));
     let mut names: Vec<PathBuf> =
         fs::read_dir(&files).unwrap().map(|entry| entry.unwrap().path()).collect();
     names.sort();
@@ -335,7 +337,7 @@ fn a_cache_that_is_damaged_is_made_again() {
     fs::write(files.join("notes"), [1, 2, 3]).unwrap();
     // As long as anything but a bundle's file, and named as one.
     fs::write(files.join("0000000050"), vec![0; 3 << 20]).unwrap();
-    let node = Node::start(&[&folder], &cache, PACE);
+    let node = beside(&parent, PACE);
     node.until(540_000);
     assert!((1..540_000).contains(&node.keeper.progress().hashed));
     assert_eq!(show(&node.keeper.listed(), &node.keeper.reading(), 509), 0);
@@ -366,10 +368,8 @@ fn folders_that_are_no_servers_or_the_same_are_refused() {
 fn plots_of_both_kinds_are_shown_whatever_comes_and_goes() {
     let seed = fastrand::u64(..);
     let mut rng = fastrand::Rng::with_seed(seed);
-    let parent = tempfile::tempdir().unwrap();
-    let (folder, cache) = (parent.path().join("disk"), parent.path().join("cache"));
-    let mut server = Server::open(&folder, 5);
-    let node = Node::start(&[&folder], &cache, PACE);
+    let (parent, mut server) = stored(0);
+    let node = beside(&parent, PACE);
     let mut there: Vec<(u64, usize)> = Vec::new();
     let filler = content(1 << 40, 100_000);
     let filler_tree = ExtentTree::of(&filler);
