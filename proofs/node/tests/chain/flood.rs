@@ -117,15 +117,14 @@ impl Honest {
         self.peers.send(1, Message::Summary(Term::Epoch(epoch), Range::ALL, sums).encode());
         loop {
             let answer = self.answers.recv_timeout(Duration::from_secs(60)).unwrap();
-            match Message::decode(&answer.bytes).unwrap() {
-                // One for each part that differs; the last says that all were sent.
-                Message::List(Term::Epoch(it), part, _) if it == epoch => {
-                    if Some(part) == Range::ALL.part(15) {
-                        return;
-                    }
-                }
+            let Message::List(Term::Epoch(it), part, _) = Message::decode(&answer.bytes).unwrap()
+            else {
                 // What it asks by itself.
-                _ => {}
+                continue;
+            };
+            // One for each part that differs; the last says that all were sent.
+            if it == epoch && Some(part) == Range::ALL.part(15) {
+                return;
             }
         }
     }
