@@ -301,7 +301,7 @@ fn equal_bytes_are_in_a_plot_once() {
 
 #[test]
 fn a_folder_that_goes_and_comes_is_told_and_nothing_is_read_twice() {
-    let (parent, mut server, node) = host(4);
+    let (parent, server, node) = host(4);
     let (listed, hashed) = (node.keeper.listed(), node.keeper.progress().hashed);
     let (folder, away) = (server.folder.clone(), parent.path().join("away"));
     fs::rename(&folder, &away).unwrap();
@@ -324,7 +324,7 @@ fn a_folder_that_goes_and_comes_is_told_and_nothing_is_read_twice() {
 
 #[test]
 fn a_cache_that_is_damaged_is_made_again() {
-    let (parent, mut server, node) = host(9);
+    let (parent, _server, node) = host(9);
     drop(node);
     let files = parent.path().join("cache").join("05".repeat(16));
     let mut names: Vec<PathBuf> =
