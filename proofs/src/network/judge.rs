@@ -195,6 +195,22 @@ impl Judge {
         self.judge_again(epoch, now_ns);
     }
 
+    /// The chain is read anew: what was posted comes again, or does not stand any more. What was found true
+    /// is true again without asking anybody, if it is posted again.
+    pub fn begin_again(&mut self, participant: &mut Participant) {
+        for (epoch, entry) in std::mem::take(&mut self.posted) {
+            participant.forget_shown(epoch);
+            let closed = entry.closed.filter(|_| entry.judgement == Judgement::True);
+            if let Some(closed) = closed {
+                self.own.insert(epoch, closed);
+            }
+        }
+        while self.own.len() > KEPT {
+            self.own.pop_first();
+        }
+        self.is_cut = false;
+    }
+
     /// Whether nothing was posted yet that is not judged: no ledger is lacking then.
     #[must_use]
     pub fn has_ledger(&self) -> bool {

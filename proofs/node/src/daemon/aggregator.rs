@@ -50,6 +50,11 @@ impl Aggregator {
         self.is_joined &= aggregator != self.account;
     }
 
+    /// The chain is read anew: what is demanded comes again.
+    pub(super) fn begin_again(&mut self) {
+        self.demands.clear();
+    }
+
     /// Somebody wants to see a leaf.
     pub(super) fn on_demand(&mut self, demand: Capacity::Demand) {
         self.demands.insert(demand.id, demand);

@@ -85,6 +85,12 @@ impl Appeals {
         }
     }
 
+    /// The chain is read anew: what is open comes again.
+    pub(super) fn begin_again(&mut self) {
+        self.open.clear();
+        self.appealed.clear();
+    }
+
     /// Somebody appeals.
     pub(super) fn on_appeal(
         &mut self,

@@ -243,6 +243,7 @@ impl<'a> Core<'a> {
             }
             Input::Chain(read) => self.on_chain(*read, &moment),
             Input::ChainDown(error) => self.on_chain_down(&error),
+            Input::Reorganised(error) => self.on_reorganised(&error),
             Input::Pulse(pulse, outcome) => self.on_outcome(pulse, outcome, &moment),
             Input::Filler(event) => self.on_filler(&event),
             Input::Shards(event) => self.on_shards(event),
@@ -406,6 +407,21 @@ impl<'a> Core<'a> {
             let text = format!("the chain does not answer: {error}; it is asked again");
             self.teller.tell("chain-down", text, json!({"error": error}));
         }
+    }
+
+    /// Forgets what was read of the chain: all of it comes again, or does not stand any more.
+    fn on_reorganised(&mut self, error: &str) {
+        let text = format!("{error}; all is read anew");
+        self.teller.tell("reorganised", text, json!({"error": error}));
+        self.participant.begin_again();
+        self.judging.begin_again(&mut self.participant);
+        self.appeals.begin_again();
+        if let Some(it) = &mut self.aggregator {
+            it.begin_again();
+        }
+        self.challenges.clear();
+        // What was sent may be gone too, with the block that it was in.
+        self.time.awaits_block = 0;
     }
 
     /// Says once that this host's clock and the chain's time are far apart. No deadline depends on it.

@@ -37,6 +37,8 @@ pub(super) enum Input {
     Chain(Box<Read>),
     /// The chain does not answer.
     ChainDown(String),
+    /// Blocks that were read are not on it any more: it is read anew.
+    Reorganised(String),
     /// What comes of a pulse's work.
     Pulse(u64, Outcome),
     /// Filler.
@@ -104,13 +106,17 @@ impl Reader {
                     }
                 }
                 Err(error) => {
-                    if matches!(error, FollowError::Reorganised(_)) {
+                    let text = error.to_string();
+                    let input = if matches!(error, FollowError::Reorganised(_)) {
                         follower = self.follower();
                         known = usize::MAX;
-                    }
+                        Input::Reorganised(text)
+                    } else {
+                        Input::ChainDown(text)
+                    };
                     last_ns = None;
                     wait = (wait.max(self.poll) * 2).min(RETRY_MAX);
-                    if self.core.send(Input::ChainDown(error.to_string())).is_err() {
+                    if self.core.send(input).is_err() {
                         return;
                     }
                 }

@@ -110,6 +110,12 @@ impl Judging {
         }
     }
 
+    /// The chain is read anew.
+    pub(super) fn begin_again(&mut self, participant: &mut Participant) {
+        self.judge.begin_again(participant);
+        self.records.clear();
+    }
+
     /// An epoch does not stand any more.
     pub(super) fn on_voided(&mut self, epoch: u32, participant: &mut Participant, now_ns: u64) {
         self.judge.on_voided(epoch, participant, now_ns);

@@ -229,3 +229,34 @@ impl Sending {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(result: Result<(B256, u64), bool>) -> Sent {
+        let result = result.map_err(|lacks_gas| NotSent { text: "no".to_owned(), lacks_gas });
+        Sent { desk: Desk::Node, ticket: Ticket::Prove, result }
+    }
+
+    #[test]
+    fn an_account_without_gas_is_new_once_until_it_has_some() {
+        let account = Address::repeat_byte(3);
+        let (jobs, _waiting) = channel();
+        let tickets = BTreeMap::new();
+        let own = Sending { account, jobs, lacks_gas: false, tickets };
+        let mut desks = Desks(BTreeMap::from([(Desk::Node, own)]));
+        assert_eq!(desks.on_sent(&sent(Err(false)), 0), None);
+        assert_eq!(desks.without_gas(), 0);
+        assert_eq!(desks.on_sent(&sent(Err(true)), 0), Some((account, true)));
+        assert_eq!(desks.on_sent(&sent(Err(true)), 0), Some((account, false)));
+        // Something else is wrong: that says nothing about gas.
+        assert_eq!(desks.on_sent(&sent(Err(false)), 0), None);
+        assert_eq!(desks.without_gas(), 1);
+        assert!(!desks.is_free(Ticket::Prove, 0), "it is tried again later");
+        assert!(desks.is_free(Ticket::Prove, RETRY_NS_MAX));
+        assert_eq!(desks.on_sent(&sent(Ok((B256::ZERO, 7))), 0), None);
+        assert_eq!(desks.without_gas(), 0);
+        assert_eq!(desks.on_sent(&sent(Err(true)), 0), Some((account, true)));
+    }
+}

@@ -78,6 +78,37 @@ fn a_false_epoch_is_appealed_voted_on_and_voided_though_the_node_restarts_meanwh
 }
 
 #[test]
+fn what_a_reorganisation_takes_back_is_not_gone_on_from() {
+    let mut world = World::with_a_node(37);
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&world, folder.path());
+    world.end(1);
+    world.post(&world.honest(&Ledger::default(), 1));
+    daemon.wait(&mut world, "epoch-true", 1);
+    // Another producer's chain: nobody has posted anything there yet.
+    let mut other = World::with_a_node(38);
+    while other.now <= world.now {
+        other.block();
+    }
+    world.now = other.now;
+    std::mem::swap(&mut *world.chain.lock().unwrap(), &mut *other.chain.lock().unwrap());
+    daemon.wait_for(&mut world, |it| it.kind == "reorganised");
+    // There epoch 0 comes first, so that it does not come too late.
+    let first = world.honest(&Ledger::default(), 0);
+    world.post(&first);
+    daemon.wait(&mut world, "epoch-true", 0);
+    let second = world.honest(&first.ledger, 1);
+    world.post(&second);
+    let hash = second.hash();
+    let epochs = folder.path().join("epochs");
+    daemon.until(&mut world, |_| {
+        kept::read(&epochs.join("1")).is_ok_and(|it| it.before == first.hash())
+    });
+    assert_eq!(kept::read(&epochs.join("1")).unwrap().data.hash(), hash);
+    daemon.stop();
+}
+
+#[test]
 fn one_folder_is_for_one_daemon_at_a_time() {
     let world = World::with_a_node(35);
     let folder = tempfile::tempdir().unwrap();

@@ -210,6 +210,8 @@ pub struct Participant {
     next_compare_ns: u64,
     next_regeneration_ns: u64,
     ignored: u64,
+    /// Pulses up to this one only count as known.
+    past_until: u64,
 }
 
 impl Participant {
@@ -235,6 +237,7 @@ impl Participant {
             next_compare_ns: 0,
             next_regeneration_ns: 0,
             ignored: 0,
+            past_until: 0,
         }
     }
 
@@ -298,10 +301,26 @@ impl Participant {
         out
     }
 
+    /// The chain is read anew: pulses, rosters and plots come again, and may be others. Statements stay. In
+    /// pulses of numbers that there were nothing is done any more: whoever spoke twice of one would have
+    /// contradicted itself.
+    pub fn begin_again(&mut self) {
+        let newest = self.epochs.last_key_value().map_or(0, |(pulse, _)| *pulse);
+        self.past_until = self.past_until.max(newest);
+        self.pulses.clear();
+        self.epochs.clear();
+        self.plots.clear();
+        self.ongoing.clear();
+    }
+
     /// A pulse, as soon as its round is known; older ones than are kept, and ones told twice, change
     /// nothing.
     pub fn on_pulse(&mut self, pulse: &Pulse, moment: &Moment) -> Vec<Action> {
         let number = pulse.challenge.pulse;
+        if number <= self.past_until {
+            self.on_past_pulse(pulse);
+            return Vec::new();
+        }
         let Some(roster) = self.rosters.get(&pulse.epoch).cloned() else { return Vec::new() };
         if self.epochs.insert(number, pulse.epoch).is_some() {
             return Vec::new();
