@@ -13,6 +13,7 @@ use net_vdev::endpoint::{Config, Endpoint, Path, Peer, Transmit};
 use net_vdev::firewall::{Packet, Protocol, Rule, Transport};
 use net_vdev::identity::PrivateKey;
 use net_vdev::nic::{Link, Outgoing};
+use net_vdev::offload::VirtioNetHeader;
 
 use crate::bytes::Input;
 
@@ -133,7 +134,8 @@ impl World {
         if to_member {
             self.member.receive(self.now_ns, Path::Direct(from), &mut datagram, stride);
         } else {
-            self.peer.receive(self.now_ns, Path::Direct(from), &mut datagram, stride, &mut |_| {});
+            let ignore = &mut |_: &VirtioNetHeader, _: &[u8]| {};
+            self.peer.receive(self.now_ns, Path::Direct(from), &mut datagram, stride, ignore);
         }
     }
 

@@ -94,7 +94,7 @@ fn merge(packets: &[Vec<u8>]) -> (Vec<(VirtioNetHeader, Vec<u8>)>, bool) {
         frames.push((*header, frame.to_vec()));
     };
     for packet in packets {
-        coalescer.push(packet, &mut emit);
+        coalescer.push(&VirtioNetHeader::default(), packet, &mut emit);
     }
     coalescer.flush(&mut emit);
     let merged = frames.iter().any(|(header, _)| header.segmentation.is_some());

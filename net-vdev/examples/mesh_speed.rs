@@ -72,7 +72,7 @@ fn settle(one: &mut Endpoint, two: &mut Endpoint) -> usize {
         for from in [place(1), place(2)] {
             while let Some(Transmit { mut bytes, .. }) = one.poll_transmit() {
                 let stride = bytes.len();
-                two.receive(1, Path::Direct(from), &mut bytes, stride, &mut |_| arrived += 1);
+                two.receive(1, Path::Direct(from), &mut bytes, stride, &mut |_, _| arrived += 1);
                 one.recycle(bytes);
             }
             std::mem::swap(one, two);
@@ -102,7 +102,7 @@ fn packets(aes_256_gcm: bool) -> Result<(f64, f64), ConfigError> {
             let middle = cpu_ns();
             for datagram in &mut datagrams {
                 let stride = datagram.len();
-                two.receive(1, Path::Direct(place(1)), datagram, stride, &mut |packet| {
+                two.receive(1, Path::Direct(place(1)), datagram, stride, &mut |_, packet| {
                     black_box(packet);
                 });
             }

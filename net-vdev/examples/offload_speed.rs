@@ -56,7 +56,8 @@ fn merge(coalescer: &mut Coalescer, buffer: &[u8], batch: Batch) -> u64 {
         frames += 1;
     };
     for place in buffer.get(..batch.len).unwrap_or_default().chunks(batch.stride) {
-        coalescer.push(place.get(16..place.len() - 16).unwrap_or_default(), &mut emit);
+        let packet = place.get(16..place.len() - 16).unwrap_or_default();
+        coalescer.push(&VirtioNetHeader::default(), packet, &mut emit);
     }
     coalescer.flush(&mut emit);
     frames

@@ -18,6 +18,9 @@ pub const MTU: usize = 1400;
 pub const HEADER_BYTES: usize = 8;
 /// The bytes in front of the sealed part of a data datagram.
 pub const DATA_HEADER_BYTES: usize = 16;
+/// In the first byte of a packet that is sealed: its transport's checksum is open. The field holds the
+/// sum of the pseudo-header, as a card leaves it to an offload, and the AEAD stands for the rest.
+pub const OPEN_CHECKSUM: u8 = 0x80;
 /// The bytes of an AEAD tag.
 pub const TAG_BYTES: usize = 16;
 /// What a data datagram adds to the packet inside: 1400 + 32 + UDP 8 + IPv6 40 = 1480 bytes.

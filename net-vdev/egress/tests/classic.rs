@@ -14,7 +14,6 @@ use mesh_egress::{Egress, EgressConfig};
 use net_vdev::endpoint::{Endpoint, Exits, Path, Transmit};
 use net_vdev::nic::ipv4::{GUEST, IPV4_MTU, ROUTER};
 use net_vdev::nic::{Link, VIRTIO_HEADER_BYTES};
-use net_vdev::offload::VirtioNetHeader;
 use net_vdev::{Config, Peer, PrivateKey};
 use smoltcp::iface::{Config as InterfaceConfig, Interface, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -91,10 +90,9 @@ impl World {
             while let Some(Transmit { mut bytes, stride, .. }) = self.link.endpoint.poll_transmit()
             {
                 let from = Path::Direct(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-                endpoint.receive(now_ns, from, &mut bytes, stride, &mut |packet| {
+                endpoint.receive(now_ns, from, &mut bytes, stride, &mut |header, packet| {
                     assert!(egress.takes(packet));
-                    let header = VirtioNetHeader::default();
-                    egress.receive(now_ns, (&guest, None), &header, packet);
+                    egress.receive(now_ns, (&guest, None), header, packet);
                 });
             }
             egress.flush(now_ns, &mut |_, header, packet| {

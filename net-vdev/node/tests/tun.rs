@@ -144,7 +144,7 @@ fn batches_pass_both_ways_as_the_kernel_takes_them() {
             written += 1;
         };
         for packet in &packets {
-            coalescer.push(&turned(packet), &mut emit);
+            coalescer.push(&VirtioNetHeader::default(), &turned(packet), &mut emit);
         }
         coalescer.flush(&mut emit);
         assert_eq!(written, if accepts.udp { 1 } else { 20 });

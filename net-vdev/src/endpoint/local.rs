@@ -90,7 +90,6 @@ impl Endpoint {
                 self.ask_again();
             }
             Down::Frames { stride, frames } => {
-                let plain = VirtioNetHeader::default();
                 for frame in frames.chunks_mut(stride) {
                     let header = RelayHeader::parse(frame).map_err(|_| OddMessage)?;
                     let datagram = frame.get_mut(RELAY_HEADER_BYTES..);
@@ -99,9 +98,7 @@ impl Endpoint {
                     let from = Path::Relayed { member, is_alternate };
                     let datagram = datagram.ok_or(OddMessage)?;
                     self.streak = None;
-                    self.receive_one(now_ns, from, datagram, &mut |packet| {
-                        deliver(&plain, packet);
-                    });
+                    self.receive_one(now_ns, from, datagram, deliver);
                 }
             }
             Down::Resolved(key) => {

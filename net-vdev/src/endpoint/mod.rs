@@ -93,7 +93,7 @@ use crate::random::Generator;
 use crate::reassembly::Reassembly;
 use crate::session::handshake::CipherSupport;
 use crate::session::{OpenError, PostQuantum, Session};
-use crate::wire::{self, Datagram, MTU, MacKey};
+use crate::wire::{self, Datagram, MTU, MacKey, OPEN_CHECKSUM};
 
 pub use transmit::TRANSMITS_MAX;
 /// If a peer was sent to for so long and nothing came back, a handshake finds out whether it still
@@ -339,15 +339,15 @@ impl Endpoint {
     }
 
     /// Takes datagrams of `stride` bytes each that came on a path from outside, the last perhaps
-    /// shorter; their bytes are opened in place, and `deliver` gets each packet for this member. What
-    /// does not verify is dropped and counted.
+    /// shorter; their bytes are opened in place, and `deliver` gets each packet for this member, with
+    /// the checksum that its sender left open, if any. What does not verify is dropped and counted.
     pub fn receive(
         &mut self,
         now_ns: u64,
         from: Path,
         batch: &mut [u8],
         stride: usize,
-        deliver: &mut dyn FnMut(&[u8]),
+        deliver: &mut dyn FnMut(&VirtioNetHeader, &[u8]),
     ) {
         self.streak = None;
         for datagram in batch.chunks_mut(stride.max(1)) {
@@ -360,7 +360,7 @@ impl Endpoint {
         now_ns: u64,
         from: Path,
         bytes: &mut [u8],
-        deliver: &mut dyn FnMut(&[u8]),
+        deliver: &mut dyn FnMut(&VirtioNetHeader, &[u8]),
     ) {
         let datagram = wire::parse(bytes);
         if !matches!(datagram, Ok(Datagram::Data { .. })) {
@@ -400,7 +400,7 @@ impl Endpoint {
         from: Path,
         (receiver, counter): (u32, u64),
         bytes: &mut [u8],
-        deliver: &mut dyn FnMut(&[u8]),
+        deliver: &mut dyn FnMut(&VirtioNetHeader, &[u8]),
     ) -> Result<(), DropReason> {
         let index = self.indices.get(&receiver).copied();
         let named = index.and_then(|index| {
@@ -432,19 +432,30 @@ impl Endpoint {
                 self.streak = None;
                 self.receive_control(now_ns, index, from, packet, deliver)
             }
-            Some(_) => self.admit(now_ns, index, packet, deliver),
+            Some(8..) => {
+                packet.first_mut().into_iter().for_each(|first| *first &= !OPEN_CHECKSUM);
+                self.admit(now_ns, index, packet, true, deliver)
+            }
+            Some(_) => self.admit(now_ns, index, packet, false, deliver),
         }
     }
 
-    /// Checks a packet that the session of peer `index` opened, and hands it to this member.
+    /// Checks a packet that the session of peer `index` opened, and hands it to this member. `is_open`
+    /// tells whether its checksum is.
     fn admit(
         &mut self,
         now_ns: u64,
         index: usize,
         bytes: &[u8],
-        deliver: &mut dyn FnMut(&[u8]),
+        is_open: bool,
+        deliver: &mut dyn FnMut(&VirtioNetHeader, &[u8]),
     ) -> Result<(), DropReason> {
         let sent = Packet::parse(bytes).map_err(|_| DropReason::InboundMalformed)?;
+        let checksum = sent.checksum_field().filter(|_| is_open);
+        if is_open && checksum.is_none() {
+            return Err(DropReason::InboundMalformed);
+        }
+        let header = VirtioNetHeader { checksum, segmentation: None };
         let aliased = self.with_alias(now_ns, index, &sent)?;
         let packet = aliased.unwrap_or(sent);
         match self.streak.filter(|streak| streak.has(index, &packet)) {
@@ -458,8 +469,9 @@ impl Endpoint {
         }
         let bytes = bytes.get(..packet.len).unwrap_or_default();
         match aliased {
-            None => deliver(bytes),
-            Some(_) => deliver(&restored(&sent, &packet, bytes)),
+            None => deliver(&header, bytes),
+            // An alias has the sum of the address in whose place it stands.
+            Some(_) => deliver(&header, &restored(&sent, &packet, bytes)),
         }
         Ok(())
     }

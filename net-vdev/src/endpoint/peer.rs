@@ -240,6 +240,7 @@ mod tests {
             send_hop: Zeroizing::new([3; 32]),
             receive_hop: Zeroizing::new([4; 32]),
             post_quantum: true,
+            open_checksums: true,
         };
         Session::new(&keys, index, created_ns).unwrap()
     }

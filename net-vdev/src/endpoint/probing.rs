@@ -8,6 +8,7 @@ use super::paths::{ACTIVE_NS, Due, Path};
 use super::transmit::{DIRECT_ROOM, RELAYED_ROOM};
 use super::{DropReason, Endpoint, Event};
 use crate::identity::PublicKey;
+use crate::offload::VirtioNetHeader;
 
 /// How often this member's addresses are told to a peer at most, unless it just told its own.
 const TELL_NS: u64 = 30_000_000_000;
@@ -128,7 +129,7 @@ impl Endpoint {
         index: usize,
         from: Path,
         message: &[u8],
-        deliver: &mut dyn FnMut(&[u8]),
+        deliver: &mut dyn FnMut(&VirtioNetHeader, &[u8]),
     ) -> Result<(), DropReason> {
         let message = Control::parse(message).ok_or(DropReason::InboundControl)?;
         match message {
@@ -153,7 +154,7 @@ impl Endpoint {
             Control::Fragment { identity, is_last, offset, bytes } => {
                 let Some(peer) = self.peers.get_mut(index) else { return Ok(()) };
                 let whole = peer.halves.take(now_ns, (identity, is_last, offset), bytes);
-                whole.map_or(Ok(()), |packet| self.admit(now_ns, index, &packet, deliver))
+                whole.map_or(Ok(()), |packet| self.admit(now_ns, index, &packet, false, deliver))
             }
             Control::Router(message) => {
                 let Some(peer) = self.peers.get(index) else { return Ok(()) };

@@ -6,7 +6,7 @@ use super::transmit::{headroom, whole_blocks};
 use super::{DropReason, Endpoint, Path, Transmit};
 use crate::firewall::Packet;
 use crate::offload::{Batch, Layout, PACKET_BYTES_MAX, Segmenter, VirtioNetHeader, clamp_mss};
-use crate::wire::{DATA_HEADER_BYTES, MTU, TAG_BYTES};
+use crate::wire::{DATA_HEADER_BYTES, MTU, OPEN_CHECKSUM, TAG_BYTES};
 
 /// The room for a batch, in bytes: what a UDP socket takes at once.
 const BATCH_BYTES: usize = crate::socket::BATCH_BYTES_MAX;
@@ -37,11 +37,11 @@ impl Endpoint {
         let session = index.and_then(|index| {
             self.drop_dead_sessions(now_ns, index);
             let peer = self.peers.get(index)?;
-            let path = peer.paths.current().filter(|_| peer.current.is_some())?;
-            Some((index, path))
+            let session = peer.current.as_ref()?;
+            Some((index, peer.paths.current()?, session.open_checksums))
         });
         let is_large = header.segmentation.is_some();
-        let Some((index, path)) = session.filter(|_| is_large) else {
+        let Some((index, path, open_checksums)) = session.filter(|_| is_large) else {
             return self.send_each(now_ns, header, frame);
         };
         if !self.has(&packet.source) {
@@ -58,6 +58,7 @@ impl Endpoint {
             // Datagrams that the path can't carry whole: each goes in two halves.
             return self.send_each(now_ns, header, frame);
         }
+        let is_open = open_checksums && segmenter.leave_checksums();
         // The headers that each packet repeats make a few more of them than this.
         let packets = packet.len.div_ceil(segmenter.packet_bytes().max(1));
         self.ask_to_send(now_ns, index, &packet, packets)?;
@@ -73,6 +74,9 @@ impl Endpoint {
                 self.recycle(buffer);
                 break;
             };
+            if is_open {
+                mark_open(&mut buffer, batch, headroom(&path));
+            }
             self.seal_batch(now_ns, index, path, batch, buffer)?;
         }
         self.after_sending(now_ns, index);
@@ -161,5 +165,14 @@ impl Endpoint {
         self.counters.bytes_sent += packets_bytes as u64;
         self.queue(Transmit { to: path, bytes, stride: batch.stride });
         Ok(())
+    }
+}
+
+/// Says of each packet of a batch that its checksum is open.
+fn mark_open(buffer: &mut [u8], batch: Batch, headroom: usize) {
+    for place in buffer.chunks_mut(batch.stride.max(1)).take(batch.count) {
+        if let Some(first) = place.get_mut(headroom) {
+            *first |= OPEN_CHECKSUM;
+        }
     }
 }

@@ -6,6 +6,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::offload::ChecksumField;
+
 /// Why a packet can't be judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PacketError {
@@ -119,6 +121,17 @@ pub struct Original {
 }
 
 impl Packet {
+    /// Where the checksum is that a TCP segment's or UDP datagram's sender may leave to an offload.
+    #[must_use]
+    pub fn checksum_field(&self) -> Option<ChecksumField> {
+        let start = if self.source.is_ipv6() { 40 } else { 20 };
+        match self.transport {
+            Transport::Tcp { .. } => Some(ChecksumField { start, offset: 16 }),
+            Transport::Udp(_) => Some(ChecksumField { start, offset: 6 }),
+            _ => None,
+        }
+    }
+
     /// Reads the headers of `bytes`.
     ///
     /// # Errors

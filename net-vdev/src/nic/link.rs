@@ -96,6 +96,15 @@ impl Inbox {
             return queue(now_ns, &mut self.backlog, counters, Inbound::of(header, packet));
         }
         let Self { backlog, merger, cut, .. } = self;
+        if let Some(merger) = merger
+            && header.segmentation.is_none()
+            && ipv4.arrive(packet).is_none()
+        {
+            // Its driver takes open checksums.
+            return merger.push(header, packet, &mut |header, packet| {
+                queue(now_ns, backlog, counters, Inbound::of(header, packet));
+            });
+        }
         each_packet(header, packet, MTU, cut, |packet| {
             let translated = ipv4.arrive(packet);
             let packet = translated.as_deref().unwrap_or(packet);
@@ -103,7 +112,7 @@ impl Inbox {
                 queue(now_ns, backlog, counters, Inbound::of(header, packet));
             };
             match merger {
-                Some(merger) => merger.push(packet, &mut keep),
+                Some(merger) => merger.push(&VirtioNetHeader::default(), packet, &mut keep),
                 None => keep(&VirtioNetHeader::default(), packet),
             }
         });
@@ -198,8 +207,8 @@ impl Link {
     /// guest waits, the last of it until [`Link::flush_merged`].
     pub fn receive(&mut self, now_ns: u64, from: Path, batch: &mut [u8], stride: usize) {
         let (inbox, counters, ipv4) = (&mut self.inbox, &mut self.counters, &self.ipv4);
-        self.endpoint.receive(now_ns, from, batch, stride, &mut |packet| {
-            inbox.take(now_ns, counters, ipv4, (&VirtioNetHeader::default(), packet));
+        self.endpoint.receive(now_ns, from, batch, stride, &mut |header, packet| {
+            inbox.take(now_ns, counters, ipv4, (header, packet));
         });
     }
 

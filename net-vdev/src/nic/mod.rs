@@ -9,7 +9,7 @@
 //! HOST_USO): nothing is demanded of one that doesn't. Frames for the guest are plain packets, unless
 //! its driver accepts more (GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, MRG_RXBUF): then packets of a flow
 //! that came together are one super-frame in as many buffers as it takes, and its checksum is left
-//! undone; that of each packet in it was right.
+//! undone; that of each packet in it was right, or left open by its sender's card.
 //!
 //! After construction the card makes two system calls, `sendmsg` and `recvmmsg`, each for a batch of
 //! datagrams, on one socket that never blocks (and `close` when it is dropped). With an uplink to its

@@ -7,7 +7,7 @@
 
 use super::PACKET_BYTES_MAX;
 use super::checksum::{Sum, pseudo_header};
-use super::header::{ChecksumField, Segmentation, SegmentationKind, VirtioNetHeader};
+use super::header::{Segmentation, SegmentationKind, VirtioNetHeader};
 use super::headers::{ACK, ECE, FIN, Headers, PSH, double_word, put, word};
 use super::segment::SEGMENTS_MAX;
 
@@ -53,6 +53,8 @@ pub struct Coalescer {
 struct Flow {
     frame: Box<[u8]>,
     len: usize,
+    /// What the first packet came with.
+    first: VirtioNetHeader,
     /// The headers of the first packet; `len` in them is that packet's.
     headers: Headers,
     /// The payload of each packet but the last.
@@ -80,6 +82,7 @@ impl Coalescer {
         let flow = || Flow {
             frame: vec![0; PACKET_BYTES_MAX].into_boxed_slice(),
             len: 0,
+            first: VirtioNetHeader::default(),
             headers: nothing,
             payload_bytes: 0,
             count: 0,
@@ -88,14 +91,20 @@ impl Coalescer {
         Self { accepts, flows: (0..FLOWS_MAX).map(|_| flow()).collect(), begun: 0 }
     }
 
-    /// Takes the next packet; `emit` gets what is complete, each with its header.
-    pub fn push(&mut self, packet: &[u8], emit: &mut impl FnMut(&VirtioNetHeader, &[u8])) {
+    /// Takes the next packet, with the header that it came with: its checksum may be open. `emit` gets
+    /// what is complete, each with its header.
+    pub fn push(
+        &mut self,
+        header: &VirtioNetHeader,
+        packet: &[u8],
+        emit: &mut impl FnMut(&VirtioNetHeader, &[u8]),
+    ) {
         let headers = Headers::parse(packet).filter(|headers| self.accepts.takes(headers));
         let Some(headers) = headers else {
-            return emit(&VirtioNetHeader::default(), packet);
+            return emit(header, packet);
         };
         let packet = packet.get(..headers.len).unwrap_or(packet);
-        let role = role(packet, &headers);
+        let role = role(header, packet, &headers);
         let held = self.flows.iter_mut().find(|flow| flow.is_of(packet, &headers));
         if let Some(flow) = held {
             if !matches!(role, Role::Alone) && flow.takes(packet, &headers) {
@@ -109,8 +118,8 @@ impl Coalescer {
             flow.finish(emit);
         }
         match role {
-            Role::Middle => self.begin(packet, headers, emit),
-            Role::Last | Role::Alone => emit(&VirtioNetHeader::default(), packet),
+            Role::Middle => self.begin(header, packet, headers, emit),
+            Role::Last | Role::Alone => emit(header, packet),
         }
     }
 
@@ -126,6 +135,7 @@ impl Coalescer {
     /// Begins a super-frame with its first packet, in the place of the oldest if there is no other.
     fn begin(
         &mut self,
+        header: &VirtioNetHeader,
         packet: &[u8],
         headers: Headers,
         emit: &mut impl FnMut(&VirtioNetHeader, &[u8]),
@@ -138,6 +148,7 @@ impl Coalescer {
         if let Some(place) = flow.frame.get_mut(..packet.len()) {
             place.copy_from_slice(packet);
         }
+        flow.first = *header;
         flow.len = packet.len();
         flow.headers = headers;
         flow.payload_bytes = headers.len - headers.headers_bytes;
@@ -215,7 +226,7 @@ impl Flow {
         let header = match self.count {
             0 => return,
             // Nothing was merged: the packet is as it came.
-            1 => VirtioNetHeader::default(),
+            1 => self.first,
             _ => self.write_headers(),
         };
         self.count = 0;
@@ -250,10 +261,7 @@ impl Flow {
         };
         let small = |value: usize| u16::try_from(value).unwrap_or(u16::MAX);
         VirtioNetHeader {
-            checksum: Some(ChecksumField {
-                start: small(ip_bytes),
-                offset: small(self.headers.checksum_offset()),
-            }),
+            checksum: Some(self.headers.checksum_field()),
             segmentation: Some(Segmentation {
                 kind,
                 ecn: false,
@@ -265,8 +273,12 @@ impl Flow {
 }
 
 /// What a packet can be to a super-frame, by its flags and checksums.
-fn role(packet: &[u8], headers: &Headers) -> Role {
+fn role(header: &VirtioNetHeader, packet: &[u8], headers: &Headers) -> Role {
     let at = headers.ip_bytes;
+    let is_open = header.checksum == Some(headers.checksum_field());
+    if header.segmentation.is_some() || (header.checksum.is_some() && !is_open) {
+        return Role::Alone;
+    }
     let is_last = if headers.is_tcp {
         // CWR is rare, and would need an offload of its own.
         let flags = packet.get(at + 13).copied().unwrap_or(0);
@@ -276,20 +288,24 @@ fn role(packet: &[u8], headers: &Headers) -> Role {
         flags & (PSH | FIN) != 0
     } else {
         let len = usize::from(word(packet, at + 4));
-        if len != headers.len - at || word(packet, at + 6) == 0 {
+        if len != headers.len - at || (!is_open && word(packet, at + 6) == 0) {
             return Role::Alone;
         }
         false
     };
-    if headers.len == headers.headers_bytes || !has_right_checksums(packet, headers) {
+    if headers.len == headers.headers_bytes || !has_right_checksums(packet, headers, is_open) {
         return Role::Alone;
     }
     if is_last { Role::Last } else { Role::Middle }
 }
 
-fn has_right_checksums(packet: &[u8], headers: &Headers) -> bool {
+/// Whether the IP header's checksum is right, and the transport's or that is open.
+fn has_right_checksums(packet: &[u8], headers: &Headers, is_open: bool) -> bool {
     let Some((ip, transport)) = packet.split_at_checked(headers.ip_bytes) else { return false };
-    let addresses = ip.get(headers.addresses()).unwrap_or_default();
-    let pseudo = pseudo_header(addresses, headers.protocol(), transport.len());
-    (headers.is_ipv6 || Sum::of(ip).is_right()) && pseudo.plus(Sum::of(transport)).is_right()
+    let is_transport_right = || {
+        let addresses = ip.get(headers.addresses()).unwrap_or_default();
+        let pseudo = pseudo_header(addresses, headers.protocol(), transport.len());
+        pseudo.plus(Sum::of(transport)).is_right()
+    };
+    (headers.is_ipv6 || Sum::of(ip).is_right()) && (is_open || is_transport_right())
 }

@@ -1,6 +1,8 @@
 //! The headers of a packet that can be cut or merged: TCP or UDP straight behind an IPv4 header
 //! without options or an IPv6 header without extensions, whole.
 
+use super::header::ChecksumField;
+
 const IPV4_BYTES: usize = 20;
 const IPV6_BYTES: usize = 40;
 const UDP_BYTES: usize = 8;
@@ -84,6 +86,12 @@ impl Headers {
     /// The number of the transport.
     pub(super) fn protocol(&self) -> u8 {
         if self.is_tcp { PROTOCOL_TCP } else { PROTOCOL_UDP }
+    }
+
+    /// Where an open checksum is.
+    pub(super) fn checksum_field(&self) -> ChecksumField {
+        let small = |value: usize| u16::try_from(value).unwrap_or(u16::MAX);
+        ChecksumField { start: small(self.ip_bytes), offset: small(self.checksum_offset()) }
     }
 
     /// Where the transport's checksum field is, behind the start of its header.

@@ -17,8 +17,13 @@
 //! says nothing about the sender's guest or about its memory before sealing; TCP's and UDP's
 //! checksums do. The super-frame asks for a new checksum (NEEDS_CSUM), which would hide damage, so a
 //! packet is only merged if its own is right; any other passes as it is and the receiver's stack
-//! judges it. A [`Segmenter`] computes the checksums of what it cuts from a super-frame, as a card
-//! with this offload would, and leaves those of whole packets alone unless it is asked to.
+//! judges it.
+//!
+//! What a [`Segmenter`] cuts from a super-frame had no checksum but the one that its card was asked to
+//! compute: it would protect the way from there on, as the AEAD does. So between members that both take
+//! that the checksum stays *open*: the packet arrives with a header that asks for it (NEEDS_CSUM), and is
+//! merged as it is. For all others the segmenter computes it. Checksums of whole packets are left alone
+//! unless somebody asks for them.
 //!
 //! # Frames are hostile
 //!

@@ -68,6 +68,8 @@ pub struct Segmenter<'a> {
     layout: Layout,
     /// `None` for a packet that is copied as it is.
     cut: Option<Cut>,
+    /// Whether checksums stay open.
+    leaves_checksums: bool,
     is_done: bool,
 }
 
@@ -103,7 +105,7 @@ impl<'a> Segmenter<'a> {
         }
         let Some(field) = header.checksum else {
             // A parsed header has no segmentation without a checksum.
-            return Ok(Self { packet, layout, cut: None, is_done: false });
+            return Ok(Self { packet, layout, cut: None, leaves_checksums: false, is_done: false });
         };
         let headers = Headers::parse(packet).ok_or(SegmentError::Headers)?;
         let is_in_place = usize::from(field.start) == headers.ip_bytes
@@ -141,7 +143,15 @@ impl<'a> Segmenter<'a> {
             index: 0,
             addresses: pseudo_header(addresses, headers.protocol(), 0),
         };
-        Ok(Self { packet, layout, cut: Some(cut), is_done: false })
+        Ok(Self { packet, layout, cut: Some(cut), leaves_checksums: false, is_done: false })
+    }
+
+    /// Leaves the checksums of what comes out open, for a reader that takes that: each field holds the
+    /// sum of its pseudo-header, as in a frame with NEEDS_CSUM. Returns whether there are any: a packet
+    /// without an offload has its own.
+    pub fn leave_checksums(&mut self) -> bool {
+        self.leaves_checksums = self.cut.is_some();
+        self.leaves_checksums
     }
 
     /// The bytes of the largest packet that will come out.
@@ -191,7 +201,9 @@ impl<'a> Segmenter<'a> {
         let mut len = 0;
         for place in buffer.chunks_mut(stride).take(count) {
             let room = place.get_mut(self.layout.headroom..).unwrap_or_default();
-            let packet_bytes = cut.write_next(self.packet, room).ok_or(SegmentError::Room)?;
+            let packet_bytes = cut
+                .write_next(self.packet, room, self.leaves_checksums)
+                .ok_or(SegmentError::Room)?;
             len += around + packet_bytes;
         }
         self.is_done = count == total;
@@ -223,7 +235,12 @@ pub fn each_packet(
 
 impl Cut {
     /// Writes the next packet to the start of `room`; returns its length.
-    fn write_next(&mut self, frame: &[u8], room: &mut [u8]) -> Option<usize> {
+    fn write_next(
+        &mut self,
+        frame: &[u8],
+        room: &mut [u8],
+        leaves_checksum: bool,
+    ) -> Option<usize> {
         let Headers { headers_bytes, ip_bytes, .. } = self.headers;
         let end = self.headers.len.min(self.at + self.payload_bytes);
         let payload = frame.get(self.at..end)?;
@@ -241,12 +258,15 @@ impl Cut {
         }
         let offset = self.headers.checksum_offset();
         put(transport, offset, &[0; 2]);
-        let len = u16::try_from(transport.len()).ok()?;
-        let sum = self.addresses.word(len).plus(Sum::of(transport));
-        // In UDP a field of zero says that there is no checksum (RFC 768); both zeroes are equal.
-        let field = match sum.field() {
-            [0, 0] if !self.headers.is_tcp => [0xff, 0xff],
-            field => field,
+        let pseudo = self.addresses.word(u16::try_from(transport.len()).ok()?);
+        let field = if leaves_checksum {
+            pseudo.partial()
+        } else {
+            // In UDP a field of zero says that there is no checksum (RFC 768); both zeroes are equal.
+            match pseudo.plus(Sum::of(transport)).field() {
+                [0, 0] if !self.headers.is_tcp => [0xff, 0xff],
+                field => field,
+            }
         };
         put(transport, offset, &field);
         let len = ip.len() + transport.len();

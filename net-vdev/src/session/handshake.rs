@@ -126,6 +126,10 @@ impl Timestamp {
     }
 }
 
+/// In an offer's byte of ciphers: its maker takes packets whose checksum is open. Readers that don't
+/// know the bit pass over it.
+const OFFERS_OPEN_CHECKSUMS: u8 = 1 << 3;
+
 /// The payload of message 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
@@ -140,14 +144,14 @@ pub struct Offer {
 impl Offer {
     fn to_bytes(self) -> [u8; OFFER_BYTES] {
         let mut bytes = [0; OFFER_BYTES];
-        let fields = [PAYLOAD_VERSION, self.ciphers.bits(), 0, 0];
+        let fields = [PAYLOAD_VERSION, self.ciphers.bits() | OFFERS_OPEN_CHECKSUMS, 0, 0];
         let content = fields.into_iter().chain(self.index.to_be_bytes()).chain(self.timestamp.0);
         bytes.iter_mut().zip(content).for_each(|(to, from)| *to = from);
         bytes
     }
 
-    /// The offer and its encapsulation key, if it has one.
-    fn parse(payload: &[u8]) -> Option<(Self, Option<&[u8; ENCAPSULATION_KEY_BYTES]>)> {
+    /// The offer, whether its maker takes open checksums, and its encapsulation key, if it has one.
+    fn parse(payload: &[u8]) -> Option<(Self, bool, Option<&[u8; ENCAPSULATION_KEY_BYTES]>)> {
         let (fields, extensions) = payload.split_first_chunk::<OFFER_BYTES>()?;
         let [version, ciphers, 0, 0, rest @ ..] = fields else { return None };
         let (index, timestamp) = rest.split_first_chunk::<4>()?;
@@ -169,7 +173,7 @@ impl Offer {
             index: u32::from_be_bytes(*index),
             timestamp: Timestamp(timestamp.try_into().ok()?),
         };
-        Some((offer, public))
+        Some((offer, ciphers & OFFERS_OPEN_CHECKSUMS != 0, public))
     }
 }
 
@@ -177,25 +181,31 @@ impl Offer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Answer {
     cipher: Cipher,
+    /// Whether both sides take open checksums.
+    open_checksums: bool,
     index: u32,
 }
 
 impl Answer {
     fn to_bytes(self) -> [u8; ANSWER_BYTES] {
         let [a, b, c, d] = self.index.to_be_bytes();
-        [PAYLOAD_VERSION, self.cipher as u8, 0, 0, a, b, c, d]
+        [PAYLOAD_VERSION, self.cipher as u8, u8::from(self.open_checksums), 0, a, b, c, d]
     }
 
     fn parse(payload: &[u8]) -> Option<Self> {
         let (fields, extensions) = payload.split_first_chunk::<ANSWER_BYTES>()?;
-        let [PAYLOAD_VERSION, cipher, 0, 0, index @ ..] = *fields else { return None };
+        let [PAYLOAD_VERSION, cipher, open_checksums @ 0..=1, 0, index @ ..] = *fields else {
+            return None;
+        };
+        let open_checksums = open_checksums == 1;
         let cipher = match cipher {
             1 => Cipher::ChaCha20Poly1305,
             2 => Cipher::Aes256Gcm,
             _ => return None,
         };
         let index = u32::from_be_bytes(index);
-        Extensions(extensions).all(|it| it.is_some()).then_some(Self { cipher, index })
+        let answer = Self { cipher, open_checksums, index };
+        Extensions(extensions).all(|it| it.is_some()).then_some(answer)
     }
 }
 
@@ -243,6 +253,8 @@ pub struct Keys {
     pub receive_hop: Zeroizing<[u8; 32]>,
     /// Whether the keys rest on ML-KEM-768 too.
     pub post_quantum: bool,
+    /// Whether both sides take packets whose checksum is open (see [`crate::wire::OPEN_CHECKSUM`]).
+    pub open_checksums: bool,
 }
 
 /// An initiation under way.
@@ -312,6 +324,7 @@ impl Pending {
             remote_index: answer.index,
             initiator: true,
             post_quantum: ciphertext.is_some(),
+            open_checksums: answer.open_checksums,
         };
         split(&mut self.state, &agreed)
     }
@@ -323,6 +336,7 @@ pub struct Received {
     pub peer: PublicKey,
     /// What it offers.
     pub offer: Offer,
+    open_checksums: bool,
     encapsulation_key: Option<Box<[u8; ENCAPSULATION_KEY_BYTES]>>,
     seed: Zeroizing<[u8; 32]>,
     statics: Statics,
@@ -344,12 +358,14 @@ pub fn receive(
     let mut state = state.map_err(|_| HandshakeError::Forged)?;
     let mut payload = [0; PAYLOAD_BYTES_MAX];
     let payload = read(&mut state, message, &mut payload)?;
-    let (offer, encapsulation_key) = Offer::parse(payload).ok_or(HandshakeError::Payload)?;
+    let offer = Offer::parse(payload).ok_or(HandshakeError::Payload)?;
+    let (offer, open_checksums, encapsulation_key) = offer;
     let peer = state.get_remote_static().and_then(|key| key.try_into().ok());
     let peer = PublicKey(peer.ok_or(HandshakeError::Forged)?);
     Ok(Received {
         peer,
         offer,
+        open_checksums,
         encapsulation_key: encapsulation_key.map(|key| Box::new(*key)),
         seed: Zeroizing::new(seed),
         statics: Statics { initiator: peer, responder: identity.public() },
@@ -390,12 +406,15 @@ impl Received {
             return Err(HandshakeError::PostQuantum);
         }
         let cipher = ciphers.choose(self.offer.ciphers);
-        let message = write(&mut self.state, &Answer { cipher, index }.to_bytes())?;
+        let open_checksums = self.open_checksums;
+        let answer = Answer { cipher, open_checksums, index };
+        let message = write(&mut self.state, &answer.to_bytes())?;
         let agreed = Agreed {
             cipher,
             remote_index: self.offer.index,
             initiator: false,
             post_quantum: ciphertext.is_some(),
+            open_checksums,
         };
         Ok(Accepted { ciphertext, message, keys: split(&mut self.state, &agreed)? })
     }
@@ -434,16 +453,27 @@ struct Agreed {
     remote_index: u32,
     initiator: bool,
     post_quantum: bool,
+    open_checksums: bool,
 }
 
 fn split(state: &mut HandshakeState, agreed: &Agreed) -> Result<Keys, HandshakeError> {
     let (first, second) = state.dangerously_get_raw_split();
     let (first, second) = (Zeroizing::new(first), Zeroizing::new(second));
-    let Agreed { cipher, remote_index, initiator, post_quantum } = *agreed;
+    let Agreed { cipher, remote_index, initiator, post_quantum, open_checksums } = *agreed;
     let (send, receive) = if initiator { (first, second) } else { (second, first) };
     let send_hop = hop::derive_key(&send).ok_or(HandshakeError::Forged)?;
     let receive_hop = hop::derive_key(&receive).ok_or(HandshakeError::Forged)?;
-    Ok(Keys { send, receive, cipher, remote_index, initiator, send_hop, receive_hop, post_quantum })
+    Ok(Keys {
+        send,
+        receive,
+        cipher,
+        remote_index,
+        initiator,
+        send_hop,
+        receive_hop,
+        post_quantum,
+        open_checksums,
+    })
 }
 
 #[cfg(test)]

@@ -57,6 +57,8 @@ pub struct Session {
     pub(crate) created_ns: u64,
     /// Whether this side sent message 1.
     pub(crate) initiator: bool,
+    /// Whether the peer takes packets whose checksum is open.
+    pub(crate) open_checksums: bool,
     seal: LessSafeKey,
     open: LessSafeKey,
     next_counter: u64,
@@ -76,6 +78,7 @@ impl Session {
             remote: keys.remote_index,
             created_ns: now_ns,
             initiator: keys.initiator,
+            open_checksums: keys.open_checksums,
             seal: key(keys.send.as_slice())?,
             open: key(keys.receive.as_slice())?,
             next_counter: 0,

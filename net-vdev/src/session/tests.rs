@@ -16,6 +16,7 @@ pub(super) fn keys(cipher: Cipher, initiator: bool) -> Keys {
         send_hop: Zeroizing::new(if initiator { [3; 32] } else { [4; 32] }),
         receive_hop: Zeroizing::new(if initiator { [4; 32] } else { [3; 32] }),
         post_quantum: false,
+        open_checksums: true,
     }
 }
 

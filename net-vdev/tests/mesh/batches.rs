@@ -8,7 +8,7 @@ use net_vdev::{Caps, Config, Counters, Path, Protocol, Rule};
 use proptest::prelude::*;
 
 use crate::packets::{ACK, FIN, RST, SYN, tcp, udp};
-use crate::world::{Member, PORT, SECOND, World};
+use crate::world::{Member, PORT, SECOND, World, whole};
 
 const OPEN: u16 = 80;
 const PSH: u8 = 0x08;
@@ -82,7 +82,7 @@ fn outcome(
             }
         }
         let Member { endpoint, got, .. } = &mut world.members[1];
-        let deliver = &mut |packet: &[u8]| got.push(packet.to_vec());
+        let deliver = &mut |header: &_, packet: &[u8]| got.extend(whole(header, packet));
         endpoint.receive(world.now_ns, from, &mut batch, stride, deliver);
     }
     (world.members[1].got.clone(), world.members[1].endpoint.counters())

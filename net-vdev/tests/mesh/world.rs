@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::{IpAddr, SocketAddr};
 
-use net_vdev::offload::VirtioNetHeader;
+use net_vdev::offload::{VirtioNetHeader, each_packet};
 use net_vdev::uplink::{Local, Up};
-use net_vdev::wire::{RELAY_HEADER_BYTES, RelayHeader};
+use net_vdev::wire::{MTU, RELAY_HEADER_BYTES, RelayHeader};
 use net_vdev::{
     CipherSupport, Config, Endpoint, Event, Path, Peer, PrivateKey, Protocol, PublicKey, Rule,
     Strangers, Transmit,
@@ -257,7 +257,7 @@ impl World {
     /// Gives a datagram to member `to`, and takes nothing that it has to send.
     pub(crate) fn hand(&mut self, to: usize, from: SocketAddr, mut bytes: Vec<u8>) {
         let Member { endpoint, got, .. } = &mut self.members[to];
-        let deliver = &mut |packet: &[u8]| got.push(packet.to_vec());
+        let deliver = &mut |header: &_, packet: &[u8]| got.extend(whole(header, packet));
         let stride = bytes.len();
         endpoint.receive(self.now_ns, Path::Direct(from), &mut bytes, stride, deliver);
     }
@@ -270,7 +270,8 @@ impl World {
         });
         let Some(index) = index else { return };
         let Member { endpoint, got, .. } = &mut self.members[index];
-        let (stride, deliver) = (bytes.len(), &mut |packet: &[u8]| got.push(packet.to_vec()));
+        let stride = bytes.len();
+        let deliver = &mut |header: &_, packet: &[u8]| got.extend(whole(header, packet));
         endpoint.receive(self.now_ns, from, &mut bytes, stride, deliver);
         self.settle(index);
     }
@@ -394,4 +395,11 @@ impl World {
             self.flights.push(Reverse((due_ns, self.count, from, to, bytes)));
         }
     }
+}
+
+/// The packet as it is with its checksum.
+pub(crate) fn whole(header: &VirtioNetHeader, packet: &[u8]) -> Option<Vec<u8>> {
+    let mut whole = None;
+    each_packet(header, packet, MTU, &mut Vec::new(), |packet| whole = Some(packet.to_vec()));
+    whole
 }

@@ -17,7 +17,7 @@ fn merge_with(coalescer: &mut Coalescer, packets: &[Vec<u8>]) -> Frames {
     let mut frames = Frames::new();
     let mut emit = |header: &VirtioNetHeader, frame: &[u8]| frames.push((*header, frame.to_vec()));
     for packet in packets {
-        coalescer.push(packet, &mut emit);
+        coalescer.push(&VirtioNetHeader::default(), packet, &mut emit);
     }
     coalescer.flush(&mut emit);
     frames

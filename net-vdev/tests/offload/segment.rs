@@ -1,7 +1,8 @@
 //! Cutting: what comes out, and what is refused.
 
 use net_vdev::offload::{
-    ChecksumField, Layout, SegmentError, SegmentationKind, Segmenter, VirtioNetHeader,
+    Accepts, ChecksumField, Coalescer, Layout, SegmentError, SegmentationKind, Segmenter,
+    VirtioNetHeader, each_packet,
 };
 use proptest::prelude::*;
 
@@ -33,6 +34,37 @@ proptest! {
         prop_assert_eq!(&packets, &flow.expected(&payload, size));
         let parts: Vec<u8> = packets.iter().flat_map(|packet| verified(packet)).collect();
         prop_assert_eq!(parts, payload);
+    }
+
+    #[test]
+    fn checksums_that_were_left_open_are_completed_or_merged_by_the_reader(
+        flow in any_flow(),
+        len in 1_usize..20_000,
+        segment_bytes in 100_u16..1300,
+    ) {
+        let payload = payload(len);
+        let (header, frame) = flow.super_frame(&payload, segment_bytes);
+        let mut segmenter = Segmenter::new(&header, &frame, MESH).unwrap();
+        prop_assert!(segmenter.leave_checksums());
+        let open = VirtioNetHeader { segmentation: None, ..header };
+        let (mut whole, mut frames) = (Vec::new(), Vec::new());
+        let mut coalescer = Coalescer::new(Accepts { tcp_v4: true, tcp_v6: true, udp: true });
+        let mut emit = |header: &VirtioNetHeader, frame: &[u8]| frames.push((*header, frame.to_vec()));
+        let mut buffer = vec![0; 70_000];
+        while let Some(batch) = segmenter.fill(&mut buffer).unwrap() {
+            for place in buffer[..batch.len].chunks(batch.stride) {
+                let packet = &place[MESH.headroom..place.len() - MESH.tailroom];
+                each_packet(&open, packet, 1500, &mut Vec::new(), |packet| whole.push(packet.to_vec()));
+                coalescer.push(&open, packet, &mut emit);
+            }
+        }
+        coalescer.flush(&mut emit);
+        let expected = flow.expected(&payload, usize::from(segment_bytes));
+        prop_assert_eq!(&whole, &expected);
+        let merged = frames.iter().flat_map(|(header, frame)| cut(header, frame, MESH, 70_000));
+        let parts = merged.flat_map(|packet| verified(&packet)).collect::<Vec<u8>>();
+        prop_assert_eq!(parts, payload);
+        prop_assert!(frames.len() <= expected.len().div_ceil(2).max(2), "they are merged");
     }
 
     #[test]

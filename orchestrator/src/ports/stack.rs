@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use net_vdev::endpoint::Event;
+use net_vdev::offload::each_packet;
 use net_vdev::wire::{DATAGRAM_BYTES_MAX, MTU};
 use net_vdev::{Config, ConfigError, Endpoint, Path, Transmit};
 use smoltcp::iface::{Config as InterfaceConfig, Interface, PollResult, SocketHandle, SocketSet};
@@ -54,6 +55,7 @@ impl Stack {
         let mut link = Link {
             endpoint: Endpoint::new(config, seed)?,
             received: VecDeque::new(),
+            cut: Vec::new(),
             datagrams: VecDeque::new(),
             now_ns: 0,
             handed: 0,
@@ -187,15 +189,17 @@ impl Stack {
     }
 
     fn receive_one(&mut self, now_ns: u64) -> io::Result<()> {
-        let Link { endpoint, received, datagrams, .. } = &mut self.link;
+        let Link { endpoint, received, datagrams, cut, .. } = &mut self.link;
         match &mut self.wire {
             Wire::Network(udp) => {
                 // A byte more than any datagram of ours: a longer one is cut and won't verify.
                 let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
                 let (len, from) = udp.recv_from(&mut buffer)?;
                 let bytes = buffer.get_mut(..len).unwrap_or_default();
-                endpoint.receive(now_ns, Path::Direct(from), bytes, len, &mut |packet| {
-                    received.push_back(packet.to_vec());
+                endpoint.receive(now_ns, Path::Direct(from), bytes, len, &mut |header, packet| {
+                    each_packet(header, packet, MTU, cut, |packet| {
+                        received.push_back(packet.to_vec());
+                    });
                 });
                 Ok(())
             }
@@ -291,6 +295,8 @@ struct Link {
     endpoint: Endpoint,
     /// What came in for the stack in this turn.
     received: VecDeque<Vec<u8>>,
+    /// Room for a packet whose checksum is to be computed.
+    cut: Vec<u8>,
     /// Packets of UDP, which are none of the stack's where there is a gateway.
     datagrams: VecDeque<Vec<u8>>,
     now_ns: u64,

@@ -4,7 +4,9 @@ use std::error::Error;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 
 use mesh_node::tun::{Tun, TunConfig};
-use net_vdev::offload::{Coalescer, Layout, PACKET_BYTES_MAX, Segmenter, clamp_mss};
+use net_vdev::offload::{
+    Coalescer, Layout, PACKET_BYTES_MAX, Segmenter, VirtioNetHeader, clamp_mss,
+};
 use net_vdev::socket::{BATCH_BYTES_MAX, BATCH_COUNT_MAX, RECEIVE_BYTES, SendError, Socket};
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -116,7 +118,7 @@ impl Node {
             let datagrams = self.received.get_mut(..batch.len).unwrap_or_default();
             for datagram in datagrams.chunks_mut(batch.stride) {
                 if let Ok(packet) = self.opening.open(datagram) {
-                    self.coalescer.push(packet, &mut emit);
+                    self.coalescer.push(&VirtioNetHeader::default(), packet, &mut emit);
                 }
             }
         }

@@ -286,8 +286,8 @@ impl Core {
         outside: &mut impl Outside,
     ) {
         let coalescer = &mut self.coalescer;
-        self.endpoint.receive(now_ns, from, datagrams, stride, &mut |packet| {
-            coalescer.push(packet, &mut |header, packet| outside.deliver(header, packet));
+        self.endpoint.receive(now_ns, from, datagrams, stride, &mut |header, packet| {
+            coalescer.push(header, packet, &mut |header, packet| outside.deliver(header, packet));
         });
     }
 

@@ -73,7 +73,7 @@ pub(crate) fn carry(world: &mut World, vms: &mut [Vm]) {
             let got = &mut vm.got;
             let datagram = &mut frame[RELAY_HEADER_BYTES..];
             let (stride, deliver) =
-                (datagram.len(), &mut |packet: &[u8]| got.push(packet.to_vec()));
+                (datagram.len(), &mut |_: &_, packet: &[u8]| got.push(packet.to_vec()));
             vm.endpoint.receive(now_ns, from, datagram, stride, deliver);
         }
         while let Some(event) = vm.endpoint.poll_event() {

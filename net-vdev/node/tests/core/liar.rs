@@ -59,7 +59,7 @@ impl Liar {
         let mine = |(_, to, ..): &mut (usize, SocketAddr, Vec<u8>, usize)| *to == place(PLACE);
         for (from, _, mut bytes, stride) in world.strays.extract_if(.., mine) {
             let from = Path::Direct(place(from));
-            self.endpoint.receive(now_ns, from, &mut bytes, stride, &mut |_| {});
+            self.endpoint.receive(now_ns, from, &mut bytes, stride, &mut |_, _| {});
         }
         self.endpoint.handle_deadline(now_ns);
         self.router.handle_deadline(now_ns);

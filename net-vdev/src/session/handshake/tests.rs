@@ -62,7 +62,7 @@ fn classical_answer(first: &[u8]) -> (Vec<u8>, HandshakeState) {
     let mut state =
         builder([12; 32]).unwrap().local_private_key(&[2; 32]).unwrap().build_responder().unwrap();
     read(&mut state, first, &mut [0; PAYLOAD_BYTES_MAX]).unwrap();
-    let answer = Answer { cipher: Cipher::Aes256Gcm, index: 7 };
+    let answer = Answer { cipher: Cipher::Aes256Gcm, open_checksums: false, index: 7 };
     (write(&mut state, &answer.to_bytes()).unwrap(), state)
 }
 
@@ -272,7 +272,7 @@ fn a_key_that_is_none_or_that_comes_twice_is_refused() {
     };
     let (pending, _) = begin(true, UPGRADE);
     let public = pending.key_pair.public();
-    assert_eq!(Offer::parse(&extension(public)), Some((offer(true), Some(public))));
+    assert_eq!(Offer::parse(&extension(public)), Some((offer(true), true, Some(public))));
     assert_eq!(Offer::parse(&extension(&public[1..])), None);
     assert_eq!(Offer::parse(&extension(&[])), None);
     let twice = [extension(public), extension(public)[OFFER_BYTES..].to_vec()].concat();
@@ -309,12 +309,34 @@ fn optional_extensions_are_passed_over_and_critical_ones_refused() {
     let with = |extensions: &[u8]| {
         let mut payload = offer(true).to_bytes().to_vec();
         payload.extend_from_slice(extensions);
-        Offer::parse(&payload).map(|(offer, _)| offer)
+        Offer::parse(&payload).map(|(offer, ..)| offer)
     };
     assert_eq!(with(&[]), Some(offer(true)));
     assert_eq!(with(&[0, 2, 0, 2, 9, 9, 0x7f, 0xff, 0, 0]), Some(offer(true)));
     for refused in [&[0x80, 1, 0, 0][..], &[0, 2, 0, 2, 9], &[0, 2, 0], &[0]] {
         assert_eq!(with(refused), None, "{refused:?}");
+    }
+}
+
+#[test]
+fn checksums_stay_open_only_between_members_that_both_take_that() {
+    let (initiator, responder) = shake(true, true);
+    assert!(initiator.open_checksums && responder.open_checksums);
+    // An initiator that knows nothing of it has the bit clear.
+    let (pending, _) = begin(true, UPGRADE);
+    let mut payload = offer(true).to_bytes().to_vec();
+    payload[1] &= !OFFERS_OPEN_CHECKSUMS;
+    payload.extend_from_slice(&ENCAPSULATION_KEY_EXTENSION.to_be_bytes());
+    payload.extend_from_slice(&(ENCAPSULATION_KEY_BYTES as u16).to_be_bytes());
+    payload.extend_from_slice(pending.key_pair.public());
+    let (_, first) = begin_with(&payload);
+    assert!(!answer(&first, UPGRADE).keys.open_checksums);
+    let plain = Answer { cipher: Cipher::Aes256Gcm, open_checksums: false, index: 7 };
+    assert_eq!(plain.to_bytes()[..4], [1, 2, 0, 0], "what it would read");
+    for unknown in [2, 0xff] {
+        let mut bytes = plain.to_bytes();
+        bytes[2] = unknown;
+        assert_eq!(Answer::parse(&bytes), None);
     }
 }
 
