@@ -19,6 +19,7 @@ pub mod journal;
 pub mod map_pages;
 pub mod mesh;
 pub mod mesh_handshake;
+pub mod mesh_link;
 pub mod mesh_node;
 pub mod mesh_router;
 pub mod mutate;
@@ -66,6 +67,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "map_pages", check: map_pages::check, runs: 2000 },
     Target { name: "mesh", check: mesh::check, runs: 800 },
     Target { name: "mesh_handshake", check: mesh_handshake::check, runs: 500 },
+    Target { name: "mesh_link", check: mesh_link::check, runs: 20000 },
     Target { name: "mesh_node", check: mesh_node::check, runs: 300 },
     Target { name: "mesh_router", check: mesh_router::check, runs: 5000 },
     Target { name: "mycelium", check: mycelium::check, runs: 1000 },

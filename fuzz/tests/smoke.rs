@@ -115,6 +115,11 @@ fn offloads_withstand_any_guest_and_any_peer() {
 }
 
 #[test]
+fn a_node_withstands_what_strangers_and_cards_say() {
+    smoke("mesh_link");
+}
+
+#[test]
 fn an_edge_withstands_any_mycelium() {
     smoke("mycelium");
 }

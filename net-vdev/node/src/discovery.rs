@@ -129,7 +129,9 @@ impl AsFd for Discovery {
     }
 }
 
-fn datagram(port: u16, announcement: &SignedAnnouncement) -> Vec<u8> {
+/// What a node says to its local network: its announcement, and the port that it is spoken to on.
+#[must_use]
+pub fn datagram(port: u16, announcement: &SignedAnnouncement) -> Vec<u8> {
     let mut bytes = vec![VERSION, KIND, 0, 0];
     bytes.extend_from_slice(&port.to_be_bytes());
     bytes.extend_from_slice(&[0, 0]);
@@ -137,8 +139,9 @@ fn datagram(port: u16, announcement: &SignedAnnouncement) -> Vec<u8> {
     bytes
 }
 
-/// The port and the announcement, which is not verified.
-fn parse(bytes: &[u8]) -> Option<(u16, SignedAnnouncement)> {
+/// The port and the announcement, which is not verified; `None` if it is anything else.
+#[must_use]
+pub fn parse(bytes: &[u8]) -> Option<(u16, SignedAnnouncement)> {
     let ([VERSION, KIND, 0, 0, high, low, 0, 0], rest) = bytes.split_first_chunk()? else {
         return None;
     };

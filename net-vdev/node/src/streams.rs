@@ -1,5 +1,5 @@
-//! TCP connections in place of UDP, for where a firewall drops UDP: the same datagrams, each behind
-//! its length (2 bytes, big-endian).
+//! TCP connections in place of UDP, for where a firewall drops UDP: the same datagrams, framed as
+//! [`framing`] says.
 //!
 //! Whoever connects proves nothing by that: what comes in is judged as it would be from UDP. A
 //! connection that is no way to a peer after ten seconds is closed, and so is one that breaks the
@@ -12,11 +12,12 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
 use net_vdev::PublicKey;
-use net_vdev::wire::FRAME_BYTES_MAX;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
 use rustix::time::Timespec;
+
+use crate::framing::{self, Framing, Malformed};
 
 /// The most connections that others made, that this node made, and from one address. Whoever fills
 /// the former leaves the latter alone.
@@ -39,7 +40,6 @@ const REDIAL_NS: std::ops::RangeInclusive<u64> = 1_000_000_000..=60_000_000_000;
 const HTTPS: u16 = 443;
 /// How long nobody is taken on after one could not be.
 const DEAF_NS: u64 = 1_000_000_000;
-const PREFIX_BYTES: usize = 2;
 
 /// A connection.
 struct Stream {
@@ -49,9 +49,7 @@ struct Stream {
     called: Option<PublicKey>,
     is_connecting: bool,
     since_ns: u64,
-    input: Vec<u8>,
-    /// Where the first datagram starts that was not taken yet.
-    taken: usize,
+    input: Framing,
     output: Vec<u8>,
     written: usize,
 }
@@ -173,8 +171,7 @@ impl Streams {
             called,
             is_connecting: called.is_some(),
             since_ns: now_ns,
-            input: Vec::new(),
-            taken: 0,
+            input: Framing::default(),
             output: Vec::new(),
             written: 0,
         };
@@ -284,7 +281,7 @@ impl Streams {
         number: u32,
         buffer: &mut [u8],
     ) -> Result<Option<(usize, usize)>, Malformed> {
-        self.open.get_mut(&number).map_or(Ok(None), |stream| stream.next_batch(buffer))
+        self.open.get_mut(&number).map_or(Ok(None), |stream| stream.input.next_batch(buffer))
     }
 
     /// Queues datagrams of `stride` bytes each, the last perhaps shorter. False if they are lost.
@@ -294,12 +291,7 @@ impl Streams {
             self.overflowed += 1;
             return false;
         }
-        for datagram in datagrams.chunks(stride.max(1)) {
-            let Ok(len) = u16::try_from(datagram.len()) else { return false };
-            stream.output.extend_from_slice(&len.to_be_bytes());
-            stream.output.extend_from_slice(datagram);
-        }
-        true
+        framing::write(&mut stream.output, datagrams, stride)
     }
 
     /// Writes what connections take now; returns those that take nothing any more.
@@ -309,11 +301,6 @@ impl Streams {
         failed.collect()
     }
 }
-
-/// What came in on a connection is no datagram behind its length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a datagram of {0} bytes is announced")]
-pub(crate) struct Malformed(usize);
 
 impl Stream {
     fn connected(&self) -> io::Result<bool> {
@@ -327,50 +314,18 @@ impl Stream {
 
     /// Reads what is there, unless much waits to be taken.
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<()> {
-        self.input.drain(..self.taken);
-        self.taken = 0;
-        if self.input.len() >= INPUT_BYTES {
+        if !self.input.has_room() {
             return Ok(());
         }
         match self.socket.read(buffer) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(len) => {
-                self.input.extend_from_slice(buffer.get(..len).unwrap_or_default());
+                self.input.push(buffer.get(..len).unwrap_or_default());
                 Ok(())
             }
             Err(error) if is_transient(&error) => Ok(()),
             Err(error) => Err(error),
         }
-    }
-
-    fn next_batch(&mut self, buffer: &mut [u8]) -> Result<Option<(usize, usize)>, Malformed> {
-        let (mut len, mut stride) = (0, 0);
-        while let Some(datagram) = self.first()? {
-            let size = datagram.len();
-            let fits = stride == 0 || size <= stride;
-            let Some(place) = buffer.get_mut(len..len + size).filter(|_| fits) else { break };
-            place.copy_from_slice(datagram);
-            stride = stride.max(size);
-            len += size;
-            self.taken += PREFIX_BYTES + size;
-            if size < stride {
-                break;
-            }
-        }
-        Ok((len > 0).then_some((len, stride)))
-    }
-
-    /// The first datagram that was not taken yet, if all of it is here.
-    fn first(&self) -> Result<Option<&[u8]>, Malformed> {
-        let rest = self.input.get(self.taken..).unwrap_or_default();
-        let Some((prefix, rest)) = rest.split_first_chunk::<PREFIX_BYTES>() else {
-            return Ok(None);
-        };
-        let len = usize::from(u16::from_be_bytes(*prefix));
-        if len == 0 || len > FRAME_BYTES_MAX {
-            return Err(Malformed(len));
-        }
-        Ok(rest.get(..len))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -423,6 +378,8 @@ fn prepare(socket: &TcpStream) {
 
 #[cfg(test)]
 mod tests {
+    use net_vdev::wire::FRAME_BYTES_MAX;
+
     use super::*;
 
     /// Two ends of a connection that stands.

@@ -192,9 +192,9 @@ fn aliases_prefix(node: &PublicKey) -> String {
     format!("{prefix}/{bits}")
 }
 
-/// Asks the running node.
+/// Asks the running node. Nothing is made where none ever ran.
 fn ask(common: &Common, order: &Order) -> Result<Answer, MeshError> {
-    let socket = folder(common)?.join("socket");
+    let socket = state::directory(common.state.as_deref())?.join("mesh").join("socket");
     match orders::ask(&socket, order) {
         Ok(Answer::Failed { reason }) => Err(MeshError::Failed(reason)),
         Ok(answer) => Ok(answer),

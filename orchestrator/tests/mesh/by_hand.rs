@@ -63,6 +63,7 @@ fn without_a_node_the_command_says_how_to_start_one() {
         let (code, _, stderr) = run(&[verb, &["--state", state]].concat());
         assert_eq!(code, 5, "{verb:?}");
         assert!(stderr.contains("start one with `hypha mesh up`"), "{verb:?}: {stderr}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "{verb:?} made something");
     }
 }
 

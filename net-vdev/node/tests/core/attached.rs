@@ -97,7 +97,7 @@ pub(crate) fn run(world: &mut World, vms: &mut [Vm], duration_ns: u64) {
     }
 }
 
-fn send(world: &World, vm: &mut Vm, to: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn send(world: &World, vm: &mut Vm, to: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
     let packet = udp(vm.key.address(), to, payload);
     vm.endpoint.send_packet(world.now_ns, &packet);
     packet

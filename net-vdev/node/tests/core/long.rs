@@ -1,5 +1,8 @@
 //! Sessions that last: keys are replaced, subscriptions and announcements lapse, and no packet is lost.
 
+use net_vdev::PrivateKey;
+
+use crate::attached::{carry, run, send, vm};
 use crate::world::{MS, SECOND, World};
 
 /// Two hosts send each other a packet now and then over wires that lose nothing; which were lost.
@@ -38,6 +41,33 @@ fn nothing_is_lost_while_keys_and_subscriptions_are_replaced() {
                     failures.push(format!("{name}, every {pause_ms} ms, seed {seed}: {it}"));
                 }
             }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn nothing_is_lost_between_members_of_other_nodes_either() {
+    let mut failures = Vec::new();
+    for pause_ms in [500u64, 61_000, 125_000, 179_999] {
+        let mut world = World::new(3, &[(0, 1), (2, 1)], 5);
+        world.run(SECOND);
+        let keys = [1u8, 2].map(|number| PrivateKey::new([number; 32]).public());
+        let mut vms = [vm(&mut world, 0, 1, &keys), vm(&mut world, 2, 2, &keys)];
+        for number in 0..400_000 / pause_ms + 4 {
+            let (from, to) = if number % 3 == 0 { (1, 0) } else { (0, 1) };
+            let sent_ns = world.now_ns;
+            let packet = send(&world, &mut vms[from], keys[to].address(), &number.to_be_bytes());
+            run(&mut world, &mut vms, 100 * MS);
+            let end_ns = sent_ns + pause_ms * MS;
+            while world.now_ns < end_ns {
+                carry(&mut world, &mut vms);
+                world.run((end_ns - world.now_ns).min(100 * MS));
+            }
+            if vms[to].got != [packet] {
+                failures.push(format!("{number}, every {pause_ms} ms, at {} ms", sent_ns / MS));
+            }
+            vms.iter_mut().for_each(|vm| vm.got.clear());
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));

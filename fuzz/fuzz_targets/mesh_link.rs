@@ -1,0 +1,5 @@
+//! See `fuzz::mesh_link`.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    fuzz::mesh_link::check(data);
+});
