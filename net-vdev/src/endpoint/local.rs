@@ -90,6 +90,7 @@ impl Endpoint {
                 self.ask_again();
             }
             Down::Frames { stride, frames } => {
+                self.begin_batch();
                 for frame in frames.chunks_mut(stride) {
                     let header = RelayHeader::parse(frame).map_err(|_| OddMessage)?;
                     let datagram = frame.get_mut(RELAY_HEADER_BYTES..);
@@ -97,8 +98,7 @@ impl Endpoint {
                     let (member, is_alternate) = (header.source, header.is_alternate);
                     let from = Path::Relayed { member, is_alternate };
                     let datagram = datagram.ok_or(OddMessage)?;
-                    self.streak = None;
-                    self.receive_one(now_ns, from, datagram, deliver);
+                    self.receive_next(now_ns, from, datagram, deliver);
                 }
             }
             Down::Resolved(key) => {

@@ -349,13 +349,20 @@ impl Endpoint {
         stride: usize,
         deliver: &mut dyn FnMut(&VirtioNetHeader, &[u8]),
     ) {
-        self.streak = None;
+        self.begin_batch();
         for datagram in batch.chunks_mut(stride.max(1)) {
-            self.receive_one(now_ns, from, datagram, deliver);
+            self.receive_next(now_ns, from, datagram, deliver);
         }
     }
 
-    fn receive_one(
+    /// What is received from now on is of another batch.
+    pub fn begin_batch(&mut self) {
+        self.streak = None;
+    }
+
+    /// Takes the next datagram of a batch that its owner takes apart, as [`Endpoint::receive`] takes
+    /// each of a whole one. Between two of them of one batch nothing changes that a packet is judged by.
+    pub fn receive_next(
         &mut self,
         now_ns: u64,
         from: Path,

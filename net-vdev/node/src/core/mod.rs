@@ -245,6 +245,7 @@ impl Core {
         outside: &mut impl Outside,
     ) {
         let stride = stride.max(1);
+        self.endpoint.begin_batch();
         let mut run: Option<Run> = None;
         let mut trail: Option<Trail> = None;
         let mut start = 0;
@@ -285,10 +286,8 @@ impl Core {
         stride: usize,
         outside: &mut impl Outside,
     ) {
-        let coalescer = &mut self.coalescer;
-        self.endpoint.receive(now_ns, from, datagrams, stride, &mut |header, packet| {
-            coalescer.push(header, packet, &mut |header, packet| outside.deliver(header, packet));
-        });
+        let deliver = &mut merging(&mut self.coalescer, outside);
+        self.endpoint.receive(now_ns, from, datagrams, stride, deliver);
     }
 
     /// Checks a frame of a neighbour and makes it ready for the next hop; `None` if it ends here.
@@ -332,6 +331,7 @@ impl Core {
         frame: &mut [u8],
         outside: &mut impl Outside,
     ) {
+        self.endpoint.begin_batch();
         let header = RelayHeader::parse(frame).ok();
         let header = header.filter(|header| header.source == member.address());
         let Some(header) = header else {
@@ -360,8 +360,9 @@ impl Core {
         if header.destination == self.endpoint.address() {
             let (_, datagram) = frame.split_at_mut_checked(RELAY_HEADER_BYTES)?;
             let (member, is_alternate) = (header.source, header.is_alternate);
-            let stride = datagram.len();
-            self.take(now_ns, Path::Relayed { member, is_alternate }, datagram, stride, outside);
+            let from = Path::Relayed { member, is_alternate };
+            let deliver = &mut merging(&mut self.coalescer, outside);
+            self.endpoint.receive_next(now_ns, from, datagram, deliver);
             return None;
         }
         if let Some(member) = self.attached.get(&header.destination) {
@@ -498,19 +499,35 @@ impl Core {
     ) {
         let stride = stride.max(1);
         let mut way = None;
+        let mut next = None;
         for frame in bytes.chunks_mut(stride) {
             let Ok(header) = RelayHeader::parse(frame) else { return };
-            way = if let Some(member) = self.attached.get(&header.destination) {
+            way = if let Some((link, key)) = next {
+                self.hand_on(link, &key, header.hop_limit, frame)
+            } else if let Some(member) = self.attached.get(&header.destination) {
                 Some(Way::Attached(*member))
             } else {
                 let (to, is_alternate) = (header.destination, header.is_alternate);
                 self.forward(now_ns, &to, is_alternate, header.hop_limit, frame)
             };
+            if let (None, Some(Way::Neighbour(link, _))) = (next, way) {
+                next = self.neighbour(link).map(|key| (link, key));
+            }
         }
         if let Some(way) = way {
             let run = Run { start: 0, end: bytes.len(), way };
             self.pass_on(now_ns, bytes, &run, stride, outside);
         }
+    }
+}
+
+/// Merges packets for the node's host.
+fn merging(
+    coalescer: &mut Coalescer,
+    outside: &mut impl Outside,
+) -> impl FnMut(&VirtioNetHeader, &[u8]) {
+    move |header, packet| {
+        coalescer.push(header, packet, &mut |header, packet| outside.deliver(header, packet));
     }
 }
 
