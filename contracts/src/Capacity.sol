@@ -21,7 +21,9 @@ contract Capacity is Eip712 {
     uint256 public constant ANSWER_SECONDS = 1 hours;
     /// @notice A missed or wrong answer costs this share of the stake; a proven fraud costs all.
     uint256 public constant MISS_BPS = 500;
-    uint256 public constant REPORTER_BPS = 5000;
+    /// @notice What of a slashed stake or bond goes to who showed why; the rest is burned. As little as
+    /// will do: it is also what is saved by who reports himself.
+    uint256 public constant REPORTER_BPS = 1000;
 
     /// @notice An appeal against an epoch, how many seats its jury has in the mean, and until when before
     /// the end of its vote it can be seated.
@@ -136,6 +138,7 @@ contract Capacity is Eip712 {
     event NodeProven(uint32 indexed node, uint64 until);
     event Challenged(uint64 indexed id, uint32 indexed node, Challenge challenge);
     event Answered(uint64 indexed id, uint32 indexed node);
+    event Released(uint64 indexed id, uint32 indexed node);
     event Failed(uint64 indexed id, uint32 indexed node, uint256 slashed);
     event Equivocated(uint32 indexed node, uint64 pulse, uint256 slashed);
     event Duplicated(uint32 indexed node, uint64 id, uint256 slashed);
@@ -426,15 +429,11 @@ contract Capacity is Eip712 {
 
     /// @notice Answers a challenge; the challenger's bond goes to the node's farm.
     function answer(Challenge calldata it, Answer calldata shown) external {
-        requireChallenge(it);
-        require(block.timestamp <= it.deadline, TooLate(it.deadline));
-        (bytes32 root, uint64 from, uint64 sum) = Plot.climb(shown.way);
+        uint64 from = requireDrawn(it, shown.way);
         uint64 len = shown.way.extent.bytesLen;
-        require(root == it.plotRoot && sum == it.bytesLen, WrongAnswer());
-        require(from <= it.offset && it.offset - from < len, WrongAnswer());
-        uint64 index = (it.offset - from) / 1024;
         require(
-            Merkle.auditRoot(len, index, shown.leaf, shown.path) == shown.way.extent.root,
+            Merkle.auditRoot(len, (it.offset - from) / 1024, shown.leaf, shown.path)
+                == shown.way.extent.root,
             WrongAnswer()
         );
         delete open[it.id];
@@ -443,7 +442,18 @@ contract Capacity is Eip712 {
         give(registry.payoutOf(farm), CHALLENGE_BOND);
     }
 
-    /// @notice Ends a challenge that was not answered in time: the node loses stake, half of it to
+    /// @notice The node shows that a challenged byte lay in a user's extent, after it has committed to
+    /// another plot: what users delete, nobody can show. The challenger has its bond back.
+    function release(Challenge calldata it, ExtentPath calldata way) external {
+        requireNode(it.node);
+        requireDrawn(it, way);
+        require(way.extent.kind == 2 && plots[it.node].root != it.plotRoot, WrongAnswer());
+        delete open[it.id];
+        emit Released(it.id, it.node);
+        give(it.challenger, CHALLENGE_BOND);
+    }
+
+    /// @notice Ends a challenge that was not answered in time: the node loses stake, a tenth of it to
     /// the challenger.
     function expire(Challenge calldata it) external {
         requireChallenge(it);
@@ -576,6 +586,22 @@ contract Capacity is Eip712 {
 
     function requireChallenge(Challenge calldata it) private view {
         require(open[it.id] == keccak256(abi.encode("challenge", it)), Unknown(it.id));
+    }
+
+    /// Reverts unless a challenge is open and drew a byte of this extent; returns where that begins.
+    function requireDrawn(Challenge calldata it, ExtentPath calldata way)
+        private
+        view
+        returns (uint64 from)
+    {
+        requireChallenge(it);
+        require(block.timestamp <= it.deadline, TooLate(it.deadline));
+        (bytes32 root, uint64 begins, uint64 sum) = Plot.climb(way);
+        require(root == it.plotRoot && sum == it.bytesLen, WrongAnswer());
+        require(
+            begins <= it.offset && it.offset - begins < way.extent.bytesLen, WrongAnswer()
+        );
+        return begins;
     }
 
     function voidPosted(Epoch memory posted, address beneficiary) private {

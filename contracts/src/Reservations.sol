@@ -16,8 +16,14 @@ contract Reservations {
     uint256 public constant BOND_SECONDS = 24 hours;
     /// @notice So long after its end a reservation waits for proofs; then the rest is given back.
     uint256 public constant PROOF_SECONDS = 48 hours;
-    /// @notice An hour without service gives the user this many times its price, from the stake.
+    /// @notice An hour without service gives the user this many times its price, from the stake; as much
+    /// again is burned, so that an owner who is his own user loses by it.
     uint256 public constant SLA_FACTOR = 2;
+    /// @notice Credits take at most this share of a node's stake, what is burned included, ...
+    uint256 public constant CREDIT_BPS = 1000;
+    /// @notice ... in so long from the first of them on: else an owner could take all of his stake out
+    /// this way at once, while evidence against his node is on its way.
+    uint256 public constant CREDIT_PERIOD = 30 days;
 
     /// @notice A token that can be paid with. One that cannot be burned sends that part to a sink.
     struct Token {
@@ -43,9 +49,16 @@ contract Reservations {
         uint32 end;
         uint96 balance;
         uint80 bond;
-        uint32 start;
-        /// The first epoch that no SLA credit was paid for.
-        uint32 creditedTo;
+        /// Hours that begin before give no credit: it was not there, it was paused, or they gave one.
+        uint32 creditFrom;
+        /// Since when the machine is paused, if time was settled beyond that; 0 otherwise.
+        uint32 pausedAt;
+    }
+
+    /// @notice What credits have taken of a node's stake since an instant.
+    struct Credits {
+        uint128 taken;
+        uint64 since;
     }
 
     /// @notice An EIP-2612 permit for the deposit; a deadline of 0 is none.
@@ -69,6 +82,7 @@ contract Reservations {
     mapping(uint32 => Caps) private used;
     /// @notice What a farm can withdraw, by token.
     mapping(uint32 => mapping(uint8 => uint256)) public earned;
+    mapping(uint32 => Credits) public credits;
 
     event Offered(uint32 indexed offer, uint32 indexed node, Offer terms);
     event OfferEnded(uint32 indexed offer);
@@ -80,7 +94,7 @@ contract Reservations {
     event Depleted(uint64 indexed id, uint256 end);
     event Closed(uint64 indexed id, uint256 end);
     event Refunded(uint64 indexed id, address indexed user, uint256 amount);
-    event Credited(uint64 indexed id, uint32 epoch, uint256 amount);
+    event Credited(uint64 indexed id, uint32 epoch, uint256 toUser, uint256 burned);
     event Withdrawn(uint32 indexed farm, uint8 token, uint256 amount, address to);
 
     error NotFarmOwner(uint32 farm);
@@ -97,6 +111,7 @@ contract Reservations {
     error NotDepleted(uint256 when);
     error AwaitsProof(uint256 until);
     error NoOutage();
+    error CreditsUsedUp(uint256 until);
     error NothingToWithdraw();
     error TransferFailed(address token);
 
@@ -159,8 +174,8 @@ contract Reservations {
             end: 0,
             balance: uint96(deposit - bond),
             bond: uint80(bond),
-            start: nowSeconds,
-            creditedTo: 0
+            creditFrom: nowSeconds,
+            pausedAt: 0
         });
         emit Reserved(id, offerId, msg.sender, spec, deposit);
         take(it.token, deposit, permit);
@@ -178,6 +193,7 @@ contract Reservations {
             require(block.timestamp < over, NotOpen(id));
             require(msg.sender == it.user, NotTheUser(id));
             paid = accrue(it, terms, block.timestamp);
+            (it.creditFrom, it.pausedAt) = (uint32(block.timestamp), 0);
         }
         uint256 sum = it.balance + amount;
         uint256 missing = terms.storageRate * BOND_SECONDS - it.bond;
@@ -241,26 +257,26 @@ contract Reservations {
     }
 
     /// @notice Credits the user for an epoch in which the node answered no pulse that counts, from
-    /// the node's stake. In GridToken only, the token of stakes; epochs in ascending order.
+    /// the node's stake. In GridToken only, the token of stakes; epochs in ascending order. Not for time
+    /// in which the machine was paused.
     function slaCredit(uint64 id, VerdictPath calldata proof) external {
         Reservation storage it = reservations[id];
         Offer memory terms = offers[it.offer];
         require(it.user != address(0), NotOpen(id));
         capacity.requireFinal(proof.posted);
         EpochTree.requireVerdict(proof);
-        uint32 epoch = proof.posted.epoch;
-        uint256 to = capacity.epochEnd(epoch);
+        uint256 to = capacity.epochEnd(proof.posted.epoch);
         uint256 from = to - 1 hours;
         bool silent = proof.verdict.pulses > 0 && proof.verdict.answered == 0;
         require(silent && proof.verdict.node == terms.node && terms.token == 0, NoOutage());
-        require(epoch >= it.creditedTo && it.start <= from, NoOutage());
-        require(it.end == 0 || it.end >= to, NoOutage());
         (uint256 pause,) = ends(it, terms);
-        require(it.paidTo >= to || pause >= to, NoOutage());
+        require(it.creditFrom <= from && pause >= to, NoOutage());
+        require(it.end == 0 || it.end >= to, NoOutage());
         require(!registry.inMaintenance(terms.node, from, to), NoOutage());
-        it.creditedTo = epoch + 1;
-        uint256 amount = uint256(terms.rate) * 1 hours * SLA_FACTOR;
-        emit Credited(id, epoch, registry.slash(terms.node, amount, it.user, 10_000));
+        it.creditFrom = uint32(to);
+        uint256 amount = creditable(terms.node, uint256(terms.rate) * 1 hours * SLA_FACTOR * 2);
+        uint256 taken = registry.slash(terms.node, amount, it.user, 5000);
+        emit Credited(id, proof.posted.epoch, taken / 2, taken - taken / 2);
     }
 
     /// @notice Sends a farm's income to its payout address; anyone may.
@@ -323,6 +339,7 @@ contract Reservations {
         paid = running * terms.rate;
         it.balance -= uint96(paid);
         uint256 kept = elapsed - running;
+        if (kept > 0 && it.pausedAt == 0) it.pausedAt = uint32(it.paidTo + running);
         if (kept > 0 && terms.storageRate > 0) {
             uint256 affordable = it.bond / terms.storageRate;
             uint256 cost = (kept < affordable ? kept : affordable) * terms.storageRate;
@@ -339,6 +356,19 @@ contract Reservations {
     {
         pause = uint256(it.paidTo) + it.balance / terms.rate;
         over = pause + (terms.storageRate == 0 ? 0 : uint256(it.bond) / terms.storageRate);
+        if (it.pausedAt != 0) pause = it.pausedAt;
+    }
+
+    /// What of an amount may be taken of a node's stake for a credit, which is then counted.
+    function creditable(uint32 node, uint256 amount) private returns (uint256) {
+        Credits memory it = credits[node];
+        if (block.timestamp >= it.since + CREDIT_PERIOD) it = Credits(0, uint64(block.timestamp));
+        uint256 most = (registry.stakeOf(node) + it.taken) * CREDIT_BPS / 10_000;
+        require(most > it.taken, CreditsUsedUp(it.since + CREDIT_PERIOD));
+        if (amount > most - it.taken) amount = most - it.taken;
+        it.taken += uint128(amount);
+        credits[node] = it;
+        return amount;
     }
 
     function provenNow(uint32 node) private view returns (uint256 until) {
@@ -385,6 +415,7 @@ contract Reservations {
     function keep(uint64 id, Reservation memory it) private {
         Reservation storage slot = reservations[id];
         (slot.paidTo, slot.balance, slot.bond) = (it.paidTo, it.balance, it.bond);
+        slot.pausedAt = it.pausedAt;
     }
 
     function occupy(uint32 node, Caps memory caps) private {

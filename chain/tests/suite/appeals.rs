@@ -96,8 +96,8 @@ fn an_epoch_that_more_seats_are_against_is_void() {
     grid.refuses(&key(9), capacity, decide(&appeal), "TooEarly");
     grid.advance(3601);
     grid.must(&key(9), capacity, decide(&appeal));
-    // Its own back, and half of the aggregator's.
-    assert_eq!(grid.balance(key(APPELLANT).address()), before + tokens(500));
+    // Its own back, and a tenth of the aggregator's.
+    assert_eq!(grid.balance(key(APPELLANT).address()), before + tokens(100));
     grid.refuses(&key(9), capacity, decide(&appeal), "Unknown");
     let said = Capacity::requireFinalCall { posted: appeal.posted.clone() };
     let said = grid.try_call(key(9).address(), capacity, &said).unwrap_err();
@@ -255,7 +255,7 @@ fn two_verdicts_of_one_witness_on_one_pulse_cost_all_its_stake() {
     grid.refuses(&key(9), capacity, elsewhere, "NotTheNode");
     grid.must(&key(9), capacity, call([found(1), found(2)], one.clone(), two.clone()));
     assert_eq!(grid.view(grid.suite.registry, Registry::stakeOfCall { node: 1 }), U256::ZERO);
-    assert_eq!(grid.balance(key(9).address()), tokens(500));
+    assert_eq!(grid.balance(key(9).address()), tokens(100));
     let again = call([found(1), found(2)], one, two);
     grid.refuses(&key(9), capacity, again, "NoContradiction");
 }

@@ -89,7 +89,7 @@ fn a_segment_that_does_not_follow_costs_all_stake() {
     let mut grid = grid();
     let before = grid.balance(key(3).address());
     Run::with_a_lie(1 << 10, 77).report(&mut grid, &key(3), 1, &key(10)).unwrap();
-    assert_eq!(grid.balance(key(3).address()), before + tokens(500));
+    assert_eq!(grid.balance(key(3).address()), before + tokens(100));
     assert_eq!(grid.view(grid.suite.registry, Registry::stakeOfCall { node: 1 }), U256::ZERO);
 }
 
@@ -250,7 +250,7 @@ fn a_lie_in_a_long_run_is_found_and_its_node_has_nothing_to_show() {
         grid.advance(3601);
         let before = grid.balance(key(3).address());
         grid.must(&key(3), disputes, Disputes::timeoutCall { it });
-        assert_eq!(grid.balance(key(3).address()), before + tokens(505));
+        assert_eq!(grid.balance(key(3).address()), before + tokens(105));
     }
     // A challenger of the truth picks anything and loses its bond.
     let it = play(&mut grid, &truth, &Machine::new(300, Some(250)));
@@ -309,7 +309,7 @@ fn a_signed_segment_is_judged_at_once_and_a_true_one_costs_its_node_nothing() {
     assert_eq!(stake(&grid), tokens(1000));
     let before = grid.balance(key(3).address());
     lie.report(&mut grid, &key(3), &key(10)).unwrap();
-    assert_eq!(grid.balance(key(3).address()), before + tokens(500));
+    assert_eq!(grid.balance(key(3).address()), before + tokens(100));
     assert_eq!(stake(&grid), U256::ZERO);
     let said = lie.report(&mut grid, &key(3), &key(10)).unwrap_err();
     assert!(said.contains("NoFraud"), "{said}");

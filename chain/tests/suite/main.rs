@@ -6,6 +6,7 @@ mod anvil;
 mod appeals;
 mod backend;
 mod capacity;
+mod credits;
 mod directory;
 mod disputes;
 mod drand;

@@ -223,13 +223,17 @@ fn an_hour_of_silence_is_credited_twice_from_the_stake_and_once_only() {
     };
     grid.refuses(&key(4), contract, credit(&content, &first), "NoOutage");
     grid.refuses(&key(4), contract, credit(&answered, &third), "NoOutage");
-    let before = grid.balance(key(4).address());
+    let (before, supply) = (grid.balance(key(4).address()), grid.supply());
     grid.must(&key(9), contract, credit(&content, &posted));
-    assert_eq!(grid.balance(key(4).address()), before + U256::from(2 * 3600 * RATE));
+    let credited = U256::from(2 * 3600 * RATE);
+    assert_eq!(grid.balance(key(4).address()), before + credited);
+    assert_eq!(grid.supply(), supply - credited, "as much again is burned");
+    let stake = grid.view(grid.suite.registry, Registry::stakeOfCall { node: 1 });
+    assert_eq!(stake, tokens(1000) - credited - credited);
     grid.refuses(&key(4), contract, credit(&content, &posted), "NoOutage");
 }
 
-fn convert(path: &Capacity::VerdictPath) -> Reservations::VerdictPath {
+pub(crate) fn convert(path: &Capacity::VerdictPath) -> Reservations::VerdictPath {
     let caps = &path.verdict.caps;
     Reservations::VerdictPath {
         posted: Reservations::Epoch {

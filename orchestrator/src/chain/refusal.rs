@@ -112,6 +112,10 @@ fn of_reservations(error: &ReservationsErrors) -> Refusal {
             at(it.until)
         )),
         E::NoOutage(_) => wrong("the epoch shows no outage of this reservation".to_owned()),
+        E::CreditsUsedUp(it) => later(format!(
+            "credits have taken a tenth of the node's stake, more of it can be from {} on",
+            at(it.until)
+        )),
         E::NothingToWithdraw(_) => later("there is nothing to withdraw".to_owned()),
         E::TransferFailed(it) => wrong(format!("token {} refuses the transfer", it.token)),
         E::NotInEpoch(_) | E::BadPath(_) => wrong("the proof is not of that epoch".to_owned()),

@@ -157,7 +157,7 @@ impl Held {
             "offer": self.offer.id,
             "node": self.offer.terms.node,
             "state": self.stage(now).name(),
-            "since": self.it.start,
+            "credit_from": self.it.creditFrom,
             "runs_until": self.pause,
             "kept_until": self.over,
             "ended_at": (self.it.end != 0).then_some(self.it.end),

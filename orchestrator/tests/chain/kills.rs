@@ -104,7 +104,7 @@ fn income_and_stake_are_paid_out_once_and_a_reservation_ends_once() {
     let more = ["node", "unstake", "1", "--amount", "0", "--key", "farmer"];
     assert_eq!(units(&world.json(&more)["leaving"]), U256::ZERO);
     world.json(&["reserve", "1", "--hours", "20", "--yes", "--key", "tenant"]);
-    let since = world.json(&["reservations", "--key", "tenant"])["since"].as_u64().unwrap();
+    let since = world.json(&["reservations", "--key", "tenant"])["credit_from"].as_u64().unwrap();
     world.advance(2 * 3600);
     let proven = world.post_epoch("data", 1, 3 * TOKEN);
     let data = world.path("data").display().to_string();

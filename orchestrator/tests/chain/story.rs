@@ -53,7 +53,7 @@ fn a_tenant_comes(world: &World) -> u64 {
     let topped = world.json(&["top-up", "1", "--hours", "2", "--yes", "--key", "tenant"]);
     assert_eq!(units(&topped["added"]), tokens("0.72"));
     let held = world.json(&["reservations", "--key", "tenant"]);
-    let since = held["since"].as_u64().unwrap();
+    let since = held["credit_from"].as_u64().unwrap();
     assert_eq!(held["runs_until"].as_u64().unwrap(), since + 12 * 3600);
     assert_eq!(held["kept_until"].as_u64().unwrap(), since + 12 * 3600 + DAY);
     let balance = world.json(&["balance", "--key", "tenant"]);

@@ -237,8 +237,8 @@ fn chain(study: &Study) -> String {
             format!("{:.1}", court.lost_for_leaf),
         ),
         (
-            "lost for a false segment; half of it to who showed it".to_owned(),
-            format!("{:.0}; {:.0}", court.lost_for_segment, court.reporter),
+            "lost for a false segment; a tenth of it to who showed it".to_owned(),
+            format!("{:.0}; {:.1}", court.lost_for_segment, court.reporter),
         ),
         (
             "lost by an aggregator that withholds a leaf".to_owned(),

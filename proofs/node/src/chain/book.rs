@@ -267,6 +267,10 @@ impl Book {
                 let event = Capacity::Answered::decode_log(log).ok()?;
                 Some(Change::ChallengeOver(event.id))
             }
+            Capacity::Released::SIGNATURE_HASH => {
+                let event = Capacity::Released::decode_log(log).ok()?;
+                Some(Change::ChallengeOver(event.id))
+            }
             Capacity::Failed::SIGNATURE_HASH => {
                 let event = Capacity::Failed::decode_log(log).ok()?;
                 Some(Change::ChallengeOver(event.id))

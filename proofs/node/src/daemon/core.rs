@@ -26,6 +26,7 @@ use super::inputs::{Input, Read, Reader};
 use super::judging::Judging;
 use super::sending::{Desk, Desks, Sent, Ticket};
 use super::shards::ShardsState;
+use super::showing::Shown;
 use super::{Config, DaemonError, Event};
 use crate::chain::book::{Change, Node};
 use crate::chain::follower::{Horizon, News, start_of};
@@ -97,7 +98,7 @@ pub(super) struct Core<'a> {
     /// The day whose table is made or was, and what stops that.
     pub(super) making: Option<(u32, Arc<AtomicBool>)>,
     pub(super) pulses: BTreeMap<u64, Sender<Draw>>,
-    pub(super) challenges: BTreeMap<u64, (Capacity::Challenge, Shown)>,
+    pub(super) challenges: BTreeMap<u64, (Capacity::Challenge, Asked)>,
     pub(super) shards: ShardsState,
     /// It was told that anybody can park this node soon.
     pub(super) is_silence_told: bool,
@@ -119,13 +120,13 @@ pub(super) struct Core<'a> {
 
 /// How far the answer to a challenge is.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Shown {
+pub(super) enum Asked {
     /// Nothing was done yet, or it may be tried again at that time.
     Waiting(u64),
     /// The leaf is being read, or made.
     Looking,
     /// It goes to the chain.
-    Found(Box<Capacity::Answer>),
+    Found(Shown),
 }
 
 impl<'a> Core<'a> {
@@ -340,7 +341,7 @@ impl<'a> Core<'a> {
                 let text = format!("challenge {id}: to be answered until {deadline}");
                 let fields = json!({"challenge": id, "deadline": deadline});
                 self.teller.tell("challenged", text, fields);
-                self.challenges.insert(id, (challenge, Shown::Waiting(0)));
+                self.challenges.insert(id, (challenge, Asked::Waiting(0)));
             }
             Change::Challenged(_) => {}
             Change::ChallengeOver(id) => {

@@ -7,7 +7,6 @@ use std::thread;
 use std::time::Duration;
 
 use hypha_chain::client::Client;
-use hypha_chain::contracts::Capacity;
 use hypha_chain::deploy::Suite;
 use hypha_chain::{Address, B256};
 use hypha_proofs::network::schedule::Schedule;
@@ -22,6 +21,7 @@ use crate::shards;
 use crate::work::Outcome;
 
 use super::sending::Sent;
+use super::showing::Shown;
 
 /// Blocks that were read so long after the answer before are not news, in nanoseconds: whatever they ask
 /// may be over.
@@ -50,7 +50,7 @@ pub(super) enum Input {
     /// An extent of another node was made again.
     Regenerated { node: u32, is_table: bool, is_true: bool },
     /// A challenged byte, or why it can't be shown.
-    Shown(u64, Result<Box<Capacity::Answer>, String>),
+    Shown(u64, Result<Shown, String>),
     /// A transaction is done, or not.
     Sent(Sent),
 }

@@ -2,11 +2,20 @@
 
 use hypha_chain::B256;
 use hypha_chain::contracts::Capacity;
-use hypha_chain::tree::Extent;
+use hypha_chain::tree::{Extent, ExtentKind};
 use hypha_proofs::label::{FILLER_LAYERS, LABEL_BYTES, fill};
 use hypha_proofs::store::{ExtentTree, Store};
 
 use crate::reading::Reading;
+
+/// What is said to a challenge.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Shown {
+    /// The leaf.
+    Leaf(Box<Capacity::Answer>),
+    /// That the byte lay in a user's extent, which is gone: to be said once another plot is committed to.
+    Gone(Box<Capacity::ExtentPath>),
+}
 
 /// Why a byte can't be shown.
 #[derive(Debug, thiserror::Error)]
@@ -20,12 +29,13 @@ pub(super) enum ShowError {
 }
 
 /// Shows the challenged byte. An extent that is gone, or that the disk has damaged, is made again: filler
-/// follows from its place. That takes a minute and twice its size of memory.
+/// follows from its place. That takes a minute and twice its size of memory. What users have deleted nobody
+/// can make again.
 pub(super) fn show(
     challenge: &Capacity::Challenge,
     extents: Option<Vec<Extent>>,
     reading: &Reading,
-) -> Result<Capacity::Answer, ShowError> {
+) -> Result<Shown, ShowError> {
     let unknown = || ShowError::Plot(challenge.plotRoot);
     let extents = extents.ok_or_else(unknown)?;
     let store = Store::listed(extents.clone());
@@ -42,9 +52,13 @@ pub(super) fn show(
         && store.load(read.extent, tree)
         && let Ok(shown) = store.open(challenge.offset, &group)
     {
-        return Ok((&shown).into());
+        return Ok(Shown::Leaf(Box::new((&shown).into())));
     }
     reading.doubt(extent);
+    if extent.kind == ExtentKind::User {
+        let way = store.way(challenge.offset).ok_or_else(unknown)?;
+        return Ok(Shown::Gone(Box::new((&way).into())));
+    }
     let context = reading.context(extent).ok_or_else(lost)?;
     let count = extent.bytes_len / LABEL_BYTES as u64;
     let bytes = fill(context, FILLER_LAYERS, count).map_err(|_| lost())?;
@@ -53,13 +67,14 @@ pub(super) fn show(
     if !store.load(read.extent, ExtentTree::of(&bytes)) {
         return Err(lost());
     }
-    store.open(challenge.offset, group).map(|shown| (&shown).into()).map_err(|_| lost())
+    let shown = store.open(challenge.offset, group).map_err(|_| lost())?;
+    Ok(Shown::Leaf(Box::new((&shown).into())))
 }
 
 #[cfg(test)]
 mod tests {
     use hypha_chain::Address;
-    use hypha_chain::tree::{ExtentKind, Plot};
+    use hypha_chain::tree::Plot;
     use hypha_proofs::binding::Binding;
     use hypha_proofs::store::PlotRecord;
     use storage_vdev::audit::{self, LeafProof};
@@ -111,6 +126,7 @@ mod tests {
     fn is_answered(extents: &[Extent], offset: u64, reading: &Reading) {
         let (challenge, record) = challenge(extents, offset);
         let shown = show(&challenge, Some(extents.to_vec()), reading).unwrap();
+        let Shown::Leaf(shown) = shown else { panic!("it can be shown") };
         let extent = extents[(offset / EXTENT) as usize];
         assert_eq!((shown.way.extent.id, shown.way.extent.root), (extent.id, extent.root));
         let proof = LeafProof {
@@ -135,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plot_that_is_not_known_and_a_shard_that_is_gone_are_not_shown() {
+    fn a_plot_that_is_not_known_is_not_shown_and_of_a_shard_that_is_gone_where_it_lay() {
         let folder = tempfile::tempdir().unwrap();
         let (filler, mut extents) = filler(folder.path());
         let reading = Reading { filler: filler.reading(), shards: shards::Reading::default() };
@@ -147,7 +163,8 @@ mod tests {
         extents[0].kind = ExtentKind::User;
         extents[0].id = 99;
         let (of_a_shard, _) = challenge(&extents, 5);
-        let shown = show(&of_a_shard, Some(extents), &reading);
-        assert!(matches!(shown, Err(ShowError::Lost(99))));
+        let shown = show(&of_a_shard, Some(extents), &reading).unwrap();
+        let Shown::Gone(way) = shown else { panic!("there is no such shard") };
+        assert_eq!((way.extent.kind, way.extent.id, way.extent.bytesLen), (2, 99, EXTENT));
     }
 }

@@ -13,10 +13,10 @@ use hypha_proofs::network::roster::Caps;
 use hypha_proofs::ram::Table;
 use serde_json::json;
 
-use super::core::{Core, Shown};
+use super::core::{Asked, Core};
 use super::inputs::Input;
 use super::sending::Ticket;
-use super::showing;
+use super::showing::{self, Shown};
 use crate::clock::random32;
 use crate::filler::Filler;
 use crate::filler::plotter::{Event, Pace, Plotter, sample};
@@ -277,30 +277,44 @@ impl Core<'_> {
     fn tend_challenges(&mut self, now_ns: u64) {
         let now_secs = self.time.secs;
         let (mut over, reading) = (Vec::new(), self.reading());
-        for (id, (challenge, shown)) in &mut self.challenges {
+        let committed = self.mine.as_ref().and_then(|mine| mine.plot).map(|plot| plot.root);
+        for (id, (challenge, asked)) in &mut self.challenges {
             if challenge.deadline < now_secs {
                 over.push(*id);
                 continue;
             }
-            match shown {
-                Shown::Waiting(at) if *at <= now_ns => {
-                    *shown = Shown::Looking;
+            if matches!(asked, Asked::Found(Shown::Gone(_))) && committed == Some(challenge.plotRoot)
+            {
+                // The very plot again: a folder that was away is back, and the byte can be shown.
+                *asked = Asked::Waiting(now_ns);
+            }
+            match asked {
+                Asked::Waiting(at) if *at <= now_ns => {
+                    *asked = Asked::Looking;
                     let extents = self.plots.extents(&challenge.plotRoot);
                     let reading = reading.clone();
                     let (id, challenge, core) = (*id, challenge.clone(), self.core.clone());
                     thread::spawn(move || {
                         let shown = showing::show(&challenge, extents, &reading);
-                        let shown = shown.map(Box::new).map_err(|error| error.to_string());
+                        let shown = shown.map_err(|error| error.to_string());
                         _ = core.send(Input::Shown(id, shown));
                     });
                 }
-                Shown::Found(answer) => {
-                    let it = challenge.clone();
-                    let call = Capacity::answerCall { it, shown: answer.as_ref().clone() };
+                Asked::Found(shown) => {
+                    let (it, ticket) = (challenge.clone(), Ticket::Challenge(*id));
                     let to = self.config.suite.capacity;
-                    self.sending.send(Ticket::Challenge(*id), to, &call, now_ns);
+                    match shown {
+                        Shown::Leaf(answer) => {
+                            let call = Capacity::answerCall { it, shown: answer.as_ref().clone() };
+                            self.sending.send(ticket, to, &call, now_ns);
+                        }
+                        Shown::Gone(way) => {
+                            let call = Capacity::releaseCall { it, way: way.as_ref().clone() };
+                            self.sending.send(ticket, to, &call, now_ns);
+                        }
+                    }
                 }
-                Shown::Waiting(_) | Shown::Looking => {}
+                Asked::Waiting(_) | Asked::Looking => {}
             }
         }
         for id in over {
@@ -310,20 +324,24 @@ impl Core<'_> {
         }
     }
 
-    pub(super) fn on_shown(
-        &mut self,
-        id: u64,
-        shown: Result<Box<Capacity::Answer>, String>,
-        now_ns: u64,
-    ) {
-        let Some((_, state)) = self.challenges.get_mut(&id) else { return };
+    pub(super) fn on_shown(&mut self, id: u64, shown: Result<Shown, String>, now_ns: u64) {
+        let committed = self.mine.as_ref().and_then(|mine| mine.plot);
+        let Some((challenge, state)) = self.challenges.get_mut(&id) else { return };
+        let is_committed = committed.is_some_and(|plot| plot.root == challenge.plotRoot);
         match shown {
-            Ok(answer) => {
-                *state = Shown::Found(answer);
+            Ok(Shown::Gone(_)) if is_committed => {
+                // The plot without it is due now, not in ten minutes. It may be shown again until then.
+                *state = Asked::Waiting(now_ns + SHOW_AGAIN_NS);
+                self.is_shrunk = true;
+                let text = format!("challenge {id} waits for a plot without the shard that is gone");
+                self.teller.tell("challenge-waits", text, json!({"challenge": id}));
+            }
+            Ok(shown) => {
+                *state = Asked::Found(shown);
                 self.tend_challenges(now_ns);
             }
             Err(error) => {
-                *state = Shown::Waiting(now_ns + SHOW_AGAIN_NS);
+                *state = Asked::Waiting(now_ns + SHOW_AGAIN_NS);
                 let text = format!("challenge {id} can't be answered yet: {error}");
                 self.teller.tell("challenge-failed", text, json!({"challenge": id}));
             }
