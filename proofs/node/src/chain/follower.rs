@@ -17,9 +17,12 @@ use hypha_proofs::network::roster::{Roster, RosterError};
 use hypha_proofs::network::schedule::{Pulse, Pulses, Round, Schedule, day_at};
 
 use super::book::{Book, Change};
+use crate::clock::monotonic_ns;
 
 /// Blocks that are read between two answers to whoever follows.
 const BLOCKS_AT_ONCE: u64 = 256;
+/// How long their events are searched for.
+const SEARCH_NS: u64 = 120_000_000_000;
 /// Of so many blocks the smallest distance is taken for the cadence: as many as deploying takes.
 const CADENCE_BLOCKS: u64 = 12;
 
@@ -299,15 +302,18 @@ impl Follower {
     /// The contracts' events, and the transfers of stakes, in their order.
     fn logs(&self, from: u64, to: u64) -> Result<Vec<FoundLog>, FollowError> {
         let suite = &self.suite;
+        let until = monotonic_ns().saturating_add(SEARCH_NS);
+        let stops = || monotonic_ns() >= until;
         let addresses = vec![suite.registry, suite.capacity, suite.reservations];
-        let mut found = self.client.logs(&Filter { from, to, addresses, topics: Vec::new() })?;
+        let filter = Filter { from, to, addresses, topics: Vec::new() };
+        let mut found = self.client.logs(&filter, stops)?;
         let topics = vec![
             vec![GridToken::Transfer::SIGNATURE_HASH],
             Vec::new(),
             vec![suite.registry.into_word()],
         ];
         let addresses = vec![suite.token];
-        found.extend(self.client.logs(&Filter { from, to, addresses, topics })?);
+        found.extend(self.client.logs(&Filter { from, to, addresses, topics }, stops)?);
         found.sort_by_key(|log| (log.block, log.index));
         Ok(found)
     }

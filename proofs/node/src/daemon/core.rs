@@ -334,6 +334,7 @@ impl<'a> Core<'a> {
                 self.participant.on_plot(node, block, plot);
                 if node == me {
                     set(&self.metrics.plot_bytes, plot.bytes_len);
+                    self.look_again();
                 }
             }
             Change::Challenged(challenge) if challenge.node == me => {

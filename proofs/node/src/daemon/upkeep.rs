@@ -60,17 +60,17 @@ impl Core<'_> {
     }
 
     fn tend_filler(&mut self, now_ns: u64) {
-        if self.config.places.is_empty() {
+        if self.config.places.is_empty() && self.config.shards.is_empty() {
             return;
         }
         let salt = self.mine.as_ref().and_then(|mine| mine.salt);
         let Some(salt) = salt else {
-            // It takes the node's own key. Without it there is nothing to make filler of.
+            // It takes the node's own key. Without it there is nothing to make filler of, and no plot.
             let call = Capacity::drawSaltCall { node: self.config.node };
             self.sending.send(Ticket::Salt, self.config.suite.capacity, &call, now_ns);
             return;
         };
-        if self.plotter.is_none() && !self.open_filler(&salt) {
+        if self.config.places.is_empty() || (self.plotter.is_none() && !self.open_filler(&salt)) {
             return;
         }
         let wanted = self.wanted();
@@ -283,7 +283,8 @@ impl Core<'_> {
                 over.push(*id);
                 continue;
             }
-            if matches!(asked, Asked::Found(Shown::Gone(_))) && committed == Some(challenge.plotRoot)
+            if matches!(asked, Asked::Found(Shown::Gone(_)))
+                && committed == Some(challenge.plotRoot)
             {
                 // The very plot again: a folder that was away is back, and the byte can be shown.
                 *asked = Asked::Waiting(now_ns);
@@ -324,16 +325,26 @@ impl Core<'_> {
         }
     }
 
+    /// Another plot is committed to: what waits for that, waits no longer.
+    pub(super) fn look_again(&mut self) {
+        for (_, asked) in self.challenges.values_mut() {
+            if let Asked::Waiting(at) = asked {
+                *at = 0;
+            }
+        }
+    }
+
     pub(super) fn on_shown(&mut self, id: u64, shown: Result<Shown, String>, now_ns: u64) {
         let committed = self.mine.as_ref().and_then(|mine| mine.plot);
         let Some((challenge, state)) = self.challenges.get_mut(&id) else { return };
         let is_committed = committed.is_some_and(|plot| plot.root == challenge.plotRoot);
         match shown {
             Ok(Shown::Gone(_)) if is_committed => {
-                // The plot without it is due now, not in ten minutes. It may be shown again until then.
+                // The plot without it is due now, not in ten minutes.
                 *state = Asked::Waiting(now_ns + SHOW_AGAIN_NS);
                 self.is_shrunk = true;
-                let text = format!("challenge {id} waits for a plot without the shard that is gone");
+                let text =
+                    format!("challenge {id} waits for a plot without the shard that is gone");
                 self.teller.tell("challenge-waits", text, json!({"challenge": id}));
             }
             Ok(shown) => {

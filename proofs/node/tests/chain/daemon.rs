@@ -76,7 +76,10 @@ impl Daemon {
     }
 
     pub(crate) fn start(world: &World, folder: &Path) -> Self {
-        let config = Self::config(world, folder);
+        Self::run(Self::config(world, folder))
+    }
+
+    pub(crate) fn run(config: Config) -> Self {
         let (stop, metrics) = (Arc::new(AtomicBool::new(false)), Arc::new(Metrics::default()));
         let told = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
         let (stops, counts, tells) = (Arc::clone(&stop), Arc::clone(&metrics), Arc::clone(&told));

@@ -5,6 +5,7 @@
 mod daemon;
 mod epochs;
 mod flood;
+mod gone;
 mod proof;
 
 use std::sync::{Arc, Mutex};
