@@ -69,6 +69,8 @@ contract Reservations {
         bytes32 s;
     }
 
+    /// What a payout that must not be in the way of others may use; an honest token takes a tenth of it.
+    uint256 private constant PUSH_GAS = 300_000;
     address private constant SINK = 0x000000000000000000000000000000000000dEaD;
 
     IRegistry public immutable registry;
@@ -83,6 +85,8 @@ contract Reservations {
     /// @notice What a farm can withdraw, by token.
     mapping(uint32 => mapping(uint8 => uint256)) public earned;
     mapping(uint32 => Credits) public credits;
+    /// @notice What a token would not pay out to an account, to be collected.
+    mapping(address => mapping(uint8 => uint256)) public unpaid;
 
     event Offered(uint32 indexed offer, uint32 indexed node, Offer terms);
     event OfferEnded(uint32 indexed offer);
@@ -95,6 +99,8 @@ contract Reservations {
     event Closed(uint64 indexed id, uint256 end);
     event Refunded(uint64 indexed id, address indexed user, uint256 amount);
     event Credited(uint64 indexed id, uint32 epoch, uint256 toUser, uint256 burned);
+    event Unpaid(address indexed to, uint8 token, uint256 amount);
+    event Collected(address indexed to, uint8 token, uint256 amount);
     event Withdrawn(uint32 indexed farm, uint8 token, uint256 amount, address to);
 
     error NotFarmOwner(uint32 farm);
@@ -289,6 +295,15 @@ contract Reservations {
         give(tokens[token].token, to, amount);
     }
 
+    /// @notice Pays out what a token would not when it was due; anyone may.
+    function collect(address to, uint8 token) external {
+        uint256 amount = unpaid[to][token];
+        require(amount > 0, NothingToWithdraw());
+        unpaid[to][token] = 0;
+        emit Collected(to, token, amount);
+        give(tokens[token].token, to, amount);
+    }
+
     // --- views -----------------------------------------------------------------------------------
 
     function offerAt(uint32 id) external view returns (Offer memory) {
@@ -387,7 +402,7 @@ contract Reservations {
         if (token.burnable) {
             IGridToken(token.token).burn(burned);
         } else {
-            give(token.token, SINK, burned);
+            push(terms.token, SINK, burned);
         }
     }
 
@@ -408,7 +423,7 @@ contract Reservations {
         if (done) {
             uint256 rest = uint256(it.balance) + it.bond;
             emit Refunded(id, it.user, rest);
-            if (rest > 0) give(tokens[terms.token].token, it.user, rest);
+            if (rest > 0) push(terms.token, it.user, rest);
         }
     }
 
@@ -451,16 +466,43 @@ contract Reservations {
                 msg.sender, address(this), amount, permit.deadline, permit.v, permit.r, permit.s
             ) {} catch {}
         }
-        call(token, abi.encodeCall(IERC20.transferFrom, (msg.sender, address(this), amount)));
+        // GridToken is known to take exactly what it says.
+        uint256 had = which == 0 ? 0 : IERC20(token).balanceOf(address(this));
+        bytes memory data =
+            abi.encodeCall(IERC20.transferFrom, (msg.sender, address(this), amount));
+        require(call(token, data, gasleft()), TransferFailed(token));
+        if (which == 0) return;
+        uint256 has = IERC20(token).balanceOf(address(this));
+        require(has >= had && has - had == amount, TransferFailed(token));
     }
 
     function give(address token, address to, uint256 amount) private {
-        call(token, abi.encodeCall(IERC20.transfer, (to, amount)));
+        bytes memory data = abi.encodeCall(IERC20.transfer, (to, amount));
+        require(call(token, data, gasleft()), TransferFailed(token));
     }
 
-    /// Some tokens return nothing.
-    function call(address token, bytes memory data) private {
-        (bool ok, bytes memory out) = token.call(data);
-        require(ok && (out.length == 0 || abi.decode(out, (bool))), TransferFailed(token));
+    /// Pays out, or keeps it to be collected: a token that refuses must not keep a reservation from
+    /// ending, and its node's room from being free.
+    function push(uint8 which, address to, uint256 amount) private {
+        bytes memory data = abi.encodeCall(IERC20.transfer, (to, amount));
+        if (call(tokens[which].token, data, PUSH_GAS)) return;
+        unpaid[to][which] += amount;
+        emit Unpaid(to, which, amount);
+    }
+
+    /// Whether a token did what it was asked. Some return nothing. Of what others return, no more is
+    /// copied than is looked at.
+    function call(address token, bytes memory data, uint256 gasMost)
+        private
+        returns (bool done)
+    {
+        uint256 length;
+        uint256 word;
+        assembly ("memory-safe") {
+            done := call(gasMost, token, 0, add(data, 32), mload(data), 0, 32)
+            length := returndatasize()
+            word := mload(0)
+        }
+        return done && (length == 0 ? token.code.length > 0 : length >= 32 && word == 1);
     }
 }

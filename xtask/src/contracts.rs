@@ -72,16 +72,18 @@ fn compiler(repository: &Repository) -> Result<PathBuf, Failure> {
     Ok(script)
 }
 
-/// The Solidity files by their paths from `contracts`.
+/// The Solidity files by their paths from `contracts`: those of the suite, and those of its tests.
 fn sources(folder: &Path) -> Result<BTreeMap<String, String>, Failure> {
-    let src = folder.join("src");
     let mut sources = BTreeMap::new();
-    for entry in std::fs::read_dir(&src).map_err(Failure::file(&src))? {
-        let path = entry.map_err(Failure::file(&src))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.ends_with(".sol") {
-            let text = std::fs::read_to_string(&path).map_err(Failure::file(&path))?;
-            sources.insert(format!("src/{name}"), text);
+    for part in ["src", "test"] {
+        let from = folder.join(part);
+        for entry in std::fs::read_dir(&from).map_err(Failure::file(&from))? {
+            let path = entry.map_err(Failure::file(&from))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.ends_with(".sol") {
+                let text = std::fs::read_to_string(&path).map_err(Failure::file(&path))?;
+                sources.insert(format!("{part}/{name}"), text);
+            }
         }
     }
     Ok(sources)

@@ -177,7 +177,8 @@ fn an_owner_who_challenges_himself_to_save_stake_burns_nine_tenths_of_it() {
 
 /// A plot of an extent of filler and a bundle of a user's shards, and what is left when that is deleted.
 fn with_shards() -> [Plot; 2] {
-    let extent = |kind, id, root| Extent { kind, id, bytes_len: 5000, root: B256::repeat_byte(root) };
+    let extent =
+        |kind, id, root| Extent { kind, id, bytes_len: 5000, root: B256::repeat_byte(root) };
     let filler = extent(ExtentKind::Filler, 1, 1);
     let both = Plot::new(vec![filler, extent(ExtentKind::User, 7, 2)]).unwrap();
     [both, Plot::new(vec![filler]).unwrap()]

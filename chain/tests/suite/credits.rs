@@ -125,11 +125,8 @@ fn hours_in_which_the_machine_was_paused_give_no_credit_however_they_were_settle
         let id = grid.reserve(&user, 1, deposit(3 * u128::from(HOUR)));
         // It runs in the epochs 1 and 2, is paused in the middle of 3, and stays so.
         grid.advance_to(grid.start() + 3 * HOUR - 1);
-        let top_up = Reservations::topUpCall {
-            id,
-            amount: U256::from(RATE * 1800),
-            permit: no_permit(),
-        };
+        let top_up =
+            Reservations::topUpCall { id, amount: U256::from(RATE * 1800), permit: no_permit() };
         grid.must(&user, contract, top_up);
         let mut hours = silent(&mut grid, 1..8);
         if is_settled {

@@ -87,6 +87,12 @@ impl Grid {
         self.advance(instant - self.now);
     }
 
+    /// Makes a contract, of its bytecode and its constructor's arguments.
+    pub(crate) fn deploy(&mut self, key: &Key, bytecode: &[u8], arguments: &[u8]) -> Address {
+        let init = [bytecode, arguments].concat();
+        self.execute(key, None, init.into(), None).unwrap().contract.unwrap()
+    }
+
     /// Sends a transaction and makes a block of it.
     fn execute(
         &mut self,

@@ -16,7 +16,7 @@ fn sources_settings_and_bytecode_are_the_locked_ones() {
         assert_eq!(found, sum, "{file} has changed: run `cargo xtask contracts --write`");
         locked.push(file.to_owned());
     }
-    for part in ["src", "out"] {
+    for part in ["src", "test", "out"] {
         for entry in std::fs::read_dir(folder.join(part)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             assert!(locked.contains(&format!("{part}/{name}")), "{part}/{name} is not in LOCK");

@@ -13,6 +13,7 @@ mod drand;
 mod gas;
 mod golden;
 mod grid;
+mod hostile;
 mod invariants;
 mod lock;
 mod registry;
