@@ -93,6 +93,15 @@ pub enum ClientError {
     /// The node did not answer, or not to the question.
     #[error(transparent)]
     Remote(#[from] RemoteError),
+    /// A search for logs took too long.
+    #[error(
+        "the search for events was given up after {searches} questions: the chain refuses wide ones, or \
+         is slow"
+    )]
+    GivenUp {
+        /// How often it was asked.
+        searches: usize,
+    },
     /// A contract returned something that its ABI does not have.
     #[error("the contract returned something else than its interface says")]
     Output,
@@ -329,14 +338,22 @@ impl Client {
     }
 
     /// The logs that a filter wants, in their order. A chain that refuses a wide search is asked for its
-    /// halves, with [`SEARCHES_MAX`] questions at most.
+    /// halves, with [`SEARCHES_MAX`] questions at most. `stops` is asked before each: a node may take its
+    /// time to refuse.
     ///
     /// # Errors
-    /// [`ClientError`]; [`ClientError::Filter`] with [`FilterError::TooMuch`] if that was not enough.
-    pub fn logs(&self, filter: &Filter) -> Result<Vec<FoundLog>, ClientError> {
+    /// [`ClientError`]; [`ClientError::GivenUp`] if that was not enough, or `stops` said so.
+    pub fn logs(
+        &self,
+        filter: &Filter,
+        stops: impl Fn() -> bool,
+    ) -> Result<Vec<FoundLog>, ClientError> {
         let (mut ranges, mut found) = (vec![(filter.from, filter.to)], Vec::new());
-        for _ in 0..SEARCHES_MAX {
+        for searches in 0..SEARCHES_MAX {
             let Some((from, to)) = ranges.pop() else { return Ok(found) };
+            if stops() {
+                return Err(ClientError::GivenUp { searches });
+            }
             match self.search(&Filter { from, to, ..filter.clone() }) {
                 Ok(more) => found.extend(more),
                 Err(
@@ -349,7 +366,7 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
-        Err(FilterError::TooMuch.into())
+        Err(ClientError::GivenUp { searches: SEARCHES_MAX })
     }
 
     fn search(&self, filter: &Filter) -> Result<Vec<FoundLog>, ClientError> {

@@ -86,14 +86,18 @@ pub enum RemoteError {
         reason: String,
     },
     /// Answers differ.
-    #[error("the endpoints answer {method} differently; one of them is wrong or behind")]
+    #[error("{urls} answer {method} differently; one of them is wrong or behind")]
     Disagree {
+        /// Who was asked.
+        urls: String,
         /// What was asked.
         method: String,
     },
     /// The node refuses.
-    #[error("the node refuses {method}: {message}")]
+    #[error("{url} refuses {method}: {message}")]
     Refused {
+        /// Which endpoint.
+        url: String,
         /// What was asked.
         method: String,
         /// What it said.
@@ -102,8 +106,10 @@ pub enum RemoteError {
         data: Option<Bytes>,
     },
     /// The answer has another shape than it must have.
-    #[error("the node's answer to {method} cannot be read")]
+    #[error("the answer of {url} to {method} cannot be read")]
     Malformed {
+        /// Which endpoint.
+        url: String,
         /// What was asked.
         method: String,
     },
@@ -136,8 +142,8 @@ impl Remote {
         for url in &remote.endpoints.urls {
             match remote.ask(url, "eth_chainId", &json!([])) {
                 Ok(answer) => {
-                    let method = || RemoteError::Malformed { method: "eth_chainId".to_owned() };
-                    let theirs = read_quantity(&answer).ok_or_else(method)?;
+                    let unread = || malformed("eth_chainId", url);
+                    let theirs = read_quantity(&answer).ok_or_else(unread)?;
                     if theirs != chain_id {
                         let url = url.clone();
                         return Err(RemoteError::OtherChain { url, theirs, ours: chain_id });
@@ -161,57 +167,46 @@ impl Remote {
 
     pub(crate) fn head(&self) -> Result<Head, RemoteError> {
         let method = "eth_getBlockByNumber";
-        let block = self.any(method, &json!(["latest", false]))?;
-        read_head(&block).ok_or_else(|| malformed(method))
+        self.any(method, &json!(["latest", false]), read_head)
     }
 
     pub(crate) fn block(&self, number: u64) -> Result<Option<Block>, RemoteError> {
         let method = "eth_getBlockByNumber";
-        let block = self.agreed(method, &json!([quantity(number), false]))?;
-        if block.is_null() {
-            return Ok(None);
-        }
-        let found = read_block(&block).filter(|found| found.number == number);
-        found.map(Some).ok_or_else(|| malformed(method))
+        self.agreed(method, &json!([quantity(number), false]), |block| {
+            optional(block, |block| read_block(block).filter(|found| found.number == number))
+        })
     }
 
     pub(crate) fn nonce(&self, address: Address) -> Result<u64, RemoteError> {
         let method = "eth_getTransactionCount";
-        let answer = self.any(method, &json!([data(address.as_slice()), "pending"]))?;
-        read_quantity(&answer).ok_or_else(|| malformed(method))
+        self.any(method, &json!([data(address.as_slice()), "pending"]), read_quantity)
     }
 
     pub(crate) fn settled_nonce(&self, address: Address) -> Result<u64, RemoteError> {
         let method = "eth_getTransactionCount";
-        let answer = self.any(method, &json!([data(address.as_slice()), "latest"]))?;
-        read_quantity(&answer).ok_or_else(|| malformed(method))
+        self.any(method, &json!([data(address.as_slice()), "latest"]), read_quantity)
     }
 
     pub(crate) fn balance(&self, address: Address) -> Result<U256, RemoteError> {
         let method = "eth_getBalance";
-        let answer = self.agreed(method, &json!([data(address.as_slice()), "latest"]))?;
-        read_quantity_wide(&answer).ok_or_else(|| malformed(method))
+        self.agreed(method, &json!([data(address.as_slice()), "latest"]), read_quantity_wide)
     }
 
     pub(crate) fn fees(&self) -> Result<(u128, u128), RemoteError> {
-        let method = "eth_gasPrice";
-        let price = read_quantity(&self.any(method, &json!([]))?);
-        let price = u128::from(price.ok_or_else(|| malformed(method))?);
+        let price = u128::from(self.any("eth_gasPrice", &json!([]), read_quantity)?);
         // The base fee may double while the transaction waits; the unused part is not paid.
         Ok((price.saturating_mul(2), 0))
     }
 
     pub(crate) fn call(&self, call: &Call) -> Result<Bytes, ClientError> {
         let method = "eth_call";
-        let answer = self.agreed(method, &json!([call_object(call), "latest"]));
-        let answer = answer.map_err(reverted)?;
-        read_data(&answer).ok_or_else(|| malformed(method).into())
+        self.agreed(method, &json!([call_object(call), "latest"]), read_data).map_err(reverted)
     }
 
     pub(crate) fn estimate(&self, call: &Call) -> Result<u64, ClientError> {
         let method = "eth_estimateGas";
-        let answer = self.any(method, &json!([call_object(call)])).map_err(reverted)?;
-        let gas = read_quantity(&answer).ok_or_else(|| malformed(method))?;
+        let gas = self.any(method, &json!([call_object(call)]), read_quantity);
+        let gas = gas.map_err(reverted)?;
         Ok(crate::client::with_reserve(gas))
     }
 
@@ -225,7 +220,7 @@ impl Remote {
         for url in &self.endpoints.urls {
             match self.ask(url, method, &json!([data(raw)])) {
                 Ok(answer) if read_hash(&answer) == Some(hash) => taken = true,
-                Ok(_) => unsure = Some(malformed(method)),
+                Ok(_) => unsure = Some(malformed(method, url)),
                 Err(RemoteError::Refused { message, .. }) if is_known(&message) => taken = true,
                 Err(error @ RemoteError::Refused { .. }) => refused = refused.or(Some(error)),
                 Err(error) => unsure = Some(error),
@@ -239,22 +234,19 @@ impl Remote {
 
     pub(crate) fn receipt(&self, hash: &B256) -> Result<Option<Receipt>, RemoteError> {
         let method = "eth_getTransactionReceipt";
-        let answer = self.agreed(method, &json!([data(hash.as_slice())]))?;
-        if answer.is_null() {
-            return Ok(None);
-        }
-        let receipt = read_receipt(&answer).filter(|receipt| receipt.transaction == *hash);
-        let receipt = receipt.ok_or_else(|| malformed(method))?;
+        let receipt = self.agreed(method, &json!([data(hash.as_slice())]), |answer| {
+            optional(answer, |it| read_receipt(it).filter(|it| it.transaction == *hash))
+        })?;
+        let Some(receipt) = receipt else { return Ok(None) };
         let head = self.head()?;
         if head.number < receipt.block.saturating_add(self.endpoints.confirmations) {
             return Ok(None);
         }
         let method = "eth_getBlockByNumber";
-        let block = self.agreed(method, &json!([quantity(receipt.block), false]))?;
-        if block.is_null() {
-            return Ok(None);
-        }
-        let there = read_head(&block).ok_or_else(|| malformed(method))?;
+        let there = self.agreed(method, &json!([quantity(receipt.block), false]), |block| {
+            optional(block, read_head)
+        })?;
+        let Some(there) = there else { return Ok(None) };
         // Of a block that was reorganised away: the transaction may come in another.
         Ok((there.hash == receipt.block_hash && there.number == receipt.block).then_some(receipt))
     }
@@ -273,32 +265,46 @@ impl Remote {
             object.insert("address".to_owned(), addresses.collect());
         }
         object.insert("topics".to_owned(), filter.topics.iter().map(hashes).collect());
-        let answer = self.agreed(method, &json!([object]))?;
-        let logs = answer.as_array().ok_or_else(|| malformed(method))?;
-        let read = |log| read_log(log).filter(|found| is_wanted(filter, found));
-        logs.iter().map(|log| read(log).ok_or_else(|| malformed(method))).collect()
+        let read = |log: &Value| read_log(log).filter(|found| is_wanted(filter, found));
+        self.agreed(method, &json!([object]), |answer| {
+            answer.as_array()?.iter().map(read).collect()
+        })
     }
 
     /// The first answer.
-    fn any(&self, method: &str, parameters: &Value) -> Result<Value, RemoteError> {
-        self.enough(method, parameters, 1)
+    fn any<T>(
+        &self,
+        method: &str,
+        parameters: &Value,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<T, RemoteError> {
+        let (answer, url) = self.enough(method, parameters, 1)?;
+        read(&answer).ok_or_else(|| malformed(method, url))
     }
 
     /// The answer that as many endpoints give as must agree.
-    fn agreed(&self, method: &str, parameters: &Value) -> Result<Value, RemoteError> {
-        self.enough(method, parameters, self.endpoints.agreement.max(1))
+    fn agreed<T>(
+        &self,
+        method: &str,
+        parameters: &Value,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<T, RemoteError> {
+        let (answer, url) = self.enough(method, parameters, self.endpoints.agreement.max(1))?;
+        read(&answer).ok_or_else(|| malformed(method, url))
     }
 
+    /// An answer that so many give, and the one that completed them.
     fn enough(
         &self,
         method: &str,
         parameters: &Value,
         needed: usize,
-    ) -> Result<Value, RemoteError> {
-        let mut last = malformed(method);
+    ) -> Result<(Value, &str), RemoteError> {
+        let urls = &self.endpoints.urls;
+        let mut last = RemoteError::TooFew { given: urls.len(), needed };
         for _ in 0..ROUNDS {
             let mut answers: Vec<Value> = Vec::new();
-            for url in &self.endpoints.urls {
+            for url in urls {
                 match self.ask(url, method, parameters) {
                     Ok(answer) => answers.push(answer),
                     // What the chain refuses one node, it refuses all.
@@ -309,11 +315,11 @@ impl Remote {
                     answers.iter().filter(|answer| answer == wanted).count() >= needed
                 };
                 if let Some(answer) = answers.iter().find(same) {
-                    return Ok(answer.clone());
+                    return Ok((answer.clone(), url));
                 }
             }
             if answers.len() >= needed {
-                last = RemoteError::Disagree { method: method.to_owned() };
+                last = RemoteError::Disagree { urls: urls.join(", "), method: method.to_owned() };
             }
         }
         Err(last)
@@ -331,20 +337,22 @@ impl Remote {
         let mut answer = request.send(question.to_string()).map_err(unreachable)?;
         let body = answer.body_mut().with_config().limit(ANSWER_LEN_MAX);
         let body = body.read_to_vec().map_err(unreachable)?;
-        let mut answer: Value = serde_json::from_slice(&body).map_err(|_| malformed(method))?;
+        let mut answer: Value =
+            serde_json::from_slice(&body).map_err(|_| malformed(method, url))?;
         if answer["id"] != id {
-            return Err(malformed(method));
+            return Err(malformed(method, url));
         }
         if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
             let message = error["message"].as_str().unwrap_or_default();
             return Err(RemoteError::Refused {
+                url: url.to_owned(),
                 method: method.to_owned(),
                 // It is shown to people: one line, and nothing that a terminal obeys.
                 message: message.chars().filter(|it| !it.is_control()).take(200).collect(),
                 data: read_data(&error["data"]),
             });
         }
-        answer.get_mut("result").map(Value::take).ok_or_else(|| malformed(method))
+        answer.get_mut("result").map(Value::take).ok_or_else(|| malformed(method, url))
     }
 }
 
@@ -376,8 +384,13 @@ fn is_wanted(filter: &Filter, found: &FoundLog) -> bool {
         && filter.topics.iter().enumerate().all(has)
 }
 
-fn malformed(method: &str) -> RemoteError {
-    RemoteError::Malformed { method: method.to_owned() }
+fn malformed(method: &str, url: &str) -> RemoteError {
+    RemoteError::Malformed { url: url.to_owned(), method: method.to_owned() }
+}
+
+/// What may be `null`: then there is none.
+fn optional<T>(value: &Value, read: impl FnOnce(&Value) -> Option<T>) -> Option<Option<T>> {
+    if value.is_null() { Some(None) } else { read(value).map(Some) }
 }
 
 fn reverted(error: RemoteError) -> ClientError {

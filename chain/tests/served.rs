@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -109,7 +110,10 @@ fn both_clients_see_the_same() {
     for addresses in [vec![], vec![served.suite.token], vec![served.suite.names]] {
         for topics in [vec![], vec![vec![], vec![account.into_word()]]] {
             let filter = Filter { from: 0, to: 100, addresses: addresses.clone(), topics };
-            assert_eq!(inside.logs(&filter).unwrap(), outside.logs(&filter).unwrap());
+            assert_eq!(
+                inside.logs(&filter, || false).unwrap(),
+                outside.logs(&filter, || false).unwrap()
+            );
         }
     }
     assert_eq!(outside.receipt(&B256::ZERO).unwrap(), None);
@@ -309,14 +313,44 @@ fn logs_that_were_not_asked_for_are_an_error() {
                 logs.iter_mut().for_each(change);
             }
         });
-        let found = client(lies).logs(&filter);
+        let found = client(lies).logs(&filter, || false);
         if at == 0 {
-            assert_eq!(found.unwrap(), served.inside.logs(&filter).unwrap());
+            assert_eq!(found.unwrap(), served.inside.logs(&filter, || false).unwrap());
         } else {
             let error = found.unwrap_err();
             assert!(matches!(error, ClientError::Remote(RemoteError::Malformed { .. })), "{error}");
+            assert!(error.to_string().contains(&url(lies)), "{error}");
         }
     }
+}
+
+/// A node that refuses each search, and would so have its client ask 4096 times, each time for as long as
+/// it likes.
+#[test]
+fn a_search_that_is_always_refused_ends_when_its_time_is_over() {
+    let served = Served::new();
+    let honest = served.server.address();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&asked);
+    let lies = liar(honest, move |answer| {
+        if answer["result"].is_array() {
+            counts.fetch_add(1, Ordering::SeqCst);
+            let refusal = json!({"code": -32005, "message": "more than 10000 results"});
+            *answer = json!({"jsonrpc": "2.0", "id": answer["id"], "error": refusal});
+        }
+    });
+    let good = url(honest);
+    let remote = Remote::connect(endpoints(&[good, url(lies)], 2, 0), CHAIN_ID).unwrap();
+    let client = Client::Remote(Arc::new(remote));
+    let filter = Filter { from: 0, to: u64::MAX, ..Filter::default() };
+    let left = AtomicUsize::new(20);
+    let stops = || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |it| it.checked_sub(1));
+    let error = client.logs(&filter, || stops().is_err()).unwrap_err();
+    assert!(matches!(error, ClientError::GivenUp { searches: 20 }), "{error}");
+    // Two rounds of each search.
+    assert_eq!(asked.load(Ordering::SeqCst), 40);
+    let gone = client.logs(&filter, || true).unwrap_err();
+    assert!(matches!(gone, ClientError::GivenUp { searches: 0 }), "{gone}");
 }
 
 #[test]
