@@ -15,6 +15,7 @@ pub mod clock;
 pub mod disk;
 pub mod doctor;
 pub mod farm;
+pub mod files;
 pub mod gateway;
 pub mod keys;
 pub mod launch;

@@ -45,6 +45,8 @@ pub enum ChainVerb {
         common: Common,
     },
     /// Says which chain it is, how far it is, where the contracts are and what the account has.
+    #[command(after_help = "Examples:\n  hypha chain status\n  \
+        hypha chain status --at 127.0.0.1:8545 --json | jq .block")]
     Status {
         /// Ask the chain that is served here; without it, the file, which nobody may be serving.
         #[arg(long, value_name = "ADDRESS")]

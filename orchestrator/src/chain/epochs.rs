@@ -13,6 +13,7 @@ use proof_node::kept;
 use super::failure::Failure;
 use super::reach::Reach;
 use super::wallet::Wallet;
+use crate::files::open_regular;
 
 /// Keeps on the chain that these nodes were proven, as far as an epoch's data shows it and the chain does
 /// not have it yet: until then nobody pays for that time.
@@ -47,6 +48,8 @@ pub fn prove(
 /// [`Failure::File`].
 pub fn read(path: &Path) -> Result<EpochData, Failure> {
     let bad = |reason: String| Failure::File { path: path.to_owned(), reason };
+    // It may be hundreds of megabytes; the reader has its own limit, and would wait for a pipe.
+    open_regular(path).map_err(|error| bad(error.to_string()))?;
     Ok(kept::read(path).map_err(|error| bad(error.to_string()))?.data)
 }
 

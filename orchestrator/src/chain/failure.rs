@@ -156,8 +156,8 @@ impl From<ClientError> for Failure {
             ClientError::Remote(RemoteError::Refused { message, .. }) if lacks_gas => {
                 Self::Gas(message)
             }
-            ClientError::Remote(RemoteError::Refused { method, message, data }) => {
-                of_node(method, message, data)
+            ClientError::Remote(RemoteError::Refused { url, method, message, data }) => {
+                of_node(url, method, message, data)
             }
             error if lacks_gas => Self::Gas(error.to_string()),
             ClientError::Submit(
@@ -170,13 +170,13 @@ impl From<ClientError> for Failure {
 }
 
 /// What a node means by refusing. There are no codes for it: each kind of node has its own words.
-fn of_node(method: String, message: String, data: Option<Bytes>) -> Failure {
+fn of_node(url: String, method: String, message: String, data: Option<Bytes>) -> Failure {
     let words = message.to_lowercase();
     let is_of_sending = method == "eth_sendRawTransaction" || method == "eth_estimateGas";
     if is_of_sending && (words.contains("nonce") || words.contains("underpriced")) {
         return Failure::Nonce(message);
     }
-    Failure::Client(RemoteError::Refused { method, message, data }.into())
+    Failure::Client(RemoteError::Refused { url, method, message, data }.into())
 }
 
 impl From<RemoteError> for Failure {
@@ -222,6 +222,7 @@ fn client_code(error: &ClientError) -> i32 {
         | ClientError::Submit(SubmitError::ChainId { .. }) => exit_code::BAD_SPEC,
         ClientError::Remote(_)
         | ClientError::Output
+        | ClientError::GivenUp { .. }
         | ClientError::Filter(FilterError::TooMuch)
         | ClientError::Submit(SubmitError::Pool(PoolError::Full)) => exit_code::UNAVAILABLE,
         _ => exit_code::FAILURE,

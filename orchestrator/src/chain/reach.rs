@@ -16,6 +16,8 @@ use serde::Deserialize;
 
 use super::failure::Failure;
 use super::{Place, now_secs};
+use crate::clock::Clock;
+use crate::files::read_regular;
 use crate::state;
 
 /// The longest description of contracts, in bytes.
@@ -36,7 +38,7 @@ pub struct ChainArguments {
     /// Which chain it is and where its contracts are [default: chain/chain.json in the state].
     #[arg(long, value_name = "FILE")]
     pub contracts: Option<PathBuf>,
-    /// How long to wait for a transaction, in seconds.
+    /// How long to wait for a transaction, or to search for events, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
     /// How far the newest block's time may be from this host's before nothing is sent, in seconds.
@@ -192,29 +194,24 @@ impl Reach {
     /// A [`Failure`].
     pub fn logs(&self, address: Address, topics: &[Vec<B256>]) -> Result<Vec<FoundLog>, Failure> {
         let (from, to) = (self.first_block, self.head()?.number);
-        Ok(self.client.logs(&Filter {
-            from,
-            to,
-            addresses: vec![address],
-            topics: topics.to_vec(),
-        })?)
+        let (addresses, topics) = (vec![address], topics.to_vec());
+        let (clock, most) = (Clock::start(), self.timeout.as_nanos());
+        let stops = || u128::from(clock.now_ns()) >= most;
+        Ok(self.client.logs(&Filter { from, to, addresses, topics }, stops)?)
     }
 }
 
 /// A description of contracts; `is_given` if it was named on the command line.
 fn read_contracts(path: &Path, is_given: bool) -> Result<Contracts, Failure> {
     let bad = |reason: String| Failure::File { path: path.to_owned(), reason };
-    let length = match std::fs::metadata(path) {
+    let bytes = match read_regular(path, CONTRACTS_LEN_MAX) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !is_given => {
             return Err(Failure::NoChain(path.to_owned()));
         }
-        metadata => metadata.map_err(|error| bad(error.to_string()))?.len(),
+        bytes => bytes.map_err(|error| bad(error.to_string()))?,
     };
-    if length > CONTRACTS_LEN_MAX {
-        return Err(bad(format!("it is longer than {CONTRACTS_LEN_MAX} bytes")));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
-    let found: Contracts = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+    let found: Contracts =
+        serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
     if found.version != super::VERSION {
         let (version, reads) = (found.version, super::VERSION);
         return Err(bad(format!("version {version}; this hypha reads version {reads}")));

@@ -2,8 +2,8 @@
 
 use hypha_chain::U256;
 use hypha_chain::contracts::{
-    Capacity::CapacityErrors, GridToken::GridTokenErrors, Registry::RegistryErrors,
-    Reservations::ReservationsErrors, Rewards::RewardsErrors, explain,
+    Capacity::CapacityErrors, GridToken::GridTokenErrors, Names::NamesErrors,
+    Registry::RegistryErrors, Reservations::ReservationsErrors, Rewards::RewardsErrors, explain,
 };
 use hypha_chain::sol_types::SolInterface;
 
@@ -59,6 +59,9 @@ impl Refusal {
         }
         if let Ok(error) = CapacityErrors::abi_decode(output) {
             return of_capacity(&error);
+        }
+        if let Ok(error) = NamesErrors::abi_decode(output) {
+            return of_names(&error);
         }
         later(format!("the contract refuses: {}", visible(explain(output).as_bytes())))
     }
@@ -203,6 +206,21 @@ fn of_rewards(error: &RewardsErrors) -> Refusal {
             tokens(it.minted),
             tokens(it.budget)
         )),
+    }
+}
+
+fn of_names(error: &NamesErrors) -> Refusal {
+    use NamesErrors as E;
+    match error {
+        E::BadName(_) => wrong("the contract takes no such name".to_owned()),
+        E::Taken(it) => Refusal {
+            words: format!("reservation {} has that name", it.reservation),
+            code: exit_code::CONFLICT,
+        },
+        E::NotTheUser(it) => {
+            wrong(format!("reservation {} is another account's, or has ended", it.reservation))
+        }
+        E::NotRegistered(_) => missing("nobody has that name".to_owned()),
     }
 }
 

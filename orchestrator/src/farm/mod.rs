@@ -6,8 +6,7 @@ mod income;
 mod status;
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
+use std::io;
 
 use hypha_chain::contracts::Registry;
 use hypha_chain::sol_types::SolEvent;
@@ -18,6 +17,7 @@ use crate::chain::failure::Failure;
 use crate::chain::print;
 use crate::chain::reach::Reach;
 use crate::chain::wallet::Wallet;
+use crate::files::read_regular;
 use arguments::{CreateArguments, FarmVerb};
 
 /// The longest description, in bytes.
@@ -71,16 +71,8 @@ fn create(arguments: &CreateArguments) -> Result<i32, Failure> {
 
 /// The hash of a description.
 fn described(path: &std::path::Path) -> Result<B256, Failure> {
-    let bad = |reason: String| Failure::File { path: path.to_owned(), reason };
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| bad(error.to_string()))?;
-    file.take(DESCRIPTION_LEN_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| bad(error.to_string()))?;
-    if bytes.len() as u64 > DESCRIPTION_LEN_MAX {
-        return Err(bad(format!("it is longer than {DESCRIPTION_LEN_MAX} bytes")));
-    }
-    Ok(keccak256(bytes))
+    let bad = |error: io::Error| Failure::File { path: path.to_owned(), reason: error.to_string() };
+    Ok(keccak256(read_regular(path, DESCRIPTION_LEN_MAX).map_err(bad)?))
 }
 
 /// The farms that an account owns now, by number. The Registry keeps no list: events have them.

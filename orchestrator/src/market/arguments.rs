@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use hypha_chain::{Address, U256};
 
+use super::name::Name;
 use crate::chain::amount::{parse_hourly, parse_mib, parse_tokens};
 use crate::chain::reach::ChainArguments;
 use crate::keys::arguments::{AccountArguments, KeyArguments, parse_address};
@@ -32,6 +33,10 @@ pub enum MarketVerb {
         hypha release 12 --data epoch-480.data\n  \
         hypha release 12 --json | jq -e .refunded || echo 'run it again later'")]
     Release(ReleaseArguments),
+    /// Takes what there is of a node's stake for an hour in which it did not serve a reservation.
+    #[command(after_help = "Examples:\n  hypha credit 12 --data node/epochs/480\n  \
+        hypha credit 12 --data node/epochs/480 --json | jq -r .credited")]
+    Credit(CreditArguments),
     /// Lists an account's reservations, and how long each runs.
     #[command(after_help = "Examples:\n  hypha reservations\n  hypha reservations --all --json")]
     Reservations {
@@ -60,6 +65,49 @@ pub enum MarketVerb {
     #[command(after_help = "Example:\n  \
         hypha transfer 0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed 12.5")]
     Transfer(TransferArguments),
+    /// Names of running reservations, free again when those end.
+    #[command(subcommand)]
+    Name(NameVerb),
+}
+
+/// What can be done with names.
+#[derive(Debug, Subcommand)]
+pub enum NameVerb {
+    /// Gives a reservation of the account a name.
+    #[command(after_help = "Example:\n  hypha name register shop 12")]
+    Register {
+        /// The name: 3 to 32 of a-z, 0-9 and hyphens.
+        name: Name,
+        /// The reservation.
+        reservation: u64,
+        /// Whose it is.
+        #[command(flatten)]
+        key: KeyArguments,
+        /// Which chain.
+        #[command(flatten)]
+        chain: ChainArguments,
+    },
+    /// Frees a name.
+    #[command(after_help = "Example:\n  hypha name release shop")]
+    Release {
+        /// The name.
+        name: Name,
+        /// Whose it is.
+        #[command(flatten)]
+        key: KeyArguments,
+        /// Which chain.
+        #[command(flatten)]
+        chain: ChainArguments,
+    },
+    /// Says which running reservation has a name.
+    #[command(after_help = "Example:\n  hypha name show shop --json | jq .reservation")]
+    Show {
+        /// The name.
+        name: Name,
+        /// Which chain.
+        #[command(flatten)]
+        chain: ChainArguments,
+    },
 }
 
 /// Options of `hypha offers`.
@@ -156,6 +204,22 @@ pub struct ReleaseArguments {
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// Whose it is.
+    #[command(flatten)]
+    pub key: KeyArguments,
+    /// Which chain.
+    #[command(flatten)]
+    pub chain: ChainArguments,
+}
+
+/// Options of `hypha credit`.
+#[derive(Debug, Args)]
+pub struct CreditArguments {
+    /// The reservation.
+    pub reservation: u64,
+    /// The data of the epoch, as a proving node keeps it.
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Who sends it; what is credited goes to the reservation's user.
     #[command(flatten)]
     pub key: KeyArguments,
     /// Which chain.

@@ -1,8 +1,10 @@
-//! Capacity for tokens: `hypha offers`, `reserve`, `top-up`, `release`, `reservations`, `balance` and
-//! `transfer`.
+//! Capacity for tokens: `hypha offers`, `reserve`, `top-up`, `release`, `credit`, `reservations`,
+//! `balance`, `transfer` and `name`.
 
 pub mod arguments;
 mod balance;
+mod credit;
+mod name;
 pub mod offers;
 mod release;
 pub mod reservations;
@@ -29,10 +31,12 @@ pub fn run(verb: &MarketVerb) -> Result<i32, Failure> {
         MarketVerb::Reserve(arguments) => reserve::run(arguments),
         MarketVerb::TopUp(arguments) => top_up::run(arguments),
         MarketVerb::Release(arguments) => release::run(arguments),
+        MarketVerb::Credit(arguments) => credit::run(arguments),
         MarketVerb::Reservations { all, account, chain } => {
             reservations::list(*all, account, chain)
         }
         MarketVerb::Balance { account, chain } => balance::run(account, chain),
+        MarketVerb::Name(verb) => name::run(verb),
         MarketVerb::Transfer(arguments) => balance::transfer(arguments),
     }
 }

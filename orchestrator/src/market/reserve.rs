@@ -1,7 +1,6 @@
 //! `hypha reserve`: an offer reserved and paid for in advance, in one transaction with its permit.
 
-use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use hypha_chain::client::Receipt;
@@ -19,6 +18,7 @@ use crate::chain::failure::Failure;
 use crate::chain::print;
 use crate::chain::reach::Reach;
 use crate::chain::wallet::{Wallet, Wanted};
+use crate::files::read_regular;
 
 /// The longest spec, in bytes.
 const SPEC_LEN_MAX: u64 = 1 << 20;
@@ -211,14 +211,8 @@ pub(super) fn agree(yes: bool) -> Result<(), Failure> {
 }
 
 fn hash_of(path: &Path) -> Result<B256, Failure> {
-    let bad = |reason: String| Failure::File { path: path.to_owned(), reason };
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| bad(error.to_string()))?;
-    file.take(SPEC_LEN_MAX + 1).read_to_end(&mut bytes).map_err(|error| bad(error.to_string()))?;
-    if bytes.len() as u64 > SPEC_LEN_MAX {
-        return Err(bad(format!("it is longer than {SPEC_LEN_MAX} bytes")));
-    }
-    Ok(keccak256(bytes))
+    let bad = |error: io::Error| Failure::File { path: path.to_owned(), reason: error.to_string() };
+    Ok(keccak256(read_regular(path, SPEC_LEN_MAX).map_err(bad)?))
 }
 
 fn tell(held: &Held, stood: bool, json: bool) -> Result<i32, Failure> {

@@ -63,6 +63,14 @@ pub enum NodeVerb {
     #[command(after_help = "Examples:\n  hypha node unstake 7 --amount 100\n  \
         hypha node unstake 7 --retire\n  hypha node unstake 7")]
     Unstake(UnstakeArguments),
+    /// Claims as much as an epoch shows as proven; the stake must be enough for it.
+    #[command(after_help = "Examples:\n  hypha node raise 7 --data node/epochs/480\n  \
+        hypha node register --stake 120 && hypha node raise 7 --data node/epochs/480 --json")]
+    Raise(RaiseArguments),
+    /// Gives a node another chain key; what the old one has signed can still be shown.
+    #[command(after_help = "Example:\n  hypha node rotate-key 7 --node-key node-2 && \
+        hypha node prove --node-key node-2")]
+    RotateKey(RotateArguments),
 }
 
 /// Which key this host's node has. It signs answers to pulses, and no transactions of its farm.
@@ -163,6 +171,38 @@ pub struct MaintenanceArguments {
     /// When it begins, in seconds since 1970 [default: with the first epoch in an hour or more].
     #[arg(long, value_name = "SECONDS")]
     pub from: Option<u64>,
+    /// Whose node it is.
+    #[command(flatten)]
+    pub key: KeyArguments,
+    /// Which chain.
+    #[command(flatten)]
+    pub chain: ChainArguments,
+}
+
+/// Options of `hypha node raise`.
+#[derive(Debug, Args)]
+pub struct RaiseArguments {
+    /// The node.
+    pub node: u32,
+    /// An epoch's data, as a proving node keeps it.
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Whose node it is.
+    #[command(flatten)]
+    pub key: KeyArguments,
+    /// Which chain.
+    #[command(flatten)]
+    pub chain: ChainArguments,
+}
+
+/// Options of `hypha node rotate-key`.
+#[derive(Debug, Args)]
+pub struct RotateArguments {
+    /// The node.
+    pub node: u32,
+    /// The new key; made if there is none.
+    #[command(flatten)]
+    pub node_key: NodeKeyArguments,
     /// Whose node it is.
     #[command(flatten)]
     pub key: KeyArguments,

@@ -5,6 +5,7 @@
 
 pub mod arguments;
 pub mod binding;
+mod change;
 pub mod measure;
 mod network;
 mod offer;
@@ -33,6 +34,8 @@ pub fn run(verb: &NodeVerb) -> Result<i32, Failure> {
         NodeVerb::Offer(arguments) => offer::run(arguments),
         NodeVerb::Maintenance(arguments) => stake::maintenance(arguments),
         NodeVerb::Unstake(arguments) => stake::unstake(arguments),
+        NodeVerb::Raise(arguments) => change::raise(arguments),
+        NodeVerb::RotateKey(arguments) => change::rotate(arguments),
         NodeVerb::Measure(arguments) => measure::run(arguments),
         NodeVerb::Prove(arguments) => prove::run(arguments),
         NodeVerb::Status { node, key, chain } => status::run(*node, key, chain),

@@ -1,7 +1,6 @@
 //! What all nodes of a network must have alike, from a file: for development chains, whose time may go
 //! faster than the world's and whose machines are small. Without a file it is the standard.
 
-use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use proof_node::daemon::{Network, Timing};
 use serde::Deserialize;
 
 use crate::chain::failure::Failure;
+use crate::files::read_regular;
 
 /// The longest such file.
 const BYTES_MAX: u64 = 64 * 1024;
@@ -50,10 +50,9 @@ fn one() -> u64 {
 pub(super) fn read(path: Option<&Path>) -> Result<(Network, Timing), Failure> {
     let Some(path) = path else { return Ok((Network::STANDARD, Timing::STANDARD)) };
     let bad = |reason: String| Failure::File { path: path.to_owned(), reason };
-    let file = std::fs::File::open(path).map_err(|error| bad(error.to_string()))?;
-    let mut text = String::new();
-    file.take(BYTES_MAX).read_to_string(&mut text).map_err(|error| bad(error.to_string()))?;
-    let file: NetworkFile = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+    let bytes = read_regular(path, BYTES_MAX).map_err(|error| bad(error.to_string()))?;
+    let file: NetworkFile =
+        serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
     check(file).map_err(bad)
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use super::{network, number_of};
 use crate::chain::amount::parse_mib;
 use crate::chain::failure::Failure;
 use crate::chain::reach::{ChainArguments, Reach};
+use crate::files::read_regular;
 use crate::keys::arguments::PassphraseArguments;
 use crate::{keys, scrape, state};
 
@@ -237,10 +238,8 @@ fn peers(arguments: &ProveArguments) -> Result<BTreeMap<u32, SocketAddr>, Failur
     let mut peers = BTreeMap::new();
     if let Some(path) = &arguments.peers_file {
         let bad = |reason: String| Failure::File { path: path.clone(), reason };
-        let file = std::fs::File::open(path).map_err(|error| bad(error.to_string()))?;
-        let mut text = String::new();
-        let read = file.take(PEERS_BYTES_MAX).read_to_string(&mut text);
-        read.map_err(|error| bad(error.to_string()))?;
+        let bytes = read_regular(path, PEERS_BYTES_MAX).map_err(|error| bad(error.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|error| bad(error.to_string()))?;
         for (number, line) in (1..).zip(text.lines()) {
             let line = line.split('#').next().unwrap_or_default().trim();
             if line.is_empty() {

@@ -94,7 +94,7 @@ pub(super) fn maintenance(arguments: &MaintenanceArguments) -> Result<i32, Failu
     print(&format!("node {node}: maintenance from {} to {}\n", instant(from), instant(to)))
 }
 
-fn record(reach: &Reach, node: u32) -> Result<Registry::Node, Failure> {
+pub(super) fn record(reach: &Reach, node: u32) -> Result<Registry::Node, Failure> {
     let record = reach.view(reach.suite.registry, &Registry::nodeAtCall { node })?;
     if record.farm == 0 {
         return Err(Failure::NotFound(format!("there is no node {node} on this chain")));

@@ -7,6 +7,7 @@ mod anvil;
 mod between;
 mod kills;
 mod own;
+mod owners;
 mod refusals;
 mod story;
 mod world;

@@ -239,13 +239,28 @@ impl World {
     /// Has an account post the newest epoch that is over: nodes and farms with these leaves. The data is
     /// in the file, and the epoch can be disputed no more.
     pub(crate) fn post_epoch(&self, file: &str, node: u32, earned: u128) -> u64 {
+        self.post_verdicts(file, node, earned, |_| ())
+    }
+
+    /// The same, with verdicts that are changed before.
+    pub(crate) fn post_verdicts(
+        &self,
+        file: &str,
+        node: u32,
+        earned: u128,
+        change: impl Fn(&mut VerdictLeaf),
+    ) -> u64 {
         let capacity = self.suite.capacity;
         let head = self.client.head().unwrap().timestamp;
         let end = |epoch: u32| self.view(capacity, &Capacity::epochEndCall { epoch }).to::<u64>();
         let epoch = (0..10_000).take_while(|epoch| end(*epoch) <= head).last().unwrap();
         let caps = hypha_proofs::network::roster::Caps::default();
-        let leaf =
-            |node| VerdictLeaf { node, proven_until: end(epoch), pulses: 1, answered: 1, caps };
+        let leaf = |node| {
+            let mut leaf =
+                VerdictLeaf { node, proven_until: end(epoch), pulses: 1, answered: 1, caps };
+            change(&mut leaf);
+            leaf
+        };
         let data = EpochData {
             epoch,
             verdicts: (1..=node).map(leaf).collect(),
