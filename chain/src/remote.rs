@@ -81,7 +81,7 @@ pub enum RemoteError {
     #[error("no endpoint answered {method}; the last one said: {reason}")]
     Unreachable {
         /// What was asked.
-        method: String,
+        method: &'static str,
         /// Why the last one did not.
         reason: String,
     },
@@ -91,15 +91,15 @@ pub enum RemoteError {
         /// Who was asked.
         urls: String,
         /// What was asked.
-        method: String,
+        method: &'static str,
     },
     /// The node refuses.
     #[error("{url} refuses {method}: {message}")]
     Refused {
         /// Which endpoint.
-        url: String,
+        url: Box<str>,
         /// What was asked.
-        method: String,
+        method: &'static str,
         /// What it said.
         message: String,
         /// What a contract said, if it was one.
@@ -111,7 +111,7 @@ pub enum RemoteError {
         /// Which endpoint.
         url: String,
         /// What was asked.
-        method: String,
+        method: &'static str,
     },
 }
 
@@ -274,7 +274,7 @@ impl Remote {
     /// The first answer.
     fn any<T>(
         &self,
-        method: &str,
+        method: &'static str,
         parameters: &Value,
         read: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<T, RemoteError> {
@@ -285,7 +285,7 @@ impl Remote {
     /// The answer that as many endpoints give as must agree.
     fn agreed<T>(
         &self,
-        method: &str,
+        method: &'static str,
         parameters: &Value,
         read: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<T, RemoteError> {
@@ -296,7 +296,7 @@ impl Remote {
     /// An answer that so many give, and the one that completed them.
     fn enough(
         &self,
-        method: &str,
+        method: &'static str,
         parameters: &Value,
         needed: usize,
     ) -> Result<(Value, &str), RemoteError> {
@@ -319,18 +319,23 @@ impl Remote {
                 }
             }
             if answers.len() >= needed {
-                last = RemoteError::Disagree { urls: urls.join(", "), method: method.to_owned() };
+                last = RemoteError::Disagree { urls: urls.join(", "), method };
             }
         }
         Err(last)
     }
 
-    fn ask(&self, url: &str, method: &str, parameters: &Value) -> Result<Value, RemoteError> {
+    fn ask(
+        &self,
+        url: &str,
+        method: &'static str,
+        parameters: &Value,
+    ) -> Result<Value, RemoteError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let question =
             json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": parameters });
         let unreachable = |error: ureq::Error| RemoteError::Unreachable {
-            method: method.to_owned(),
+            method,
             reason: format!("{url}: {error}"),
         };
         let request = self.agent.post(url).content_type("application/json");
@@ -345,8 +350,8 @@ impl Remote {
         if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
             let message = error["message"].as_str().unwrap_or_default();
             return Err(RemoteError::Refused {
-                url: url.to_owned(),
-                method: method.to_owned(),
+                url: url.into(),
+                method,
                 // It is shown to people: one line, and nothing that a terminal obeys.
                 message: message.chars().filter(|it| !it.is_control()).take(200).collect(),
                 data: read_data(&error["data"]),
@@ -384,8 +389,8 @@ fn is_wanted(filter: &Filter, found: &FoundLog) -> bool {
         && filter.topics.iter().enumerate().all(has)
 }
 
-fn malformed(method: &str, url: &str) -> RemoteError {
-    RemoteError::Malformed { url: url.to_owned(), method: method.to_owned() }
+fn malformed(method: &'static str, url: &str) -> RemoteError {
+    RemoteError::Malformed { url: url.to_owned(), method }
 }
 
 /// What may be `null`: then there is none.

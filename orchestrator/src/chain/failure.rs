@@ -170,7 +170,7 @@ impl From<ClientError> for Failure {
 }
 
 /// What a node means by refusing. There are no codes for it: each kind of node has its own words.
-fn of_node(url: String, method: String, message: String, data: Option<Bytes>) -> Failure {
+fn of_node(url: Box<str>, method: &'static str, message: String, data: Option<Bytes>) -> Failure {
     let words = message.to_lowercase();
     let is_of_sending = method == "eth_sendRawTransaction" || method == "eth_estimateGas";
     if is_of_sending && (words.contains("nonce") || words.contains("underpriced")) {
