@@ -121,8 +121,7 @@ impl ClientError {
         match self {
             Self::Submit(SubmitError::Funds { .. }) => true,
             Self::Remote(RemoteError::Refused { method, message, .. }) => {
-                let is_of_sending =
-                    method == "eth_sendRawTransaction" || method == "eth_estimateGas";
+                let is_of_sending = matches!(*method, "eth_sendRawTransaction" | "eth_estimateGas");
                 is_of_sending && message.to_lowercase().contains("insufficient funds")
             }
             _ => false,
