@@ -1,4 +1,7 @@
-//! A thread's part of a pulse: a chain of SHA-256 in segments of 1000 steps.
+//! The processors' part of a pulse: chains of SHA-256 in segments of 1000 steps, one for each unit.
+//!
+//! A unit is the work of one chain in one pulse and nothing else: a fast thread does several of them, two
+//! slow ones may do one. In messages its chain is called a thread, for which it once stood.
 //!
 //! Before each segment the state is mixed with the pulse, the thread and the segment's number.
 //! Without that, a chain could be computed at any time before: the pulse would bind its first segment
@@ -11,7 +14,7 @@ use crate::{Rules, draw, sha256};
 
 /// Steps of a segment, as the contract HashSegment counts.
 pub const SEGMENT_STEPS: u32 = 1000;
-/// The most threads that one answer may have.
+/// The most chains that one answer may have, and so the most units of a node.
 pub const THREADS_MAX: u16 = 256;
 
 const PURPOSE: u8 = 2;
@@ -29,19 +32,51 @@ pub fn segment_end(start: &B256) -> B256 {
     (0..SEGMENT_STEPS).fold(*start, |state, _| sha256(&state[..]))
 }
 
-/// A chain that is being computed; one for each thread, on that thread.
+/// Of the deadline, the part that an owner is advised to fill: the rest is for blocks that come late, lines
+/// that are slow, and a machine that does something else for once. Who fills more, up to what still counts in
+/// full, gains by it in no network of usual lines (`proof-sim`).
+const ADVISED_SHARE: (u64, u64) = (18, 25);
+
+/// How fast a machine's threads hash.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// Threads.
+    pub threads: u16,
+    /// Nanoseconds of a hash on one of them while the others rest.
+    pub alone_ns: f64,
+    /// Nanoseconds by hash of whichever thread, with all of them at work.
+    pub together_ns: f64,
+}
+
+/// How many units a machine should claim whose walk keeps a thread busy for `walk_ns` of each pulse. None if
+/// not even a chain alone counts in full.
+#[must_use]
+pub fn units(rules: &Rules, pace: &Pace, walk_ns: u64) -> u16 {
+    let hashes = rules.segments as f64 * f64::from(SEGMENT_STEPS);
+    let (part, whole) = ADVISED_SHARE;
+    let time_ns = (rules.commit_ns / whole * part) as f64;
+    // The walk takes its time of one thread, and as many times less of all of them.
+    let left_ns = time_ns - walk_ns as f64 / f64::from(pace.threads.max(1));
+    if hashes * pace.alone_ns > rules.full_ns() as f64 || pace.together_ns <= 0.0 {
+        return 0;
+    }
+    ((left_ns / (hashes * pace.together_ns)) as u16).min(THREADS_MAX)
+}
+
+/// A chain that is being computed; one for each unit. Its tree is made with its last segment.
 pub struct ChainRun {
     pulse: B256,
     thread: u16,
     segments: u64,
     states: Vec<B256>,
+    chain: Option<Chain>,
 }
 
 impl ChainRun {
     /// A thread's chain in a pulse.
     #[must_use]
     pub fn new(pulse: B256, thread: u16, segments: u64) -> Self {
-        Self { pulse, thread, segments, states: vec![pulse] }
+        Self { pulse, thread, segments, states: vec![pulse], chain: None }
     }
 
     /// Computes up to `segments` more. Returns how many are left.
@@ -52,17 +87,22 @@ impl ChainRun {
             let start = segment_start(&self.pulse, self.thread, index, &state);
             self.states.push(segment_end(&start));
         }
-        self.left()
+        let left = self.left();
+        if left == 0 && self.chain.is_none() {
+            self.chain = Chain::of(std::mem::take(&mut self.states));
+        }
+        left
     }
 
     /// The chain, ready to be opened; `None` if it is not done.
     #[must_use]
     pub fn finish(self) -> Option<Chain> {
-        if self.left() > 0 { None } else { Chain::of(self.states) }
+        self.chain
     }
 
     fn left(&self) -> u64 {
-        (self.segments + 1).saturating_sub(self.states.len() as u64)
+        let made = self.states.len() as u64;
+        if self.chain.is_some() { 0 } else { (self.segments + 1).saturating_sub(made) }
     }
 }
 

@@ -58,7 +58,7 @@ impl Rules {
     /// What the network asks.
     pub const STANDARD: Self = Self {
         segments: 25_000,
-        walk_steps: 1 << 21,
+        walk_steps: 1 << 22,
         cpu_draws: 32,
         walk_draws: 8,
         disk_draws: 64,
@@ -67,6 +67,25 @@ impl Rules {
         filler_bytes: 1 << 30,
         block_bytes: ram::BLOCK_LABELS * label::LABEL_BYTES as u64,
     };
+
+    /// Until when a commitment counts in full, in nanoseconds after the challenge: four fifths of the time
+    /// that it has at most.
+    #[must_use]
+    pub fn full_ns(&self) -> u64 {
+        self.commit_ns / 5 * 4
+    }
+
+    /// What counts of an amount of timed work (units, memory that was walked over) whose commitment has come
+    /// so long after the challenge: all of it until [`Rules::full_ns`], and then evenly less, down to nothing
+    /// at the deadline. So whoever claims more than is done by then earns less, and not more; and who is a
+    /// little late for once loses a little.
+    #[must_use]
+    pub fn timely(&self, took_ns: u64, amount: u64) -> u64 {
+        let fades_ns = self.commit_ns.saturating_sub(self.full_ns()).max(1);
+        let left_ns = self.commit_ns.saturating_sub(took_ns).min(fades_ns);
+        let counts = (u128::from(amount) * u128::from(left_ns)).div_ceil(u128::from(fades_ns));
+        u64::try_from(counts).unwrap_or(amount)
+    }
 
     /// How many segments are drawn of a node with these threads.
     #[must_use]

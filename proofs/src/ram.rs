@@ -87,20 +87,21 @@ pub fn next_state(pulse: &B256, step: u64, state: &B256, label: &[u8]) -> B256 {
     sha256(&bytes)
 }
 
-/// A walk that is being taken.
+/// A walk that is being taken. Its tree is made with its last step.
 pub struct WalkRun {
     pulse: B256,
     steps: u64,
     taken: u64,
     state: B256,
     states: Vec<u8>,
+    walk: Option<Walk>,
 }
 
 impl WalkRun {
     /// A pulse's walk.
     #[must_use]
     pub fn new(pulse: B256, steps: u64) -> Self {
-        Self { pulse, steps, taken: 0, state: pulse, states: pulse.to_vec() }
+        Self { pulse, steps, taken: 0, state: pulse, states: pulse.to_vec(), walk: None }
     }
 
     /// Takes up to `steps` more steps over the table. Returns how many are left.
@@ -111,13 +112,17 @@ impl WalkRun {
             self.states.extend_from_slice(&self.state[..]);
             self.taken += 1;
         }
-        self.steps - self.taken
+        let left = self.steps - self.taken;
+        if left == 0 && self.walk.is_none() {
+            self.walk = Some(Walk::of(std::mem::take(&mut self.states)));
+        }
+        left
     }
 
     /// The walk, ready to be opened; `None` if it is not done.
     #[must_use]
     pub fn finish(self) -> Option<Walk> {
-        (self.taken == self.steps).then(|| Walk::of(self.states))
+        self.walk
     }
 }
 

@@ -33,7 +33,8 @@ pub struct Claim {
     pub binding: Binding,
     /// The address of its chain key.
     pub signer: Address,
-    /// Threads that are asked for; 0 if it claims none. It may answer with more, and then proves those.
+    /// Chains that are asked for, one for each unit; 0 if it claims none. It may answer with more, and then
+    /// proves those.
     pub threads: u16,
     /// Its table of the day.
     pub table: Option<PlotRecord>,
@@ -95,7 +96,8 @@ pub enum Fault {
 /// What a pulse came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// What is proven; a resource with a fault counts nothing.
+    /// What is proven; a resource with a fault counts nothing, and chains and walk count as
+    /// [`Rules::timely`] says.
     pub verdict: PulseVerdict,
     /// Why something is not.
     pub faults: Vec<Fault>,
@@ -165,7 +167,12 @@ impl Verifier {
         };
         in_time(*at_ns, self.rules.open_ns, now_ns)?;
         let opening = Opening::decode(bytes)?;
-        let outcome = self.judge(commitment, draw, &opening);
+        let mut outcome = self.judge(commitment, draw, &opening);
+        let took_ns = at_ns.saturating_sub(self.sent_ns);
+        let timely = |amount: u64| self.rules.timely(took_ns, amount);
+        let (threads, mem_mib) = (outcome.verdict.threads, outcome.verdict.memMiB);
+        outcome.verdict.threads = u16::try_from(timely(threads.into())).unwrap_or(threads);
+        outcome.verdict.memMiB = u32::try_from(timely(mem_mib.into())).unwrap_or(mem_mib);
         self.phase = Phase::Done;
         Ok(outcome)
     }

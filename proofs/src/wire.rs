@@ -212,13 +212,19 @@ pub(crate) fn put_way(out: &mut Vec<u8>, way: &ExtentPath) {
 pub(crate) struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
+    /// A message.
     pub(crate) fn new(bytes: &'a [u8], most: usize) -> Result<Self, WireError> {
+        Self::of_version(VERSION, bytes, most)
+    }
+
+    /// Anything that begins with its version.
+    pub(crate) fn of_version(version: u8, bytes: &'a [u8], most: usize) -> Result<Self, WireError> {
         if bytes.len() > most {
             return Err(WireError::Length);
         }
         let mut input = Self(bytes);
         match input.byte()? {
-            VERSION => Ok(input),
+            it if it == version => Ok(input),
             other => Err(WireError::Version(other)),
         }
     }

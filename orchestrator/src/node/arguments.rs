@@ -114,8 +114,9 @@ pub struct RegisterArguments {
 /// Capacities.
 #[derive(Debug, Clone, Args)]
 pub struct CapsArguments {
-    /// Logical CPUs.
-    #[arg(long, default_value_t = 0)]
+    /// Cores, which are units of computing and no silicon: a fast thread proves several in each pulse;
+    /// `hypha node measure` says how many a machine does.
+    #[arg(long, value_name = "UNITS", default_value_t = 0)]
     pub cores: u16,
     /// Memory, as 512MiB or 16GiB.
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_mib)]
@@ -277,7 +278,7 @@ impl RegisterArguments {
     pub fn caps_within(&self, most: &Provable) -> Result<Registry::Caps, Failure> {
         let it = &self.caps;
         something(Registry::Caps {
-            cores: within(it.cores, most.threads),
+            cores: within(it.cores, most.units),
             memMiB: within(it.memory()?, most.mem_mib),
             ssdMiB: within(it.ssd, most.ssd_mib),
             hddMiB: within(it.hdd, most.hdd_mib),

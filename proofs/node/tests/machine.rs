@@ -55,7 +55,7 @@ fn affinity_beyond_what_is_there_counts_for_nothing() {
     let machine = Machine::look(&sources, &[]).unwrap();
     assert_eq!(machine.product.as_deref(), Some("A Maker of Boards Model 7"));
     let can = machine.provable(&Rules::STANDARD);
-    assert_eq!((can.threads, can.mbps), (4, 10_000));
+    assert_eq!((can.units, can.mbps), (4, 10_000));
     assert_eq!(u64::from(can.mem_mib), 60_000_000 / 5 * 4 / 1024);
 }
 
@@ -86,8 +86,8 @@ fn a_machine_that_says_nothing_can_prove_nothing() {
     let (_folder, sources) = recorded("");
     let machine = Machine::look(&sources, &[]).unwrap();
     let can = machine.provable(&Rules::STANDARD);
-    assert_eq!((can.threads, can.mem_mib, can.ssd_mib, can.hdd_mib, can.mbps), (0, 0, 0, 0, 0));
-    assert!(machine.to_text(&Rules::STANDARD).contains("0 threads"));
+    assert_eq!((can.units, can.mem_mib, can.ssd_mib, can.hdd_mib, can.mbps), (0, 0, 0, 0, 0));
+    assert!(machine.to_text(&Rules::STANDARD).contains("0 units on 0 threads"));
 }
 
 #[test]

@@ -6,12 +6,14 @@ use hypha_chain::{B256, keccak256};
 
 use super::ledger::{Ledger, RECORD_BYTES};
 use super::roster::Caps;
-use crate::wire::{Input, VERSION, WireError};
+use crate::wire::{Input, WireError};
 
 /// The bytes of a verdict leaf.
 pub const VERDICT_BYTES: usize = 42;
 /// The bytes of a reward leaf.
 pub const REWARD_BYTES: usize = 20;
+/// What an epoch's data begin with. 1 had no filler that waits.
+const DATA_VERSION: u8 = 2;
 /// The most bytes of an epoch's data: four million nodes and farms.
 const DATA_BYTES_MAX: usize = 1 << 30;
 
@@ -239,7 +241,7 @@ impl EpochData {
     /// As it is kept and served.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let mut out = vec![DATA_VERSION];
         out.extend(self.epoch.to_be_bytes());
         out.extend(self.statements);
         out.extend((self.verdicts.len() as u32).to_be_bytes());
@@ -255,7 +257,7 @@ impl EpochData {
     /// # Errors
     /// [`WireError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        let mut input = Input::new(bytes, DATA_BYTES_MAX)?;
+        let mut input = Input::of_version(DATA_VERSION, bytes, DATA_BYTES_MAX)?;
         let (epoch, statements) = (input.u32()?, input.hash()?);
         let count = input.counted(VERDICT_BYTES)?;
         let verdicts =

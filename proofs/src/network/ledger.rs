@@ -20,14 +20,19 @@ use crate::wire::{Input, WireError};
 
 /// Epochs in which new capacity comes to count in full: seven days.
 pub const RAMP_EPOCHS: u64 = 168;
+/// Filler comes to count once this part of it has been proven for [`RAMP_EPOCHS`]: until then somebody has
+/// made an extent of it again. The rest is for hours that were not answered, and for draws that differ.
+const WAITED: (u64, u64) = (7, 8);
 /// A measured bandwidth counts for so many epochs: thirty days.
 const MEASURED_EPOCHS: u32 = 720;
 /// A resource that inspectors found false counts nothing for so many epochs: thirty days.
 pub const FALSE_EPOCHS: u32 = 720;
 /// Bytes of a node's record.
-pub(super) const RECORD_BYTES: usize = 8 + 4 + 4 + 4 + 4 + 2 * 8 * RESOURCES;
+pub(super) const RECORD_BYTES: usize = 8 + 4 + 4 + 4 + 4 + 8 + 2 * 8 * RESOURCES;
 /// Processors, memory, disks, bandwidth.
 const RESOURCES: usize = 4;
+/// Where disks are among them.
+const DISK: usize = 2;
 
 /// What is the same in all epochs of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +98,9 @@ struct Record {
     /// Until which epoch its filler, and its tables, count nothing, since they were found false.
     false_filler: u32,
     false_table: u32,
-    /// What of it counts, in 1/168 of a unit.
+    /// How long its filler has been there, in 1/168 of a MiB: it vests when that is nearly all of it.
+    waited: u64,
+    /// What of it counts, in 1/168 of a unit; of disks, filler.
     vested: [u64; RESOURCES],
     /// What it proved last.
     proven: [u64; RESOURCES],
@@ -221,7 +228,9 @@ impl Ledger {
                 leaf.caps = record.caps(member, proven);
             }
             leaf.proven_until = record.proven_until;
-            record.vest(&leaf.caps, &member.claimed, results.pulses > 0);
+            if results.pulses > 0 {
+                record.vest(&leaf.caps, median(proven, |it| it.idle_mib), &member.claimed);
+            }
             points.push((member.farm, record.points(member, proven, &terms.weights)));
         }
         next.share(terms, &points);
@@ -313,6 +322,7 @@ impl Ledger {
             out.extend(record.mbps_epoch.to_be_bytes());
             out.extend(record.false_filler.to_be_bytes());
             out.extend(record.false_table.to_be_bytes());
+            out.extend(record.waited.to_be_bytes());
             let counts = record.vested.iter().chain(&record.proven);
             counts.for_each(|count| out.extend(count.to_be_bytes()));
         }
@@ -340,13 +350,14 @@ impl Ledger {
 impl Record {
     fn read(input: &mut Input<'_>) -> Result<Self, WireError> {
         let (proven_until, mbps, mbps_epoch) = (input.u64()?, input.u32()?, input.u32()?);
-        let (false_filler, false_table) = (input.u32()?, input.u32()?);
+        let (false_filler, false_table, waited) = (input.u32()?, input.u32()?, input.u64()?);
         let mut counts = [[0; RESOURCES]; 2];
         for count in counts.iter_mut().flatten() {
             *count = input.u64()?;
         }
         let [vested, proven] = counts;
-        Ok(Self { proven_until, mbps, mbps_epoch, false_filler, false_table, vested, proven })
+        let measured = Self { proven_until, mbps, mbps_epoch, ..Self::default() };
+        Ok(Self { false_filler, false_table, waited, vested, proven, ..measured })
     }
 
     /// What a measurement changes. One that failed halves what counts; an old one is forgotten.
@@ -365,6 +376,7 @@ impl Record {
         let [_, memory, disk, _] = &mut self.vested;
         if filler {
             (self.false_filler, *disk) = (epoch.saturating_add(FALSE_EPOCHS), 0);
+            self.waited = 0;
         }
         if table {
             (self.false_table, *memory) = (epoch.saturating_add(FALSE_EPOCHS), 0);
@@ -397,21 +409,25 @@ impl Record {
         }
     }
 
-    /// New capacity comes to count over seven days, and goes as it came if it is not proven.
-    fn vest(&mut self, caps: &Caps, claimed: &Caps, asked: bool) {
-        if !asked {
-            return;
-        }
-        let (caps, claimed) = (caps.resources(), claimed.resources());
-        let proven = caps.into_iter().zip(claimed).map(|(proven, claimed)| proven.min(claimed));
+    /// New capacity comes to count over seven days, and goes as it came if it is not proven. Filler, which
+    /// no pulse shows to be filler, has to be there for as long before.
+    fn vest(&mut self, caps: &Caps, filler_mib: u64, claimed: &Caps) {
+        let mut proven = caps.resources();
+        // A user's data earns nothing, so it does not vest for filler that may come in its place.
+        proven[DISK] = filler_mib;
+        let (part, whole) = WAITED;
         let kept = self.vested.iter_mut().zip(&mut self.proven);
-        for ((vested, last), proven) in kept.zip(proven) {
-            let full = proven.saturating_mul(RAMP_EPOCHS);
-            *vested = if full < *vested {
-                vested.saturating_sub(*last).max(full)
-            } else {
-                vested.saturating_add(proven).min(full)
-            };
+        let resources = proven.into_iter().zip(claimed.resources()).enumerate();
+        for ((vested, last), (resource, (proven, claimed))) in kept.zip(resources) {
+            let proven = proven.min(claimed);
+            let mut may_grow = true;
+            if resource == DISK {
+                self.waited = ramp(self.waited, *last, proven);
+                let all = u128::from(proven) * u128::from(RAMP_EPOCHS);
+                may_grow = u128::from(self.waited) * u128::from(whole) >= all * u128::from(part);
+            }
+            let next = ramp(*vested, *last, proven);
+            *vested = if may_grow { next } else { next.min(*vested) };
             if proven > 0 {
                 *last = proven;
             }
@@ -548,6 +564,16 @@ impl<'a> Said<'a> {
         let lines = lines.iter().filter(|(author, _)| challengers.contains(author));
         let lines: Vec<&BandwidthVerdict> = lines.map(|(_, line)| *line).collect();
         bandwidth::mbps(&lines, challengers.len(), member.claimed.mbps)
+    }
+}
+
+/// An hour on the way to what is proven now: up by 1/168 of that, or down by 1/168 of what was proven last.
+fn ramp(counts: u64, last: u64, proven: u64) -> u64 {
+    let full = proven.saturating_mul(RAMP_EPOCHS);
+    if full < counts {
+        counts.saturating_sub(last).max(full)
+    } else {
+        counts.saturating_add(proven).min(full)
     }
 }
 

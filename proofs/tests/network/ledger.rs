@@ -86,14 +86,30 @@ pub(crate) fn closing<'a>(
 
 /// An epoch of one pulse that all nodes but some answered.
 fn hour(ledger: &Ledger, roster: &Roster, epoch: u32, silent: &[u32]) -> EpochData {
+    let verdict = |node, pulse: &Pulse| (!silent.contains(&node)).then(|| found(node, pulse, 2));
+    hour_of(ledger, roster, epoch, verdict)
+}
+
+/// An epoch of one pulse: what all witnesses of a node say.
+fn hour_of(
+    ledger: &Ledger,
+    roster: &Roster,
+    epoch: u32,
+    verdict: impl Fn(u32, &Pulse) -> Option<PulseVerdict>,
+) -> EpochData {
     let pulses = [pulse(epoch, 0)];
     let mut sayings = Sayings::new();
     for it in roster.members() {
-        if !silent.contains(&it.node) {
-            sayings.verdicts(roster, &pulses[0], &found(it.node, &pulses[0], 2), 7);
+        if let Some(verdict) = verdict(it.node, &pulses[0]) {
+            sayings.verdicts(roster, &pulses[0], &verdict, 7);
         }
     }
     ledger.close(&terms(), &closing(epoch, roster, &pulses, &sayings.pool)).unwrap()
+}
+
+/// What a farm has earned since.
+fn earned(before: &Ledger, data: &EpochData, farm: u32) -> u128 {
+    data.ledger.earned(farm) - before.earned(farm)
 }
 
 #[test]
@@ -181,34 +197,115 @@ fn a_pulse_that_a_third_does_not_answer_counts_for_nobody() {
 #[test]
 fn new_capacity_comes_to_count_over_seven_days_and_goes_as_fast() {
     let roster = roster(members(10));
+    // Processors and memory.
+    let hour = |ledger: &Ledger, roster: &Roster, silent: &[u32]| {
+        let verdict = |node, pulse: &Pulse| PulseVerdict { diskMiB: 0, ..found(node, pulse, 2) };
+        let verdict = |node, pulse: &Pulse| (!silent.contains(&node)).then(|| verdict(node, pulse));
+        hour_of(ledger, roster, ledger.next, verdict)
+    };
     let mut ledger = Ledger::default();
-    for epoch in 0..RAMP_EPOCHS as u32 {
-        ledger = hour(&ledger, &roster, epoch, &[]).ledger;
+    for _ in 0..RAMP_EPOCHS {
+        ledger = hour(&ledger, &roster, &[]).ledger;
     }
     // Farm 11 comes with what the others have.
     let grown = Roster::new(members(11), START).unwrap();
-    let earns = |before: &Ledger, data: &EpochData, farm: u32| {
-        data.ledger.earned(farm) - before.earned(farm)
-    };
     for age in 1..=RAMP_EPOCHS {
-        let data = hour(&ledger, &grown, ledger.next, &[]);
-        let (old, new) = (earns(&ledger, &data, 1), earns(&ledger, &data, 11));
+        let data = hour(&ledger, &grown, &[]);
+        let (old, new) = (earned(&ledger, &data, 1), earned(&ledger, &data, 11));
         let expected = old * u128::from(age) / u128::from(RAMP_EPOCHS);
         assert!(new.abs_diff(expected) <= 200, "{age}: {new}, not {expected}");
         ledger = data.ledger;
     }
     // A day of silence costs a seventh of what it counts.
     for _ in 0..24 {
-        ledger = hour(&ledger, &grown, ledger.next, &[11]).ledger;
+        ledger = hour(&ledger, &grown, &[11]).ledger;
     }
-    let data = hour(&ledger, &grown, ledger.next, &[]);
-    let (old, new) = (earns(&ledger, &data, 1), earns(&ledger, &data, 11));
+    let data = hour(&ledger, &grown, &[]);
+    let (old, new) = (earned(&ledger, &data, 1), earned(&ledger, &data, 11));
     let expected = old * u128::from(RAMP_EPOCHS - 24 + 1) / u128::from(RAMP_EPOCHS);
     assert!(new.abs_diff(expected) <= 200, "{new}, not {expected}");
 }
 
+/// Hours in which nodes have nothing but a disk: how much of it, and how many of 64 draws are filler. Returns
+/// what node 12 earns in each, in thousandths of what node 1 does, which has had filler for long.
+fn disks(hours: &[(u64, u16)]) -> Vec<u128> {
+    let disk = |(disk, draws): (u64, u16)| {
+        move |node, pulse: &Pulse| {
+            let (diskMiB, fillerDraws) = if node == 12 { (disk, draws) } else { (1 << 20, 64) };
+            let of_disk = PulseVerdict { memMiB: 0, ..found(node, pulse, 0) };
+            (diskMiB > 0).then_some(PulseVerdict { diskMiB, fillerDraws, ..of_disk })
+        }
+    };
+    let claimed = |mut it: Member| {
+        it.claimed.hdd_mib = 1 << 20;
+        it
+    };
+    let roster = roster(members(12).into_iter().map(claimed).collect());
+    let mut ledger = Ledger::default();
+    for _ in 0..2 * RAMP_EPOCHS {
+        ledger = hour_of(&ledger, &roster, ledger.next, disk((0, 0))).ledger;
+    }
+    let mut hour = |now: &(u64, u16)| {
+        let data = hour_of(&ledger, &roster, ledger.next, disk(*now));
+        let share = earned(&ledger, &data, 12) * 1000 / earned(&ledger, &data, 1);
+        ledger = data.ledger;
+        share
+    };
+    hours.iter().map(&mut hour).collect()
+}
+
 #[test]
-fn what_is_reserved_or_a_users_or_not_staked_for_earns_nothing() {
+fn filler_is_there_for_a_week_before_it_begins_to_count() {
+    let whole = (1 << 20, 64);
+    let (waits, ramps) = (RAMP_EPOCHS as usize * 7 / 8, RAMP_EPOCHS as usize);
+    let earned = disks(&vec![whole; waits + ramps]);
+    assert!(earned[..waits - 1].iter().all(|it| *it == 0), "{earned:?}");
+    for age in 1..=ramps {
+        let expected = (age * 1000 / ramps) as u128;
+        assert!(earned[waits + age - 2].abs_diff(expected) <= 1, "{age}: {earned:?}");
+    }
+    // An hour of silence costs no more than itself; and what comes in addition waits as well, while what was
+    // there counts on.
+    let half = (1 << 19, 64);
+    let mut hours = vec![half; 2 * ramps];
+    hours.push((0, 0));
+    hours.extend(vec![half; 8]);
+    hours.extend(vec![whole; waits - ramps / 2 - 1]);
+    hours.extend(vec![whole; ramps]);
+    let earned = disks(&hours);
+    let counts = |it: &u128| (499..=500).contains(it);
+    assert!(counts(&earned[2 * ramps - 1]) && earned[2 * ramps] == 0);
+    let grows = 2 * ramps + 9;
+    let until = grows + waits - ramps / 2 - 1;
+    assert!(earned[grows - 1..until].iter().all(counts), "{:?}", &earned[grows..]);
+    assert!(earned[until + 10] > 500, "{:?}", &earned[grows..]);
+    assert_eq!(earned.last(), Some(&1000));
+}
+
+#[test]
+fn a_users_data_that_becomes_filler_waits_like_any_filler() {
+    let mut hours = vec![(1 << 20, 0); 2 * RAMP_EPOCHS as usize];
+    hours.extend(vec![(1 << 20, 64); RAMP_EPOCHS as usize * 7 / 8 - 1]);
+    hours.push((1 << 20, 64));
+    let earned = disks(&hours);
+    let (last, before) = earned.split_last().unwrap();
+    assert!(before.iter().all(|it| *it == 0), "{before:?}");
+    assert!(*last > 0);
+}
+
+#[test]
+fn a_disk_that_users_share_with_filler_counts_with_what_filler_there_is() {
+    let mut rng = Rng::with_seed(7);
+    // Half of the disk is filler: of 64 draws about 32.
+    let draws = |_| (0..64).filter(|_| rng.bool()).count() as u16;
+    let hours: Vec<(u64, u16)> = (0..600).map(draws).map(|draws| (1 << 20, draws)).collect();
+    let earned = disks(&hours);
+    let of_last = earned[400..].iter().sum::<u128>() / 200;
+    assert!((450..=510).contains(&of_last), "{of_last}");
+}
+
+#[test]
+fn what_is_reserved_or_not_staked_for_earns_nothing() {
     let mut all = members(4);
     all[0].reserved = all[0].claimed;
     all[1].stake = U256::from(TOKEN);
@@ -220,16 +317,13 @@ fn what_is_reserved_or_a_users_or_not_staked_for_earns_nothing() {
         if node == 1 {
             (verdict.memMiB, verdict.diskMiB, verdict.fillerDraws) = (0, 0, 0);
         }
-        if node == 3 {
-            verdict.fillerDraws = 0;
-        }
         sayings.verdicts(&roster, &pulses[0], &verdict, 3);
     }
     let closing = closing(0, &roster, &pulses, &sayings.pool);
     let data = Ledger::default().close(&terms(), &closing).unwrap();
     let sums: Vec<u128> = data.rewards.iter().map(|leaf| leaf.cumulative).collect();
     assert_eq!((sums[0], sums[1]), (0, 0));
-    assert!(0 < sums[2] && sums[2] < sums[3], "{sums:?}");
+    assert!(0 < sums[2] && sums[2] == sums[3], "{sums:?}");
     let leaf = &data.verdicts[0];
     assert_eq!((leaf.answered, leaf.caps.cores, leaf.caps.mem_mib), (1, 2, 1), "it serves");
 }
@@ -302,9 +396,6 @@ fn what_fifteen_of_21_inspectors_found_false_counts_nothing_for_a_month_and_begi
     let data = close(15, false);
     assert_eq!((caps(&data), data.verdicts[2].answered), ((0, 1), 1));
     assert_eq!(data.verdicts[3].caps.hdd_mib, 2, "nobody else");
-    let earned = |before: &Ledger, data: &EpochData, farm: u32| {
-        data.ledger.earned(farm) - before.earned(farm)
-    };
     assert!(earned(&ledger, &data, 3) < earned(&ledger, &data, 4));
     let mut later = data.ledger.clone();
     for _ in 1..FALSE_EPOCHS {

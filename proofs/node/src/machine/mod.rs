@@ -54,8 +54,8 @@ pub struct Machine {
 /// What a node could claim and prove with all of a machine that is free now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Provable {
-    /// Threads whose chains end in time.
-    pub threads: u16,
+    /// Units of computing: chains that all threads together end in time.
+    pub units: u16,
     /// MiB of a table.
     pub mem_mib: u32,
     /// MiB of filler on disks without moving parts.
@@ -119,11 +119,12 @@ impl Machine {
     /// What could be proven in a pulse with what is free now.
     #[must_use]
     pub fn provable(&self, rules: &Rules) -> Provable {
+        // What was not measured is taken for a unit by thread.
         let usable = self.processors.usable().min(THREADS_MAX);
-        let threads = self.speed.map_or(usable, |speed| speed.threads_in_time(rules, usable));
+        let units = self.speed.map_or(usable, |speed| speed.units(rules));
         let (part, whole) = MEMORY_SHARE;
         let mem_mib = (self.memory.usable() / whole * part) >> 20;
-        let slow_walk = self.speed.is_some_and(|speed| speed.walk_time_ns(rules) > rules.commit_ns);
+        let slow_walk = self.speed.is_some_and(|speed| speed.walk_time_ns(rules) > rules.full_ns());
         let mib = |class: DiskClass| {
             let disks =
                 self.disks.iter().filter(|disk| disk.class.unwrap_or(DiskClass::Hdd) == class);
@@ -141,7 +142,7 @@ impl Machine {
         };
         let lines = self.cards.iter().filter(|card| card.up && card.device);
         Provable {
-            threads,
+            units,
             mem_mib: if slow_walk { 0 } else { u32::try_from(mem_mib).unwrap_or(u32::MAX) },
             ssd_mib: mib(DiskClass::Ssd),
             hdd_mib: mib(DiskClass::Hdd),

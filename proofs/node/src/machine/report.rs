@@ -1,6 +1,7 @@
 //! What was found, as a table for people and as JSON for programs.
 
 use hypha_proofs::Rules;
+use hypha_proofs::cpu::SEGMENT_STEPS;
 use serde_json::{Value, json};
 
 use super::{Card, Disk, DiskClass, Machine};
@@ -36,12 +37,16 @@ impl Machine {
         }
         let can = self.provable(rules);
         text + &format!(
-            "\nWith what is free now, a pulse can prove: {} threads, {} of memory, {} of SSD, {} of \
-             other disks.\nThe line's speed is measured by peers.\n",
-            can.threads,
+            "\nWith what is free now, a pulse can prove: {} units on {} threads, {} of memory, {} of SSD, {} of \
+             other disks.\nA unit, which is claimed as a core, is {} million hashes one after the other within \
+             {} s.\nThe line's speed is measured by peers.\n",
+            can.units,
+            self.processors.usable(),
             size(u64::from(can.mem_mib) << 20),
             size(can.ssd_mib << 20),
             size(can.hdd_mib << 20),
+            rules.segments * u64::from(SEGMENT_STEPS) / 1_000_000,
+            rules.commit_ns / 1_000_000_000,
         )
     }
 
@@ -64,12 +69,15 @@ impl Machine {
                 "{:.0} ns alone, {:.0} ns with {} at once",
                 speed.hash_ns, speed.hash_ns_slowest, speed.threads
             );
-            let chain = rules.segments as f64 * 1000.0 * speed.hash_ns_slowest / 1e9;
-            let usable = it.usable();
-            let fit = speed.threads_in_time(rules, usable);
             rows.push(row("SHA-256 chain", both, "measured, per hash"));
-            let time = format!("{chain:.2} s of {} s", rules.commit_ns / 1_000_000_000);
-            rows.push(row("a pulse's chain", time, format!("{fit} of {usable} threads in time")));
+            let chains = rules.segments as f64 * f64::from(SEGMENT_STEPS) / 1e9;
+            let time = format!(
+                "{:.2} s alone, a unit each {:.2} s together",
+                chains * speed.hash_ns,
+                chains * speed.hash_ns_together
+            );
+            let units = format!("{} units in time", speed.units(rules));
+            rows.push(row("a pulse's chain", time, units));
             let filler = format!("{}/s", size(speed.filler_per_s));
             rows.push(row("filler", filler, "measured, one thread, four layers"));
         }
@@ -116,7 +124,7 @@ impl Machine {
                 "mtu": card.mtu, "up": card.up, "device": card.device})).collect::<Vec<_>>(),
             "host": {"hypervisor": processors.hypervisor, "product": self.product},
             "speed": speed,
-            "provable": {"threads": can.threads, "mem_mib": can.mem_mib, "ssd_mib": can.ssd_mib,
+            "provable": {"units": can.units, "threads": processors.usable(), "mem_mib": can.mem_mib, "ssd_mib": can.ssd_mib,
                 "hdd_mib": can.hdd_mib, "mbps": can.mbps},
         })
     }

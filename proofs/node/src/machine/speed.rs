@@ -5,7 +5,7 @@ use std::thread;
 
 use hypha_chain::B256;
 use hypha_proofs::Rules;
-use hypha_proofs::cpu::{ChainRun, SEGMENT_STEPS};
+use hypha_proofs::cpu::{self, ChainRun, Pace, SEGMENT_STEPS};
 use hypha_proofs::label::{FILLER_LAYERS, Fill, LABEL_BYTES, TABLE_LAYERS};
 use hypha_proofs::ram::{Table, WalkRun};
 
@@ -13,14 +13,17 @@ use crate::clock::monotonic_ns;
 
 /// How long each thing is measured.
 const TIME_NS: u64 = 400_000_000;
+/// How long all threads are measured together: about as long as a pulse keeps them busy, since many
+/// processors are faster in their first moments.
+const TOGETHER_NS: u64 = 3_000_000_000;
+/// Segments of the chains that are measured, so that their trees are measured too.
+const SEGMENTS: u64 = 40;
 /// Labels of the extent that is begun: enough that the processor's caches don't hold it.
 const FILL_LABELS: u64 = 1 << 20;
 /// The table that is walked over is at most as large.
 const TABLE_BYTES: u64 = 256 << 20;
 /// Threads that are measured at the same time at most.
 const THREADS_MAX: u16 = 256;
-/// Of the time that a pulse allows, this part is counted on: the rest is for trees and the line.
-const SHARE_OF_TIME: (u64, u64) = (4, 5);
 
 /// What was measured of the processors.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,8 +51,8 @@ impl Speed {
     #[must_use]
     pub fn measure(threads: u16, memory: u64) -> Self {
         let threads = threads.clamp(1, THREADS_MAX);
-        let alone = hashes(1);
-        let all = if threads == 1 { alone.clone() } else { hashes(threads) };
+        let alone = hashes(1, TIME_NS);
+        let all = if threads == 1 { alone.clone() } else { hashes(threads, TOGETHER_NS) };
         let slowest = all.iter().copied().fold(0.0, f64::max);
         let together: f64 = all.iter().map(|ns| 1.0 / ns).sum();
         let walk_bytes = TABLE_BYTES.min(memory / 8) / LABEL_BYTES as u64 * LABEL_BYTES as u64;
@@ -65,18 +68,12 @@ impl Speed {
         }
     }
 
-    /// How many of the threads end their chains in time if all of `claimed` compute at once.
+    /// How many units it should claim: chains that all threads together end well in time, with a walk over
+    /// memory beside them ([`cpu::units`]). Threads that share a core are worth what they do together.
     #[must_use]
-    pub fn threads_in_time(&self, rules: &Rules, claimed: u16) -> u16 {
-        let hashes = rules.segments as f64 * f64::from(SEGMENT_STEPS);
-        let (part, whole) = SHARE_OF_TIME;
-        let time_ns = (rules.commit_ns / whole * part) as f64;
-        if hashes * self.hash_ns_slowest <= time_ns {
-            return claimed;
-        }
-        // More threads than silicon: what all do together is shared among fewer.
-        let fits = time_ns / (hashes * self.hash_ns_together);
-        claimed.min(fits as u16)
+    pub fn units(&self, rules: &Rules) -> u16 {
+        let (threads, alone_ns, together_ns) = (self.threads, self.hash_ns, self.hash_ns_together);
+        cpu::units(rules, &Pace { threads, alone_ns, together_ns }, self.walk_time_ns(rules))
     }
 
     /// How long the walk of a pulse takes over a table like the measured one, in nanoseconds.
@@ -87,16 +84,15 @@ impl Speed {
 }
 
 /// Nanoseconds per hash of so many chains that are computed at the same time.
-fn hashes(threads: u16) -> Vec<f64> {
+fn hashes(threads: u16, time_ns: u64) -> Vec<f64> {
     let barrier = Barrier::new(usize::from(threads));
     let one = |thread: u16| {
-        let mut run = ChainRun::new(B256::repeat_byte(1), thread, u64::MAX / 2);
         barrier.wait();
         let start = monotonic_ns();
         let mut segments = 0;
-        while monotonic_ns() - start < TIME_NS {
-            run.advance(20);
-            segments += 20;
+        while monotonic_ns() - start < time_ns {
+            ChainRun::new(B256::repeat_byte(1), thread, SEGMENTS).advance(SEGMENTS);
+            segments += SEGMENTS;
         }
         (monotonic_ns() - start) as f64 / (segments * u64::from(SEGMENT_STEPS)) as f64
     };
@@ -138,31 +134,37 @@ fn walk(bytes: u64) -> f64 {
 mod tests {
     use super::*;
 
-    fn speed(slowest: f64, together: f64) -> Speed {
+    fn speed(threads: u16, alone: f64, together: f64) -> Speed {
         Speed {
-            threads: 4,
-            hash_ns: 60.0,
-            hash_ns_slowest: slowest,
+            threads,
+            hash_ns: alone,
+            hash_ns_slowest: together * f64::from(threads),
             hash_ns_together: together,
             filler_per_s: 1,
             table_per_s: 1,
-            walk_ns: 500.0,
+            walk_ns: 250.0,
             walk_bytes: 1,
         }
     }
 
     #[test]
-    fn threads_that_are_too_slow_together_are_not_claimed() {
+    fn units_are_what_all_threads_do_together_and_not_how_many_they_are() {
         let rules = Rules::STANDARD;
-        // 25 million hashes at 100 ns are 2.5 s of the 4 s that are counted on.
-        assert_eq!(speed(100.0, 25.0).threads_in_time(&rules, 4), 4);
-        // At 320 ns they are 8 s; all four together do 12.5 hashes in a microsecond: two chains.
-        assert_eq!(speed(320.0, 80.0).threads_in_time(&rules, 4), 2);
-        assert_eq!(speed(10_000.0, 10_000.0).threads_in_time(&rules, 4), 0);
+        // 3.6 s of four threads, less a walk of 1.05 s on one of them: 13.35 s. A chain takes 2.5 s at 100 ns.
+        assert_eq!(speed(4, 100.0, 25.0).units(&rules), 5);
+        assert_eq!(speed(4, 59.0, 14.75).units(&rules), 9);
+        // Eight threads on the same four cores, which do a quarter more.
+        assert_eq!(speed(8, 59.0, 11.8).units(&rules), 11);
+        // Two cores that four threads pose as.
+        assert_eq!(speed(4, 100.0, 50.0).units(&rules), 2);
+        assert_eq!(speed(2, 100.0, 50.0).units(&rules), 2);
+        assert_eq!(speed(512, 59.0, 0.1).units(&rules), 256, "more than an answer can have");
+        // A chain that takes 4.25 s alone does not count in full, on however many cores.
+        assert_eq!(speed(64, 170.0, 3.0).units(&rules), 0);
     }
 
     #[test]
-    fn a_walk_of_two_million_steps_takes_as_long_as_they_do() {
-        assert_eq!(speed(1.0, 1.0).walk_time_ns(&Rules::STANDARD) / 1_000_000, 1048);
+    fn a_walk_of_four_million_steps_takes_as_long_as_they_do() {
+        assert_eq!(speed(1, 1.0, 1.0).walk_time_ns(&Rules::STANDARD) / 1_000_000, 1048);
     }
 }
