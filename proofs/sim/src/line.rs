@@ -41,8 +41,8 @@ pub enum Conduct {
     /// The challengers begin one after the other, each with the whole line for itself; it claims four
     /// times the line.
     OneByOne,
-    /// So many of the ten are its friends; of the others only as many begin as are needed for more than
-    /// half. It claims eight times the line.
+    /// So many of the ten are its friends. If these are more than are left out, of the others only as many
+    /// begin as are needed for more than half. It claims eight times the line.
     Friends(usize),
     /// Honest, and so many of the ten say nothing.
     Denied(usize),
@@ -131,7 +131,9 @@ impl Bench {
         match conduct {
             Conduct::Friends(count) => {
                 bench.friends = challengers.iter().take(count).copied().collect();
-                bench.held.truncate(challengers.len() / 2 + 1);
+                if count > 3 {
+                    bench.held.truncate(challengers.len() / 2 + 1);
+                }
                 bench.hurries = true;
             }
             Conduct::Denied(count) => bench.held.truncate(challengers.len().saturating_sub(count)),
@@ -330,20 +332,21 @@ mod tests {
     }
 
     #[test]
-    fn each_friend_among_the_challengers_is_a_burst_that_needs_no_line() {
+    fn friends_among_the_challengers_gain_what_they_say_to_have_sent_up_to_three() {
         for friends in 1..=5 {
             let measured = of(Conduct::Friends(friends));
-            // Six of ten must confirm: what the others of these bring is taken for all six.
-            let most = 6.0 / (6 - friends) as f64;
+            let others = (10 - friends) as f64;
+            // Six of ten must confirm, and the three shortest waits are left out.
+            let most = (10.0 / others).max(3.0 / (6 - friends) as f64 * 10.0 / 7.0);
             assert!((0.85 * most..=most).contains(&measured), "{friends}: {measured} of {most}");
         }
     }
 
     #[test]
-    fn who_of_ten_says_nothing_costs_a_tenth_up_to_four() {
+    fn who_of_ten_says_nothing_costs_a_seventh_up_to_four() {
         for count in 1..=4 {
             let denied = of(Conduct::Denied(count));
-            let left = 1.0 - count as f64 / 10.0;
+            let left = 1.0 - count as f64 / 7.0;
             assert!((0.85 * left..=1.0).contains(&denied), "{count}: {denied}");
         }
         assert!(of(Conduct::Denied(5)).abs() < f64::EPSILON, "not more than half");

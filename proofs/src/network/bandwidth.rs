@@ -6,7 +6,10 @@
 //!
 //! What is proven follows from this: all bursts whose challengers waited for the receipt no longer than
 //! `t` came within `t`, whenever the node had them begin. So their bytes by `t` are no more than the line
-//! brings, for each `t`; the largest of these figures counts, over the `t` of more than half.
+//! brings, for each `t`. Friends of the node among the challengers need not send at all, so the shortest
+//! waits are left out, of ten three, and what the others bring stands for them; the largest of these figures
+//! counts, over the `t` of more than half. `k` friends of ten make it `10 / (10 - k)` of the line, up to
+//! three, and no less could be: what they say to have sent is a tenth of all each.
 
 use std::collections::BTreeMap;
 
@@ -27,6 +30,9 @@ pub const BURST_NS: u64 = 3_000_000_000;
 const RECEIPT_NS: u64 = BURST_NS - BURST_NS / 12;
 /// How long a burst takes on the claimed line, in milliseconds.
 const BURST_MS: u64 = 500;
+/// Of those who were drawn, the part whose waits are left out, the shortest ones: as many friends of a node
+/// gain no more than what they say to have sent.
+const LEFT_OUT: (usize, usize) = (3, 10);
 /// The fewest bytes of a burst: less is all round trip.
 const BURST_BYTES_MIN: u64 = 16 * 1024;
 
@@ -50,10 +56,15 @@ pub fn mbps(lines: &[&BandwidthVerdict], drawn: usize, claimed_mbps: u32) -> Opt
     let mut agreed = receipts.into_values().find(|lines| lines.len() * 2 > drawn)?;
     agreed.sort_by_key(|line| line.micros);
     let most = burst_bytes(claimed_mbps, drawn) as u64;
+    let left_out = drawn * LEFT_OUT.0 / LEFT_OUT.1;
+    let stand_for = (drawn as u64, (drawn - left_out).max(1) as u64);
     let mut bytes = 0;
     let figures = (1..).zip(agreed).map(|(count, line)| {
-        bytes += u64::from(line.bytesLen).min(most);
-        if count * 2 > drawn { bytes * 8 / u64::from(line.micros.max(1)) } else { 0 }
+        if count > left_out {
+            bytes += u64::from(line.bytesLen).min(most);
+        }
+        let all = bytes * stand_for.0 / stand_for.1;
+        if count * 2 > drawn { all * 8 / u64::from(line.micros.max(1)) } else { 0 }
     });
     figures.max().map(|mbps| u32::try_from(mbps).unwrap_or(u32::MAX))
 }
@@ -241,7 +252,8 @@ mod tests {
     #[test]
     fn ten_bursts_of_a_tenth_of_the_line_are_the_line() {
         assert_eq!(measured(&[500_000; 10]), Some(100));
-        assert_eq!(measured(&[500_000; 6]), Some(60));
+        // Four say nothing: three of the six stand for three others, and four are missing.
+        assert_eq!(measured(&[500_000; 6]), Some(42));
         assert_eq!(measured(&[500_000; 5]), None, "not more than half");
         assert_eq!(measured(&[]), None);
     }
@@ -256,9 +268,25 @@ mod tests {
     }
 
     #[test]
+    fn friends_gain_no_more_than_what_they_say_to_have_sent() {
+        // The others' bursts share a line of 100 Mbit/s: 50 ms each.
+        let friends = |count: usize| {
+            let shared = vec![(10 - count as u32) * 50_000; 10 - count];
+            measured(&[vec![1; count], shared].concat())
+        };
+        assert_eq!([1, 2, 3].map(friends), [Some(111), Some(125), Some(142)]);
+        // Nor with fewer of the others.
+        let of_six = |friends: usize| {
+            let shared = vec![(6 - friends as u32) * 50_000; 6 - friends];
+            measured(&[vec![1; friends], shared].concat())
+        };
+        assert_eq!([1, 2, 3].map(of_six), [Some(85), Some(107), Some(142)]);
+    }
+
+    #[test]
     fn two_liars_of_ten_change_little() {
         let with = |lie: u32| [vec![500_000; 8], vec![lie; 2]].concat();
-        assert_eq!(measured(&with(u32::MAX)), Some(80));
+        assert_eq!(measured(&with(u32::MAX)), Some(71));
         assert_eq!(measured(&with(1)), Some(100));
     }
 
@@ -266,7 +294,7 @@ mod tests {
     fn only_those_count_who_confirm_one_receipt() {
         let lines: Vec<BandwidthVerdict> =
             (0..10).map(|number| line(u8::from(number < 4), 500_000)).collect();
-        assert_eq!(mbps(&lines.iter().collect::<Vec<_>>(), 10, 100), Some(60));
+        assert_eq!(mbps(&lines.iter().collect::<Vec<_>>(), 10, 100), Some(42));
         let halves: Vec<BandwidthVerdict> =
             (0..10).map(|number| line(u8::from(number < 5), 500_000)).collect();
         assert_eq!(mbps(&halves.iter().collect::<Vec<_>>(), 10, 100), None);

@@ -355,7 +355,7 @@ fn lines_count_once_they_are_measured_and_halve_when_they_fail() {
         seen.push(data.verdicts[3].caps.mbps);
         ledger = data.ledger;
     }
-    assert_eq!(seen, [100, 50, 60, 30]);
+    assert_eq!(seen, [100, 50, 42, 21]);
 }
 
 /// Large or small.
