@@ -30,6 +30,8 @@ use crate::world::{START_SECS, settings};
 const NODE: u32 = 1;
 /// All nodes: ten of the others are drawn.
 const NODES: u32 = 16;
+/// The shortest waits that the ledger leaves out, of ten.
+const LEFT_OUT: usize = 3;
 /// What the line brings, in Mbit/s.
 const LINE_MBPS: u32 = 100;
 
@@ -42,7 +44,7 @@ pub enum Conduct {
     /// times the line.
     OneByOne,
     /// So many of the ten are its friends. If these are more than are left out, of the others only as many
-    /// begin as are needed for more than half. It claims eight times the line.
+    /// begin as are needed for more than half. It claims three times the line, or eight times.
     Friends(usize),
     /// Honest, and so many of the ten say nothing.
     Denied(usize),
@@ -100,7 +102,13 @@ impl Conduct {
             * match self {
                 Self::Plain(times) => *times,
                 Self::OneByOne => 4,
-                Self::Friends(_) => 8,
+                Self::Friends(count) => {
+                    if *count > LEFT_OUT {
+                        8
+                    } else {
+                        3
+                    }
+                }
                 Self::Denied(_) => 1,
             }
     }
@@ -131,7 +139,7 @@ impl Bench {
         match conduct {
             Conduct::Friends(count) => {
                 bench.friends = challengers.iter().take(count).copied().collect();
-                if count > 3 {
+                if count > LEFT_OUT {
                     bench.held.truncate(challengers.len() / 2 + 1);
                 }
                 bench.hurries = true;
