@@ -231,9 +231,10 @@ fn new_capacity_comes_to_count_over_seven_days_and_goes_as_fast() {
 fn disks(hours: &[(u64, u16)]) -> Vec<u128> {
     let disk = |(disk, draws): (u64, u16)| {
         move |node, pulse: &Pulse| {
-            let (diskMiB, fillerDraws) = if node == 12 { (disk, draws) } else { (1 << 20, 64) };
-            let of_disk = PulseVerdict { memMiB: 0, ..found(node, pulse, 0) };
-            (diskMiB > 0).then_some(PulseVerdict { diskMiB, fillerDraws, ..of_disk })
+            let mut verdict = PulseVerdict { memMiB: 0, ..found(node, pulse, 0) };
+            (verdict.diskMiB, verdict.fillerDraws) =
+                if node == 12 { (disk, draws) } else { (1 << 20, 64) };
+            (verdict.diskMiB > 0).then_some(verdict)
         }
     };
     let claimed = |mut it: Member| {

@@ -2,6 +2,7 @@
 
 use hypha_chain::keccak256;
 use hypha_chain::key::Key;
+use hypha_proofs::Rules;
 use hypha_proofs::verifier::{Fault, Refusal, Verifier, witness_of};
 use hypha_proofs::wire::{Opening, SignedCommitment, WireError};
 
@@ -70,6 +71,29 @@ fn what_comes_after_its_deadline_is_a_missed_pulse() {
     let opening = answer.open(&draw, &key()).unwrap().encode();
     assert_eq!(verifier.on_opening(&opening, 12 * SECOND + 5), Err(Refusal::Late(5)));
     assert_eq!(verifier.on_time(12 * SECOND + 5).unwrap().faults, [Fault::Missed]);
+}
+
+#[test]
+fn timed_work_counts_less_in_the_last_fifth_of_the_time_and_disks_do_not() {
+    let node = Node::honest(7);
+    let answer = node.answer(&challenge(1));
+    let (commitment, draw) = (answer.commitment(&key()).encode(), keccak256("draw"));
+    let opening = answer.open(&draw, &key()).unwrap().encode();
+    let proven = |took_ns: u64| {
+        let mut verifier = Verifier::new(RULES, node.claim(), challenge(1), SECOND);
+        verifier.on_commitment(&commitment, SECOND + took_ns, draw).unwrap();
+        let outcome = verifier.on_opening(&opening, SECOND + took_ns).unwrap();
+        assert_eq!(outcome.faults, []);
+        (outcome.verdict.threads, outcome.verdict.diskMiB)
+    };
+    let disk = proven(0).1;
+    for (took_ms, threads) in [(0, 4), (4000, 4), (4100, 4), (4300, 3), (4500, 2), (4999, 1)] {
+        assert_eq!(proven(took_ms * 1_000_000), (threads, disk), "{took_ms} ms");
+    }
+    assert_eq!(proven(5 * SECOND), (0, disk));
+    let memory = [4000, 4001, 4250, 4999, 5000, 9000];
+    let memory = memory.map(|took_ms| Rules::STANDARD.timely(took_ms * 1_000_000, 1 << 20));
+    assert_eq!(memory, [1 << 20, 1_047_528, 786_432, 1049, 0, 0]);
 }
 
 #[test]
