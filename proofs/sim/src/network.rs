@@ -302,8 +302,9 @@ impl<'a> Running<'a> {
         }
         let is_filler = rng.bool();
         let claimed = members_claim(&self.nodes, node);
-        // Who is to make a part again of what is not there takes another time, or another node.
-        if if is_filler { claimed.hdd_mib == 0 } else { claimed.mem_mib == 0 } {
+        let is_there = if is_filler { claimed.hdd_mib > 0 } else { claimed.mem_mib > 0 };
+        // Otherwise another time, or another node.
+        if !is_there {
             return;
         }
         *due = epoch + 24;
