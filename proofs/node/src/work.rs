@@ -1,10 +1,10 @@
-//! One pulse's work on this machine: a thread for each chain, one for the walk, one for the disks, all at
-//! the same time; then the commitment, and openings for as long as witnesses ask.
+//! One pulse's work on this machine: chains side by side on all processors, a thread for the walk and one for
+//! the disks, all at the same time; then the commitment, and openings for as long as witnesses ask.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -125,13 +125,11 @@ fn answer(task: &Task, draws: &Receiver<Draw>, tell: &impl Fn(Outcome)) -> Resul
     let Work { chains, walk, .. } = prover.begin(&task.challenge)?;
     let until = task.began_ns.saturating_add(task.rules.commit_ns);
     let done = thread::scope(|scope| {
-        let chains: Vec<_> =
-            chains.into_iter().map(|run| scope.spawn(move || chain(run, until))).collect();
+        let chains = scope.spawn(move || take_chains(chains, until));
         let walk = walk.zip(table);
         let walk = walk.map(|(run, table)| scope.spawn(move || take_walk(run, table, until)));
         let disk = scope.spawn(|| task.disk(&pulse));
-        let chains = chains.into_iter().map(|it| it.join().map_err(|_| WorkError::Thread)?);
-        let chains: Vec<ChainRun> = chains.collect::<Result<_, _>>()?;
+        let chains = chains.join().map_err(|_| WorkError::Thread)??;
         let walk = walk.map(|it| it.join().map_err(|_| WorkError::Thread)?).transpose()?;
         let disk = disk.join().map_err(|_| WorkError::Thread)?;
         Ok::<_, WorkError>((chains, walk, disk))
@@ -171,13 +169,43 @@ fn open(task: &Task, answer: &Answer<'_>, draws: &Receiver<Draw>, tell: &impl Fn
     }
 }
 
-fn chain(mut run: ChainRun, until_ns: u64) -> Result<ChainRun, WorkError> {
-    while run.advance(SEGMENTS) > 0 {
-        if monotonic_ns() >= until_ns {
-            return Err(WorkError::Late);
+/// Computes chains side by side, on as many threads as there are processors: it is always the one with most
+/// left that goes on, so all end at about the same time, however many there are.
+fn take_chains(runs: Vec<ChainRun>, until_ns: u64) -> Result<Vec<ChainRun>, WorkError> {
+    let count = runs.len();
+    let mut done: Vec<Option<ChainRun>> = runs.into_iter().map(Some).collect();
+    // What is left of each that nobody computes, and which it is.
+    let waiting: BinaryHeap<(u64, usize)> = (0..count).map(|number| (u64::MAX, number)).collect();
+    let shared = Mutex::new((waiting, &mut done));
+    let go_on = || {
+        let lock = || shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let take = || {
+            let mut kept = lock();
+            let (_, number) = kept.0.pop()?;
+            Some((number, kept.1.get_mut(number)?.take()?))
+        };
+        while let Some((number, mut run)) = take() {
+            let left = run.advance(SEGMENTS);
+            let mut kept = lock();
+            if let Some(place) = kept.1.get_mut(number) {
+                *place = Some(run);
+            }
+            if left > 0 {
+                if monotonic_ns() >= until_ns {
+                    return Err(WorkError::Late);
+                }
+                kept.0.push((left, number));
+            }
         }
-    }
-    Ok(run)
+        Ok(())
+    };
+    let processors = thread::available_parallelism().map_or(count, usize::from);
+    thread::scope(|scope| {
+        let go_on = &go_on;
+        let all: Vec<_> = (0..processors.min(count)).map(|_| scope.spawn(go_on)).collect();
+        all.into_iter().try_for_each(|it| it.join().map_err(|_| WorkError::Thread)?)
+    })?;
+    done.into_iter().collect::<Option<_>>().ok_or(WorkError::Thread)
 }
 
 fn take_walk(mut run: WalkRun, table: &Table, until_ns: u64) -> Result<WalkRun, WorkError> {

@@ -72,6 +72,9 @@ impl Faults {
 pub struct Seen {
     /// It has a verdict at all.
     pub spoke: bool,
+    /// How long it waited for the commitment, in nanoseconds: what that leaves of an amount,
+    /// `Rules::timely` says.
+    pub took_ns: u64,
     /// The processors are proven.
     pub cpu: bool,
     /// The memory is.
@@ -125,14 +128,15 @@ impl Record {
     }
 }
 
-/// Plays `count` pulses of a strategy. The same arguments give the same record.
+/// Plays `count` pulses of a strategy. The same arguments give the same record; and with one seed, pulses of
+/// different strategies meet with the same lines and delays, so that a difference between them is theirs.
 #[must_use]
 pub fn play(strategy: Strategy, faults: &Faults, count: u64, seed: u64) -> Record {
     let player = Player::new(strategy, 1, seed);
     let identities = strategy.identities() as usize;
-    let mut rng = Rng::with_seed(seed ^ 0x61_7265_6e61);
     let mut pulses = vec![Vec::with_capacity(count as usize); identities];
     for number in 1..=count {
+        let mut rng = chance(seed, number, 0);
         let slow = rng.u32(..1000) < faults.slow;
         let line = if slow { Line::SLOW } else { Line::USUAL };
         let down = rng.u32(..10_000) < faults.down;
@@ -142,10 +146,16 @@ pub fn play(strategy: Strategy, faults: &Faults, count: u64, seed: u64) -> Recor
         }
         let heard_ns = rng.u64(..faults.hears_ns.max(1));
         for (of, played) in pulses.iter_mut().zip(player.play(number)) {
-            of.push(watch(&player, &played, (heard_ns, &line, faults), number, &mut rng));
+            of.push(watch(&player, &played, (heard_ns, &line, faults), number, seed));
         }
     }
     Record { strategy, pulses }
+}
+
+/// What happens in a pulse to all of it (0) or at one witness (from 1 on).
+fn chance(seed: u64, pulse: u64, place: u64) -> Rng {
+    let word = keccak256([seed, pulse, place].map(u64::to_be_bytes).concat());
+    Rng::with_seed(u64::from_be_bytes(word.first_chunk().copied().unwrap_or_default()))
 }
 
 /// A pulse through all its witnesses.
@@ -154,7 +164,7 @@ fn watch(
     played: &Played<'_>,
     (heard_ns, line, faults): (u64, &Line, &Faults),
     number: u64,
-    rng: &mut Rng,
+    seed: u64,
 ) -> Pulse {
     let mut pulse = Pulse::default();
     let Some(reply) = &played.reply else { return pulse };
@@ -163,6 +173,7 @@ fn watch(
     // Openings share the line: the last one waits for all.
     let opening_ns = OPENING_BYTES * WITNESSES as u64 * SECOND / line.bytes_per_sec;
     for (index, seen) in pulse.seen.iter_mut().enumerate() {
+        let rng = &mut chance(seed, number, index as u64 + 1);
         let began_ns = rng.u64(..faults.hears_ns.max(1));
         let mut verifier = Verifier::new(RULES, claim, player.challenge(number), began_ns);
         let draw: B256 =
@@ -179,15 +190,16 @@ fn watch(
         let Some((opened, opening)) = opened.zip(reply.open(&draw)) else { continue };
         let Ok(outcome) = verifier.on_opening(&opening.encode(), opened) else { continue };
         pulse.evidence += u32::from(!outcome.evidence.is_empty());
-        *seen = seen_of(&outcome);
+        *seen = seen_of(&outcome, at.saturating_sub(began_ns));
     }
     pulse
 }
 
-fn seen_of(outcome: &Outcome) -> Seen {
+fn seen_of(outcome: &Outcome, took_ns: u64) -> Seen {
     let verdict = &outcome.verdict;
     Seen {
         spoke: true,
+        took_ns,
         cpu: verdict.threads > 0,
         mem: verdict.memMiB > 0,
         disk: verdict.diskMiB > 0 || verdict.fillerDraws > 0,

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use fastrand::Rng;
 use hypha_chain::key::Signature;
-use hypha_chain::{Address, B256, U256, keccak256};
+use hypha_chain::{Address, B256, keccak256};
 use hypha_proofs::Rules;
 use hypha_proofs::network::ledger::{CloseError, Closing, Ledger, Terms, Weights};
 use hypha_proofs::network::pool::Pool;
@@ -19,7 +19,7 @@ use hypha_proofs::network::witness::{Duty, WITNESSES, drawn};
 use hypha_proofs::verifier::PulseVerdict;
 
 use crate::arena::{self, Record, Seen};
-use crate::machine::Claims;
+use crate::machine::{Claims, RULES};
 use crate::strategy::Strategy;
 
 /// The first second of epoch 0.
@@ -28,8 +28,9 @@ const START_SECS: u64 = 1_800_000_000;
 pub const TOKEN: u128 = 1_000_000_000_000_000_000;
 /// What `hypha chain init` gives out in an hour, of a thousand million tokens.
 pub const EMISSION: u128 = 10_000 * TOKEN;
-/// What a node of the simulation claims of each resource.
-const CAPS: Caps = Caps { cores: 16, mem_mib: 64 << 10, ssd_mib: 0, hdd_mib: 4 << 20, mbps: 0 };
+/// What a node of the simulation claims of memory and disks.
+const MEM_MIB: u32 = 64 << 10;
+const HDD_MIB: u64 = 4 << 20;
 /// Threads that make statements; more change nothing but time.
 const WORKERS: usize = 2;
 
@@ -62,7 +63,7 @@ pub struct Network<'a> {
     pub groups: Vec<Group<'a>>,
     /// Hours.
     pub epochs: u32,
-    /// Of these, the last so many are counted: capacity ramps for seven days.
+    /// Of these, the last so many are counted.
     pub counted: u32,
 }
 
@@ -114,7 +115,7 @@ struct Node {
     box_number: u32,
     identity: u32,
     slashed: bool,
-    claims: Claims,
+    claimed: Caps,
 }
 
 struct Running<'a> {
@@ -192,17 +193,19 @@ impl<'a> Running<'a> {
         let (mut nodes, mut members) = (Vec::new(), Vec::new());
         let mut farm = 0;
         for (index, group) in network.groups.iter().enumerate() {
-            let (claims, identities) = match group.conduct {
-                Conduct::Seen(record) => (record.strategy.claims(), record.strategy.identities()),
-                _ => (Claims::ALL, 1),
+            let (strategy, identities) = match group.conduct {
+                Conduct::Seen(record) => (record.strategy, record.strategy.identities()),
+                _ => (Strategy::Honest(Claims::ALL), 1),
             };
+            let claimed = claimed(&strategy);
             for box_number in 0..group.boxes {
                 // A farm for each box: what a box earns is its farm's.
                 farm += 1;
                 for identity in 0..identities {
                     let node = nodes.len() as u32 + 1;
-                    members.push(member(node, farm, claims));
-                    nodes.push(Node { group: index, box_number, identity, slashed: false, claims });
+                    members.push(member(node, farm, claimed));
+                    let group = index;
+                    nodes.push(Node { group, box_number, identity, slashed: false, claimed });
                 }
             }
         }
@@ -297,8 +300,14 @@ impl<'a> Running<'a> {
         if epoch < *due || rng.usize(..WITNESSES) > 0 {
             return;
         }
-        *due = epoch + 24;
         let is_filler = rng.bool();
+        let claimed = members_claim(&self.nodes, node);
+        let is_there = if is_filler { claimed.hdd_mib > 0 } else { claimed.mem_mib > 0 };
+        // Otherwise another time, or another node.
+        if !is_there {
+            return;
+        }
+        *due = epoch + 24;
         if is_filler && self.node(node).is_some_and(|(node, group)| has_false_filler(node, group)) {
             self.found_false.insert(node);
         }
@@ -329,7 +338,7 @@ impl<'a> Running<'a> {
         let Some(node) = self.nodes.get_mut(number.wrapping_sub(1) as usize) else { return };
         node.slashed = true;
         if let Some(lost) = self.lost.get_mut(node.group) {
-            *lost += stake(node.claims);
+            *lost += stake(&node.claimed);
         }
     }
 
@@ -361,7 +370,7 @@ impl<'a> Running<'a> {
                     boxes: group.boxes,
                     earned: sum as f64 / TOKEN as f64 / boxes / days,
                     lost: self.lost.get(index).copied().unwrap_or_default() / boxes,
-                    stake: of_group.map(|node| stake(node.claims)).sum::<f64>() / boxes,
+                    stake: of_group.map(|node| stake(&node.claimed)).sum::<f64>() / boxes,
                     answered: answered as f64 / all.max(1) as f64,
                 }
             })
@@ -371,7 +380,8 @@ impl<'a> Running<'a> {
 
 /// Nobody here forges signatures, so nobody makes any.
 const UNSIGNED: Signature = Signature { r: B256::ZERO, s: B256::ZERO, y_is_odd: false };
-const ALL_OF_IT: Seen = Seen { spoke: true, cpu: true, mem: true, disk: true, filler: 64 };
+const ALL_OF_IT: Seen =
+    Seen { spoke: true, took_ns: 0, cpu: true, mem: true, disk: true, filler: 64 };
 
 /// One of the pulses that were seen of a strategy, for all identities of a box the same one.
 fn drawn_of(record: &Record, node: &Node, fate: u64) -> Option<arena::Pulse> {
@@ -393,11 +403,13 @@ fn has_false_filler(node: &Node, group: &Group<'_>) -> bool {
 
 fn statement(witness: u32, member: &Member, pulse: &Pulse, seen: &Seen) -> Statement {
     let caps = &member.claimed;
+    // What a verifier says of a machine that is as large as what is claimed.
+    let timely = |amount: u32| RULES.timely(seen.took_ns, amount.into()) as u32;
     let verdict = PulseVerdict {
         node: member.node,
         pulse: pulse.challenge.pulse,
-        threads: if seen.cpu { caps.cores } else { 0 },
-        memMiB: if seen.mem { caps.mem_mib } else { 0 },
+        threads: if seen.cpu { timely(caps.cores.into()) as u16 } else { 0 },
+        memMiB: if seen.mem { timely(caps.mem_mib) } else { 0 },
         diskMiB: if seen.disk { caps.hdd_mib } else { 0 },
         fillerDraws: if seen.disk { seen.filler } else { 0 },
     };
@@ -425,29 +437,34 @@ fn rounds(seed: u64, epoch: u32) -> impl Iterator<Item = Round> {
     })
 }
 
-fn claimed(claims: Claims) -> Caps {
+fn claimed(strategy: &Strategy) -> Caps {
+    let claims = strategy.claims();
     Caps {
-        cores: if claims.cpu { CAPS.cores } else { 0 },
-        mem_mib: if claims.mem { CAPS.mem_mib } else { 0 },
-        hdd_mib: if claims.disk { CAPS.hdd_mib } else { 0 },
+        cores: strategy.units(),
+        mem_mib: if claims.mem { MEM_MIB } else { 0 },
+        hdd_mib: if claims.disk { HDD_MIB } else { 0 },
         ..Caps::default()
     }
 }
 
-/// The default stake of a node with such claims, in tokens.
-fn stake(claims: Claims) -> f64 {
-    u128::try_from(claimed(claims).stake()).unwrap_or(u128::MAX) as f64 / TOKEN as f64
+fn members_claim(nodes: &[Node], number: u32) -> Caps {
+    nodes.get(number.wrapping_sub(1) as usize).map(|node| node.claimed).unwrap_or_default()
 }
 
-fn member(node: u32, farm: u32, claims: Claims) -> Member {
+/// The default stake of a node with such claims, in tokens.
+fn stake(claimed: &Caps) -> f64 {
+    u128::try_from(claimed.stake()).unwrap_or(u128::MAX) as f64 / TOKEN as f64
+}
+
+fn member(node: u32, farm: u32, claimed: Caps) -> Member {
     let [_, a, b, c] = farm.to_be_bytes();
     Member {
         node,
         farm,
         signer: Address::from_word(keccak256(node.to_be_bytes())),
-        stake: U256::from(claimed(claims).stake()),
+        stake: claimed.stake(),
         since_secs: START_SECS,
-        claimed: claimed(claims),
+        claimed,
         reserved: Caps::default(),
         plot: None,
         salt: None,

@@ -43,9 +43,10 @@ impl Row {
     /// Whether this pays more than to be honest: more than a hundredth, after what is lost.
     #[must_use]
     pub fn pays(&self) -> bool {
-        let honest = matches!(self.strategy, Strategy::Honest(_) | Strategy::LostSector);
         let nets = self.earned > self.lost;
-        !honest && nets && self.income.map_or(self.of_claim > 0.01, |income| income > 1.01)
+        !self.strategy.is_honest()
+            && nets
+            && self.income.map_or(self.of_claim > 0.01, |income| income > 1.01)
     }
 }
 
@@ -61,7 +62,7 @@ pub fn rows_of(records: &[Record], incomes: &[Income], days: f64) -> Vec<Row> {
     let both = records.iter().zip(incomes);
     both.map(|(record, income)| {
         let strategy = record.strategy;
-        let honest = incomes.get(honest_like(strategy.claims())).map_or(0.0, |it| it.earned);
+        let honest = incomes.get(honest_like(records, &strategy)).map_or(0.0, |it| it.earned);
         let share = |(hits, trials)| Share::of(hits, trials);
         let of_claim = income.earned / honest.max(f64::MIN_POSITIVE);
         Row {
@@ -352,7 +353,7 @@ const BAR: (u32, u32) = (16, 420);
 pub fn plot(rows: &[Row]) -> String {
     let (height, width) = BAR;
     let all = 60 + height * rows.len() as u32;
-    let (left, most) = (330, 3.5);
+    let (left, most) = (380, 3.5);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{all}\" font-family=\"sans-serif\" \
          font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"10\" y=\"18\" \

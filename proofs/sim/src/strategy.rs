@@ -2,6 +2,7 @@
 
 use fastrand::Rng;
 use hypha_proofs::Challenge;
+use hypha_proofs::network::ledger::Weights;
 use hypha_proofs::prover::sign_answer;
 
 use crate::hardware::{Hardware, Load, SECOND};
@@ -39,8 +40,8 @@ pub enum Strategy {
         /// Whether the cost is that of the real graph, and not of the design's.
         real: bool,
     },
-    /// It claims so many times the threads that it has.
-    Overcommitted(u32, Hardware),
+    /// It claims so many per cent more units than are proposed for its hardware, and computes them all.
+    Claiming(u32, Hardware),
     /// It leaves out so many of 60 segments of each chain.
     Skipping(u64),
     /// It shows the chains of the pulse before, computed at leisure.
@@ -60,6 +61,8 @@ pub enum Strategy {
     /// It produces the embedded chain's blocks, knows each pulse beforehand, and answers for so many
     /// machines with one.
     Foreseeing(u32),
+    /// The same, but pulses are of drand's rounds, which it learns when everybody does.
+    Drand(u32),
 }
 
 /// One answer, and when it is ready after its node heard of the pulse.
@@ -87,37 +90,62 @@ impl Strategy {
     pub fn claims(&self) -> Claims {
         match self {
             Self::Honest(claims) => *claims,
-            Self::LostSector | Self::Sybils(_) | Self::Rented | Self::Foreseeing(_) => Claims::ALL,
+            Self::LostSector | Self::Sybils(_) | Self::Rented => Claims::ALL,
+            Self::Foreseeing(_) | Self::Drand(_) => Claims::ALL,
             Self::SharedDisk
             | Self::Missing(_)
             | Self::Rebuilding { .. }
             | Self::CheapFiller
             | Self::SelfDealing => Claims::DISK,
-            Self::Overcommitted(..) | Self::Skipping(_) | Self::Precomputed | Self::Replayed => {
+            Self::Claiming(..) | Self::Skipping(_) | Self::Precomputed | Self::Replayed => {
                 Claims::CPU
             }
             Self::OnFlash(_) | Self::ShortTable(_) => Claims::MEM,
         }
     }
 
+    /// How many units each of its nodes claims.
+    #[must_use]
+    pub fn units(&self) -> u16 {
+        let Claims { cpu, mem, .. } = self.claims();
+        match self {
+            Self::Claiming(more, hardware) => {
+                let all = u32::from(hardware.units(0)) * (100 + more);
+                u16::try_from(all.div_ceil(100)).unwrap_or(u16::MAX)
+            }
+            _ if cpu => Hardware::USUAL.units(mem.into()),
+            _ => 0,
+        }
+    }
+
+    /// Whether it has what it claims and claims what is proposed.
+    #[must_use]
+    pub fn is_honest(&self) -> bool {
+        matches!(self, Self::Honest(_) | Self::LostSector | Self::Claiming(0, _))
+    }
+
     /// How many nodes it poses as.
     #[must_use]
     pub fn identities(&self) -> u32 {
         match self {
-            Self::Sybils(count) | Self::Foreseeing(count) => *count,
+            Self::Sybils(count) | Self::Foreseeing(count) | Self::Drand(count) => *count,
             Self::SharedDisk => 2,
             _ => 1,
         }
     }
 
-    /// What it has of what one of its identities claims; 0 for nothing worth counting.
+    /// What it has of what one of its identities claims; 0 for nothing worth counting. Flash in the place of
+    /// memory counts as what it would earn as a disk.
     #[must_use]
     pub fn has(&self) -> f64 {
         let without = |thousandths: u32| 1.0 - f64::from(thousandths) / 1000.0;
         match self {
-            Self::Missing(gone) | Self::ShortTable(gone) | Self::OnFlash(gone) => without(*gone),
+            Self::Missing(gone) | Self::ShortTable(gone) => without(*gone),
+            Self::OnFlash(part) => {
+                let Weights { mem_mib, disk_mib, .. } = Weights::STANDARD;
+                without(*part) + (1.0 - without(*part)) * disk_mib as f64 / mem_mib as f64
+            }
             Self::Rebuilding { dropped, .. } => without(*dropped),
-            Self::Overcommitted(factor, _) => 1.0 / f64::from(*factor),
             Self::Skipping(skipped) => 1.0 - *skipped as f64 / RULES.segments as f64,
             Self::Replayed | Self::Precomputed | Self::Rented => 0.0,
             Self::CheapFiller | Self::SelfDealing => 0.0,
@@ -141,8 +169,11 @@ impl Strategy {
                 let cores = hardware.cores;
                 format!("{} % dropped, made again on {cores} cores{graph}", percent(dropped))
             }
-            Self::Overcommitted(factor, hardware) => {
-                format!("{factor} × the threads, {} ns a hash", hardware.hash_ns)
+            Self::Claiming(more, hardware) => {
+                let (units, proposed) = (self.units(), hardware.units(0));
+                let of = if *more == 0 { String::new() } else { format!(", {proposed} proposed") };
+                let Hardware { cores, hash_ns, .. } = hardware;
+                format!("{units} units on {cores} threads{of}, {hash_ns} ns a hash")
             }
             Self::Skipping(skipped) => format!("{skipped} of 60 segments skipped"),
             Self::Precomputed => "chains computed beforehand".to_owned(),
@@ -152,7 +183,10 @@ impl Strategy {
             Self::Rented => "rented at the pulse".to_owned(),
             Self::CheapFiller => "cheap bytes as filler".to_owned(),
             Self::SelfDealing => "cheap bytes as a user's".to_owned(),
-            Self::Foreseeing(count) => format!("the producer as {count} nodes"),
+            Self::Foreseeing(count) => {
+                format!("the producer as {count} nodes, embedded chain without drand")
+            }
+            Self::Drand(count) => format!("the producer as {count} nodes, rounds of drand"),
         }
     }
 }
@@ -214,9 +248,11 @@ impl Player {
 
     fn play_one<'a>(&self, index: u32, machine: &'a Machine, it: &Challenge) -> Played<'a> {
         let pulse = machine.binding.pulse(it);
-        let usual = Hardware::USUAL;
-        let honest =
-            usual.pulse_ns(&Load { chains: usual.cores, walks: 1, reads: 64, ..Load::default() });
+        let (usual, units) = (Hardware::USUAL, u32::from(self.strategy.units()));
+        let (walks, reads) =
+            (u32::from(machine.claims.mem), if machine.claims.disk { 64 } else { 0 });
+        let load = Load { chains: units, walks, reads, ..Load::default() };
+        let honest = usual.pulse_ns(&load);
         let (reply, ready_ns) = match self.strategy {
             Strategy::Honest(_) | Strategy::SharedDisk => (truth(machine, it, |_| false), honest),
             // What they are is not looked at in a pulse: the prover reads what it is asked for.
@@ -224,10 +260,10 @@ impl Player {
                 (truth(machine, it, |_| false), honest)
             }
             Strategy::LostSector => (truth(machine, it, |at| self.is_missing(at)), honest),
-            Strategy::Sybils(_) => {
+            Strategy::Sybils(_) | Strategy::Drand(_) => {
                 // One after the other; the box has memory and disk for the first.
-                let load =
-                    Load { chains: usual.cores * (index + 1), walks: index + 1, ..Load::default() };
+                let count = index + 1;
+                let load = Load { chains: units * count, walks: walks * count, ..load };
                 let gone = |_| index > 0;
                 (Some(self.lie(machine, it, gone)), usual.pulse_ns(&load))
             }
@@ -243,8 +279,7 @@ impl Player {
                 };
                 (truth(machine, it, |_| false), hardware.pulse_ns(&load))
             }
-            Strategy::Overcommitted(factor, hardware) => {
-                let load = Load { chains: hardware.cores * factor, ..Load::default() };
+            Strategy::Claiming(_, hardware) => {
                 (truth(machine, it, |_| false), hardware.pulse_ns(&load))
             }
             Strategy::Skipping(_) => {
@@ -262,7 +297,7 @@ impl Player {
                 (replayed(machine, &self.challenge(it.pulse.wrapping_sub(1)), it), 0)
             }
             Strategy::OnFlash(part) => {
-                let load = Load { walks: 1, on_flash: f64::from(part) / 1000.0, ..Load::default() };
+                let load = Load { on_flash: f64::from(part) / 1000.0, ..load };
                 (truth(machine, it, |_| false), usual.pulse_ns(&load))
             }
             Strategy::ShortTable(_) => {

@@ -1,7 +1,12 @@
-//! The whole study in small.
+//! The whole study in small, and that no cheater's income is more than an honest one's.
 
+use proof_sim::arena::{Faults, Record, play};
 use proof_sim::graph::{Graph, Keeper, Shape};
-use proof_sim::report::{plot, rows, summary, table};
+use proof_sim::hardware::Hardware;
+use proof_sim::machine::Claims;
+use proof_sim::network::{Conduct, Group, Network};
+use proof_sim::report::{plot, rows, rows_of, summary, table};
+use proof_sim::strategy::Strategy;
 use proof_sim::study::{Scale, run, strategies};
 
 const TINY: Scale = Scale {
@@ -33,6 +38,34 @@ fn one_seed_has_one_trace() {
         assert!(table.contains(&row.strategy.name()) && plot.contains(&row.strategy.name()));
     }
     assert!(summary(&study, 1.0).contains("Trace"));
+}
+
+/// What once paid, or nearly.
+fn tempting() -> Vec<Strategy> {
+    let honest = [Claims::ALL, Claims::CPU, Claims::MEM, Claims::DISK].map(Strategy::Honest);
+    let mut all = honest.to_vec();
+    all.push(Strategy::Sybils(2));
+    all.extend([0, 2, 5, 10, 20, 100].map(|more| Strategy::Claiming(more, Hardware::FAST)));
+    all.extend([5, 7, 10].map(Strategy::OnFlash));
+    all.extend([Strategy::SharedDisk, Strategy::CheapFiller, Strategy::SelfDealing]);
+    all.extend([Strategy::Drand(3), Strategy::Foreseeing(3)]);
+    all
+}
+
+#[test]
+fn nothing_pays_at_the_default_stake_but_to_foresee_pulses() {
+    let seed = 41;
+    let records: Vec<Record> =
+        tempting().into_iter().map(|it| play(it, &Faults::USUAL, 20, seed)).collect();
+    let boxes = |strategy: Strategy| if strategy == Strategy::Honest(Claims::ALL) { 40 } else { 3 };
+    let group = |it| Group { conduct: Conduct::Seen(it), boxes: boxes(it.strategy) };
+    let (groups, epochs) = (records.iter().map(group).collect(), 360);
+    // All hours, so that what is earned before somebody looks counts.
+    let outcome = Network { seed, groups, epochs, counted: epochs }.run().unwrap();
+    for row in rows_of(&records, &outcome.incomes, 15.0) {
+        let expected = matches!(row.strategy, Strategy::Foreseeing(_));
+        assert_eq!(row.pays(), expected, "{}: {row:?}, seed {seed}", row.strategy.name());
+    }
 }
 
 #[test]
@@ -68,4 +101,6 @@ fn the_document_has_every_strategy() {
         let name = strategy.name();
         assert!(document.contains(&name) && plot.contains(&name), "{name}");
     }
+    let pays: Vec<&str> = document.lines().filter(|line| line.contains("**yes**")).collect();
+    assert!(matches!(pays[..], [line] if line.contains("without drand")), "{pays:?}");
 }
