@@ -5,26 +5,15 @@ use hypha_chain::contracts::{Capacity, Registry, Reservations};
 use hypha_chain::key::Key;
 
 use crate::grid::{
-    BOND, Content, Grid, Posted, RATE, WINDOW, event, key, no_permit, reserve_call, tokens, verdict,
+    Content, Grid, Posted, RATE, WINDOW, event, key, no_permit, reserve_call, tokens, verdict,
 };
-use crate::reservations::convert;
+use crate::reservations::{convert, deposit, market};
 
 const HOUR: u64 = 3600;
 const PERIOD: u64 = 30 * 24 * HOUR;
 
-/// A farm with a node and an offer at the usual price, users with tokens, an aggregator.
 fn grid() -> Grid {
-    let mut grid = Grid::new();
-    grid.farm(&key(1));
-    grid.node(&key(1), 1, &key(10));
-    grid.offer(&key(1), 1);
-    grid.aggregator(&key(2));
-    grid.fund(&key(4), tokens(100_000));
-    grid
-}
-
-fn deposit(seconds: u128) -> U256 {
-    U256::from(BOND + RATE * seconds)
+    market(100_000)
 }
 
 fn stake(grid: &Grid) -> U256 {

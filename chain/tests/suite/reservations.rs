@@ -9,18 +9,22 @@ use crate::grid::{
     tokens, verdict,
 };
 
-/// A farm with a node and an offer, a user with tokens, an aggregator.
-fn grid() -> Grid {
+/// A farm with a node and an offer, a user with so many tokens, an aggregator.
+pub(crate) fn market(user_has: u128) -> Grid {
     let mut grid = Grid::new();
     grid.farm(&key(1));
     grid.node(&key(1), 1, &key(10));
     grid.offer(&key(1), 1);
     grid.aggregator(&key(2));
-    grid.fund(&key(4), tokens(10_000));
+    grid.fund(&key(4), tokens(user_has));
     grid
 }
 
-fn deposit(seconds: u128) -> U256 {
+fn grid() -> Grid {
+    market(10_000)
+}
+
+pub(crate) fn deposit(seconds: u128) -> U256 {
     U256::from(BOND + RATE * seconds)
 }
 
