@@ -68,7 +68,7 @@ impl Scale {
         honest: 300,
         hours: (408, 408),
         large: 100_000,
-        large_hours: 4,
+        large_hours: 8,
         label_bits: 16,
         challenges: 12,
         juries: 1000,
