@@ -167,7 +167,9 @@ fn who_knows_a_pulse_beforehand_answers_for_as_many_machines_as_he_likes() {
 #[test]
 fn the_contracts_take_what_they_say_of_liars_and_of_a_thief_whom_somebody_appeals_against() {
     let court = court::hold(1).unwrap();
-    assert_eq!((court.lost_for_segment, court.reporter), (62.0, 6.2));
+    assert!((court.lost_for_segment - 62.0).abs() < 1e-9);
+    // What is left of two balances of many tokens.
+    assert!((court.reporter - 6.2).abs() < 1e-6, "{}", court.reporter);
     assert!((court.lost_for_leaf - 3.1).abs() < 1e-9);
     assert!((court.lost_for_withholding - 1000.0).abs() < 1e-9);
     // No contract recomputes rewards: whoever wants them right must appeal.
