@@ -78,7 +78,7 @@ fn pulse(binding: Binding, rules: Rules, extent: &[u8], has: (&Table, &Store)) {
         chain.advance(u64::MAX);
     });
     let walk = work.walk.as_mut().unwrap();
-    timed("the walk, 2^21 steps over 256 MiB", || walk.advance(table, u64::MAX));
+    timed("the walk, 2^22 steps over 256 MiB", || walk.advance(table, u64::MAX));
     let groups: Vec<Vec<u8>> = work
         .reads
         .iter()
