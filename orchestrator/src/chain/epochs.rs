@@ -6,7 +6,7 @@ use std::path::Path;
 use hypha_chain::B256;
 use hypha_chain::U256;
 use hypha_chain::contracts::Capacity;
-use hypha_chain::sol_types::SolEvent;
+use hypha_chain::sol_types::{SolEvent, SolType, SolValue};
 use hypha_proofs::network::epoch::EpochData;
 use proof_node::kept;
 
@@ -49,7 +49,7 @@ pub fn prove(
 pub fn read(path: &Path) -> Result<EpochData, Failure> {
     let bad = |reason: String| Failure::File { path: path.to_owned(), reason };
     // It may be hundreds of megabytes; the reader has its own limit, and would wait for a pipe.
-    open_regular(path).map_err(|error| bad(error.to_string()))?;
+    open_regular(path).map_err(Failure::unread(path))?;
     Ok(kept::read(path).map_err(|error| bad(error.to_string()))?.data)
 }
 
@@ -74,4 +74,19 @@ pub fn posted(reach: &Reach, data: &EpochData, path: &Path) -> Result<Capacity::
         });
     }
     Ok(event.posted)
+}
+
+/// What shows a node's leaf of a posted epoch, as the contract that is to look at it takes it: each has a type
+/// of its own for the same words.
+///
+/// # Errors
+/// [`Failure::NotFound`] if the epoch has no such node.
+pub fn shown<T>(data: &EpochData, posted: &Capacity::Epoch, node: u32) -> Result<T, Failure>
+where
+    T: SolValue + From<<T::SolType as SolType>::RustType>,
+{
+    let unknown =
+        || Failure::NotFound(format!("epoch {} knows no node {node}: it came later", data.epoch));
+    let proof = data.proof(node, posted).ok_or_else(unknown)?;
+    T::abi_decode(&proof.abi_encode()).map_err(|error| Failure::Input(error.to_string()))
 }

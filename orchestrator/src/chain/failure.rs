@@ -1,7 +1,7 @@
 //! Why a verb that needs the chain failed, in words that say what to do, and with which exit code.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hypha_chain::client::ClientError;
 use hypha_chain::embedded::{ChainError, FilterError, PoolError, SubmitError};
@@ -186,6 +186,11 @@ impl From<RemoteError> for Failure {
 }
 
 impl Failure {
+    /// What a file's reader says of it.
+    pub fn unread(path: &Path) -> impl Fn(io::Error) -> Self + '_ {
+        |error| Self::File { path: path.to_owned(), reason: error.to_string() }
+    }
+
     /// The command's exit code.
     #[must_use]
     pub fn exit_code(&self) -> i32 {

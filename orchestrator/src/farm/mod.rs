@@ -6,7 +6,6 @@ mod income;
 mod status;
 
 use std::collections::BTreeSet;
-use std::io;
 
 use hypha_chain::contracts::Registry;
 use hypha_chain::sol_types::SolEvent;
@@ -71,8 +70,7 @@ fn create(arguments: &CreateArguments) -> Result<i32, Failure> {
 
 /// The hash of a description.
 fn described(path: &std::path::Path) -> Result<B256, Failure> {
-    let bad = |error: io::Error| Failure::File { path: path.to_owned(), reason: error.to_string() };
-    Ok(keccak256(read_regular(path, DESCRIPTION_LEN_MAX).map_err(bad)?))
+    Ok(keccak256(read_regular(path, DESCRIPTION_LEN_MAX).map_err(Failure::unread(path))?))
 }
 
 /// The farms that an account owns now, by number. The Registry keeps no list: events have them.

@@ -1,7 +1,7 @@
 //! `hypha credit`: what a user gets of a node's stake for an hour without service.
 
 use hypha_chain::contracts::{Capacity, Reservations};
-use hypha_chain::sol_types::{SolEvent, SolValue};
+use hypha_chain::sol_types::SolEvent;
 use hypha_chain::{B256, U256};
 use serde_json::json;
 
@@ -26,12 +26,8 @@ pub(super) fn run(arguments: &CreditArguments) -> Result<i32, Failure> {
             let gone =
                 || Failure::NotFound(format!("there is no reservation {id}, or it is paid back"));
             let held = reservations::look(&reach, id)?.ok_or_else(gone)?;
-            let (epoch, node) = (data.epoch, held.offer.terms.node);
             let posted = epochs::posted(&reach, &data, &arguments.data)?;
-            let unknown = || Failure::NotFound(format!("epoch {epoch} knows no node {node}"));
-            let proof = data.proof(node, &posted).ok_or_else(unknown)?;
-            let proof = Reservations::VerdictPath::abi_decode(&proof.abi_encode())
-                .map_err(|error| Failure::Input(error.to_string()))?;
+            let proof = epochs::shown(&data, &posted, held.offer.terms.node)?;
             let call = Reservations::slaCreditCall { id, proof };
             let receipt = wallet.send("take the credit", contract, &call)?;
             let event =

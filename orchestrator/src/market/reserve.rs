@@ -211,8 +211,7 @@ pub(super) fn agree(yes: bool) -> Result<(), Failure> {
 }
 
 fn hash_of(path: &Path) -> Result<B256, Failure> {
-    let bad = |error: io::Error| Failure::File { path: path.to_owned(), reason: error.to_string() };
-    Ok(keccak256(read_regular(path, SPEC_LEN_MAX).map_err(bad)?))
+    Ok(keccak256(read_regular(path, SPEC_LEN_MAX).map_err(Failure::unread(path))?))
 }
 
 fn tell(held: &Held, stood: bool, json: bool) -> Result<i32, Failure> {

@@ -3,7 +3,6 @@
 use hypha_chain::B256;
 use hypha_chain::contracts::Registry;
 use hypha_chain::message::{Reader, RotateKey, sign};
-use hypha_chain::sol_types::SolValue;
 use net_vdev::PrivateKey;
 use serde_json::json;
 
@@ -27,11 +26,7 @@ pub(super) fn raise(arguments: &RaiseArguments) -> Result<i32, Failure> {
     let registry = reach.suite.registry;
     let before = record(&reach, node)?.caps;
     let posted = epochs::posted(&reach, &data, &arguments.data)?;
-    let unknown =
-        || Failure::NotFound(format!("epoch {} knows no node {node}: it came later", data.epoch));
-    let proof = data.proof(node, &posted).ok_or_else(unknown)?;
-    let proof = Registry::VerdictPath::abi_decode(&proof.abi_encode())
-        .map_err(|error| Failure::Input(error.to_string()))?;
+    let proof: Registry::VerdictPath = epochs::shown(&data, &posted, node)?;
     let proven = &proof.verdict.caps;
     let wanted = most(&before, proven);
     if wanted != *proven {
