@@ -149,8 +149,7 @@ impl Endpoint {
         let Some(peer) = self.peers.get_mut(index) else { return Ok(()) };
         peer.sent_ns = now_ns;
         peer.bytes_sent += bytes.len() as u64;
-        let (key, is_old) =
-            (peer.key, peer.current.as_ref().is_some_and(|session| session.wants_rekey(now_ns)));
+        let key = peer.key;
         self.counters.packets_local += 1;
         self.counters.packets_sent += 1;
         self.counters.bytes_sent += bytes.len() as u64;
@@ -162,9 +161,7 @@ impl Endpoint {
         message.extend_from_slice(bytes);
         let stride = message.len();
         self.queue(Transmit { to: Path::Local(key), bytes: message, stride });
-        if is_old {
-            self.begin_handshake(now_ns, index);
-        }
+        self.renew_if_old(now_ns, index);
         Ok(())
     }
 

@@ -338,6 +338,14 @@ impl Endpoint {
         }
     }
 
+    /// Starts a handshake with a peer whose session is old.
+    fn renew_if_old(&mut self, now_ns: u64, index: usize) {
+        let session = self.peers.get(index).and_then(|peer| peer.current.as_ref());
+        if session.is_some_and(|session| session.wants_rekey(now_ns)) {
+            self.begin_handshake(now_ns, index);
+        }
+    }
+
     /// Takes datagrams of `stride` bytes each that came on a path from outside, the last perhaps
     /// shorter; their bytes are opened in place, and `deliver` gets each packet for this member, with
     /// the checksum that its sender left open, if any. What does not verify is dropped and counted.
@@ -570,10 +578,15 @@ impl Endpoint {
         let key = peer.key;
         let (is_down, dead) = peer.stop_sending(now_ns);
         self.retire(dead);
+        let mut is_changed = is_down;
         while let Some(dead) = self.peers.get_mut(index).and_then(|peer| peer.take_dead(now_ns)) {
             self.retire(Some(dead));
+            is_changed = true;
         }
-        self.rearm(index);
+        // This is asked for each packet.
+        if is_changed {
+            self.rearm(index);
+        }
         if is_down {
             self.tell(Event::Down(key));
         }

@@ -38,10 +38,7 @@ impl Endpoint {
         let path = self.peers.get(index).and_then(|peer| peer.paths.direct());
         let Some(path) = path else { return false };
         let sent = self.seal_control(index, path, &Control::Router(message));
-        let session = self.peers.get(index).and_then(|peer| peer.current.as_ref());
-        if session.is_some_and(|session| session.wants_rekey(now_ns)) {
-            self.begin_handshake(now_ns, index);
-        }
+        self.renew_if_old(now_ns, index);
         sent.map_err(|reason| self.counters.drop(reason)).is_ok()
     }
 
