@@ -3,6 +3,7 @@
 use alloy_primitives::{Address, B256};
 use alloy_sol_types::{Eip712Domain, SolStruct, eip712_domain};
 
+use crate::contracts::Disputes;
 use crate::key::{Key, Signature};
 
 /// The messages, with the names and fields that Solidity has for them.
@@ -25,6 +26,14 @@ mod typed {
 }
 
 pub use typed::{Checkpoints, NodeKey, Permit, PulseAnswer, RotateKey, RunClaim};
+
+/// As the contract takes it.
+impl From<&RunClaim> for Disputes::RunClaim {
+    fn from(claim: &RunClaim) -> Self {
+        let RunClaim { node, verifier, segments, start, end } = *claim;
+        Self { node, verifier, segments, start, end }
+    }
+}
 
 /// Whom a message is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

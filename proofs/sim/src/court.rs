@@ -124,13 +124,7 @@ fn segments(court: &mut Court) -> Result<(), GridError> {
     let evidence = outcome.ok().and_then(|it| it.evidence.into_iter().next());
     let (claim, signature) = evidence.ok_or(GridError::Missing("evidence"))?;
     let call = Disputes::falseSegmentCall {
-        claim: Disputes::RunClaim {
-            node: claim.node,
-            verifier: claim.verifier,
-            segments: claim.segments,
-            start: claim.start,
-            end: claim.end,
-        },
+        claim: (&claim).into(),
         signature: signature.to_bytes().into(),
     };
     let disputes = grid.suite.disputes;

@@ -35,13 +35,7 @@ impl Core<'_> {
                 let fields = json!({"node": claim.node, "start": claim.start, "end": claim.end});
                 self.teller.tell("evidence", text, fields);
                 let call = Disputes::falseSegmentCall {
-                    claim: Disputes::RunClaim {
-                        node: claim.node,
-                        verifier: claim.verifier,
-                        segments: claim.segments,
-                        start: claim.start,
-                        end: claim.end,
-                    },
+                    claim: claim.into(),
                     signature: signature.to_bytes().into(),
                 };
                 let (ticket, to) = (Ticket::FalseSegment(claim.node), self.config.suite.disputes);
