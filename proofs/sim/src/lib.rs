@@ -22,6 +22,7 @@ pub mod liar;
 pub mod line;
 pub mod machine;
 pub mod network;
+mod queue;
 pub mod report;
 pub mod strategy;
 pub mod study;

@@ -2,8 +2,7 @@
 //! over lines that delay, reorder and lose, machines that crash, and cheaters among them. Nothing is
 //! sampled here; what it cannot show is how many nodes there are in large.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -19,6 +18,7 @@ use crate::hardware::{MS, SECOND};
 use crate::liar::Reply;
 use crate::machine::{CHAIN_ID, Claims, DAY, RULES, THREADS, key_of, salt, suite};
 use crate::network::TOKEN;
+use crate::queue::Queue;
 use crate::strategy::{Player, Strategy};
 
 /// The first second of epoch 0.
@@ -90,9 +90,7 @@ pub struct World<'a> {
     rng: Rng,
     now_ns: u64,
     peers: BTreeMap<u32, Peer<'a>>,
-    queue: BinaryHeap<Reverse<(u64, u64, u32)>>,
-    events: BTreeMap<u64, Event>,
-    order: u64,
+    queue: Queue<Event>,
     faults: Faults,
     story: Story,
 }
@@ -141,9 +139,7 @@ impl<'a> World<'a> {
             rng,
             now_ns: SECOND,
             peers,
-            queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
-            order: 0,
+            queue: Queue::new(),
             faults: *faults,
             story: Story::default(),
         };
@@ -167,7 +163,7 @@ impl<'a> World<'a> {
             let Some(table) = peer.player.machine().map(|it| it.table.record()) else { continue };
             let actions = peer.participant.on_table(day, table, &moment);
             self.act(node, actions);
-            self.at(node, self.now_ns, Event::Tick);
+            self.queue.at(node, self.now_ns, Event::Tick);
         }
         self.run(10 * SECOND);
         self.story.bytes.clear();
@@ -188,7 +184,7 @@ impl<'a> World<'a> {
             if let Some(peer) = self.peers.get_mut(&node) {
                 peer.up = !down || node == 1;
             }
-            self.at(node, self.now_ns + heard_ns, Event::Pulse(pulse));
+            self.queue.at(node, self.now_ns + heard_ns, Event::Pulse(pulse));
         }
         self.run(WATCHED_NS);
         let found = self.peers.get(&1).map(|peer| found(&peer.participant, &pulse));
@@ -205,23 +201,17 @@ impl<'a> World<'a> {
         Moment { now_ns: self.now_ns, random: B256::new(random) }
     }
 
-    fn at(&mut self, node: u32, at_ns: u64, event: Event) {
-        self.order += 1;
-        self.events.insert(self.order, event);
-        self.queue.push(Reverse((at_ns, self.order, node)));
-    }
-
     fn send(&mut self, from: u32, to: u32, bytes: Vec<u8>) {
         *self.story.bytes.entry(traffic(&bytes)).or_default() += bytes.len() as u64;
-        let order = self.order.to_be_bytes();
-        self.story.trace = keccak256([&self.story.trace[..], &order, &bytes].concat());
+        let now_ns = self.now_ns.to_be_bytes();
+        self.story.trace = keccak256([&self.story.trace[..], &now_ns, &bytes].concat());
         let Some(line) = self.peers.get(&from).map(|peer| peer.line) else { return };
         if self.rng.u32(..1000) < line.lost {
             return;
         }
         let on_the_wire = bytes.len() as u64 * SECOND / line.bytes_per_sec;
         let delay = on_the_wire + self.rng.u64(line.delay_ns.0..line.delay_ns.1);
-        self.at(to, self.now_ns + delay, Event::Message { from, bytes });
+        self.queue.at(to, self.now_ns + delay, Event::Message { from, bytes });
     }
 
     fn act(&mut self, node: u32, actions: Vec<Action>) {
@@ -259,7 +249,7 @@ impl<'a> World<'a> {
         }
         let wakes = self.peers.get(&node).map(|peer| peer.participant.wakes_ns());
         let wakes = wakes.unwrap_or(u64::MAX).max(self.now_ns + MS);
-        self.at(node, wakes, Event::Tick);
+        self.queue.at(node, wakes, Event::Tick);
     }
 
     fn work(&mut self, node: u32, challenge: &Challenge) {
@@ -269,20 +259,15 @@ impl<'a> World<'a> {
         if let Some(reply) = played.reply {
             peer.replies.insert(challenge.pulse, reply);
             let done = Event::Done { pulse: challenge.pulse };
-            self.at(node, self.now_ns + played.ready_ns, done);
+            self.queue.at(node, self.now_ns + played.ready_ns, done);
         }
     }
 
     fn run(&mut self, for_ns: u64) {
         let until = self.now_ns + for_ns;
-        while let Some(Reverse((at, order, node))) = self.queue.peek().copied() {
-            if at > until {
-                break;
-            }
-            self.queue.pop();
+        while let Some((at, node, event)) = self.queue.next(until) {
             self.now_ns = self.now_ns.max(at);
             let moment = self.moment();
-            let Some(event) = self.events.remove(&order) else { continue };
             let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.up) else { continue };
             let actions = match event {
                 Event::Pulse(pulse) => peer.participant.on_pulse(&pulse, &moment),

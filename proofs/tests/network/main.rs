@@ -8,4 +8,6 @@ mod golden;
 mod judge;
 mod ledger;
 mod pulses;
+#[path = "../../sim/src/queue.rs"]
+mod queue;
 mod world;

@@ -1,8 +1,7 @@
 //! A network in memory: participants with small machines, and lines that lose, delay and reorder. All
 //! follows from one seed.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -22,6 +21,8 @@ use hypha_proofs::ram::Table;
 use hypha_proofs::store::{ExtentTree, Store};
 use hypha_proofs::verifier::Claim;
 use hypha_proofs::wire::SignedCommitment;
+
+use crate::queue::Queue;
 
 pub(crate) const RULES: Rules = Rules {
     segments: 3,
@@ -184,9 +185,7 @@ pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) now_ns: u64,
     pub(crate) peers: BTreeMap<u32, Peer>,
-    queue: BinaryHeap<Reverse<(u64, u64, u32)>>,
-    events: BTreeMap<u64, Event>,
-    order: u64,
+    queue: Queue<Event>,
     /// Of 1000 messages, so many are lost.
     pub(crate) lost_per_mille: u32,
     pub(crate) settings: Settings,
@@ -245,9 +244,7 @@ impl World {
             rng: Rng::with_seed(seed),
             now_ns: SECOND,
             peers: peers.collect(),
-            queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
-            order: 0,
+            queue: Queue::new(),
             lost_per_mille: 0,
             settings: settings(),
             slow: None,
@@ -288,7 +285,7 @@ impl World {
         peer.participant = Participant::new(binding(node), Arc::new(key(node)), self.settings);
         peer.manner = Manner::Honest;
         peer.participant.on_epoch(0, Arc::clone(roster));
-        self.schedule(node, self.now_ns, Event::Tick);
+        self.queue.at(node, self.now_ns, Event::Tick);
     }
 
     /// A node says something to another, whatever it is.
@@ -334,7 +331,7 @@ impl World {
             let day = day_at(schedule().epoch_end(epoch) - 1);
             let actions = peer.participant.on_table(day, table, &moment);
             self.act(node, actions);
-            self.schedule(node, self.now_ns, Event::Tick);
+            self.queue.at(node, self.now_ns, Event::Tick);
         }
         self.run(3 * SECOND);
     }
@@ -359,12 +356,6 @@ impl World {
         Moment { now_ns: self.now_ns, random: B256::new(random) }
     }
 
-    fn schedule(&mut self, node: u32, at_ns: u64, event: Event) {
-        self.order += 1;
-        self.events.insert(self.order, event);
-        self.queue.push(Reverse((at_ns, self.order, node)));
-    }
-
     /// Sends something as if it came from a node.
     pub(crate) fn send(&mut self, from: u32, to: u32, bytes: Vec<u8>) {
         let compares = matches!(Message::decode(&bytes), Ok(Message::Summary(..)));
@@ -381,7 +372,7 @@ impl World {
             let line = self.lines.entry(to).or_default();
             *line = (*line).max(comes) + bytes.len() as u64 * 80 * slower;
             let at = *line;
-            self.schedule(to, at, Event::Message { from, bytes });
+            self.queue.at(to, at, Event::Message { from, bytes });
         }
     }
 
@@ -402,7 +393,7 @@ impl World {
                     let late = peer.manner == Manner::Late;
                     let takes = if late { 6 * SECOND } else { self.rng.u64(SECOND..4 * SECOND) };
                     let event = Event::Committed { pulse: challenge.pulse };
-                    self.schedule(node, self.now_ns + takes, event);
+                    self.queue.at(node, self.now_ns + takes, event);
                 }
                 Action::Open { pulse, witness, draw } => {
                     let opening = peer.answers[&pulse].open(&draw, &key(node)).unwrap();
@@ -420,24 +411,19 @@ impl World {
                     });
                     let is_true = is_true != self.slanderers.contains(&node);
                     let event = Event::Regenerated { of, is_table, is_true };
-                    self.schedule(node, self.now_ns + SECOND, event);
+                    self.queue.at(node, self.now_ns + SECOND, event);
                 }
             }
         }
         let wakes = self.peers[&node].participant.wakes_ns();
-        self.schedule(node, wakes.max(self.now_ns + 1), Event::Tick);
+        self.queue.at(node, wakes.max(self.now_ns + 1), Event::Tick);
     }
 
     /// Time goes on.
     pub(crate) fn run(&mut self, for_ns: u64) {
         let until = self.now_ns + for_ns;
-        while let Some(Reverse((at, order, node))) = self.queue.peek().copied() {
-            if at > until {
-                break;
-            }
-            self.queue.pop();
+        while let Some((at, node, event)) = self.queue.next(until) {
             self.now_ns = self.now_ns.max(at);
-            let event = self.events.remove(&order).unwrap();
             let moment = self.moment();
             let peer = self.peers.get_mut(&node).unwrap();
             if peer.manner == Manner::Silent {
