@@ -8,7 +8,7 @@ use revm::context::transaction::AccessList;
 
 use crate::contracts;
 use crate::embedded::{
-    Call, Chain, ChainError, Filter, FilterError, FoundLog, StoreError, SubmitError,
+    Call, Chain, ChainError, Filter, FilterError, FoundLog, PoolError, StoreError, SubmitError,
     TRANSACTION_GAS_MAX,
 };
 use crate::key::Key;
@@ -120,12 +120,26 @@ impl ClientError {
     pub fn lacks_gas(&self) -> bool {
         match self {
             Self::Submit(SubmitError::Funds { .. }) => true,
-            Self::Remote(RemoteError::Refused { method, message, .. }) => {
-                let is_of_sending = matches!(*method, "eth_sendRawTransaction" | "eth_estimateGas");
-                is_of_sending && message.to_lowercase().contains("insufficient funds")
-            }
-            _ => false,
+            other => other.says_of_sending(&["insufficient funds"]),
         }
+    }
+
+    /// Whether another transaction of the account has taken the nonce. Nodes have no code for it either.
+    #[must_use]
+    pub fn lacks_nonce(&self) -> bool {
+        match self {
+            Self::Submit(SubmitError::NonceUsed { .. })
+            | Self::Submit(SubmitError::Pool(PoolError::NonceTaken { .. })) => true,
+            other => other.says_of_sending(&["nonce", "underpriced"]),
+        }
+    }
+
+    /// Whether a node refuses a transaction with one of these words.
+    fn says_of_sending(&self, words: &[&str]) -> bool {
+        let Self::Remote(RemoteError::Refused { method, message, .. }) = self else { return false };
+        let is_of_sending = matches!(*method, "eth_sendRawTransaction" | "eth_estimateGas");
+        let message = message.to_lowercase();
+        is_of_sending && words.iter().any(|word| message.contains(word))
     }
 }
 

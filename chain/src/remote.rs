@@ -122,14 +122,13 @@ impl Remote {
     /// # Errors
     /// [`RemoteError`].
     pub fn connect(endpoints: Endpoints, chain_id: u64) -> Result<Self, RemoteError> {
-        if let Some(url) = endpoints.urls.iter().find(|url| !is_url(url)) {
-            return Err(RemoteError::NoUrl { url: url.clone() });
-        }
-        let given = endpoints.urls.iter().collect::<BTreeSet<_>>().len();
         let needed = endpoints.agreement.max(1);
+        let urls = distinct(endpoints.urls)?;
+        let given = urls.len();
         if given < needed {
             return Err(RemoteError::TooFew { given, needed });
         }
+        let endpoints = Endpoints { urls, ..endpoints };
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(ANSWER_TIME))
             .max_redirects(0)
@@ -165,9 +164,28 @@ impl Remote {
         self.chain_id
     }
 
+    /// The newest block that as many have as must agree: one that is ahead, or says so, is not believed alone.
     pub(crate) fn head(&self) -> Result<Head, RemoteError> {
-        let method = "eth_getBlockByNumber";
-        self.any(method, &json!(["latest", false]), read_head)
+        let (method, newest) = ("eth_getBlockByNumber", json!(["latest", false]));
+        let needed = self.endpoints.agreement.max(1);
+        if needed == 1 {
+            return self.any(method, &newest, read_head);
+        }
+        let mut last = RemoteError::TooFew { given: self.endpoints.urls.len(), needed };
+        let mut numbers = Vec::new();
+        for url in &self.endpoints.urls {
+            match self.ask(url, method, &newest).map(|block| read_head(&block)) {
+                Ok(Some(head)) => numbers.push(head.number),
+                Ok(None) => last = malformed(method, url),
+                Err(error) => last = error,
+            }
+        }
+        numbers.sort_unstable();
+        let at = numbers.len().checked_sub(needed);
+        let Some(number) = at.and_then(|at| numbers.get(at).copied()) else { return Err(last) };
+        self.agreed(method, &json!([quantity(number), false]), |block| {
+            read_head(block).filter(|found| found.number == number)
+        })
     }
 
     pub(crate) fn block(&self, number: u64) -> Result<Option<Block>, RemoteError> {
@@ -179,12 +197,12 @@ impl Remote {
 
     pub(crate) fn nonce(&self, address: Address) -> Result<u64, RemoteError> {
         let method = "eth_getTransactionCount";
-        self.any(method, &json!([data(address.as_slice()), "pending"]), read_quantity)
+        self.agreed(method, &json!([data(address.as_slice()), "pending"]), read_quantity)
     }
 
     pub(crate) fn settled_nonce(&self, address: Address) -> Result<u64, RemoteError> {
         let method = "eth_getTransactionCount";
-        self.any(method, &json!([data(address.as_slice()), "latest"]), read_quantity)
+        self.agreed(method, &json!([data(address.as_slice()), "latest"]), read_quantity)
     }
 
     pub(crate) fn balance(&self, address: Address) -> Result<U256, RemoteError> {
@@ -303,19 +321,23 @@ impl Remote {
         let urls = &self.endpoints.urls;
         let mut last = RemoteError::TooFew { given: urls.len(), needed };
         for _ in 0..ROUNDS {
-            let mut answers: Vec<Value> = Vec::new();
+            let mut answers: Vec<Result<Value, RemoteError>> = Vec::new();
             for url in urls {
                 match self.ask(url, method, parameters) {
-                    Ok(answer) => answers.push(answer),
+                    Ok(answer) => answers.push(Ok(answer)),
                     // What the chain refuses one node, it refuses all.
                     Err(error @ RemoteError::Refused { .. }) if needed == 1 => return Err(error),
+                    // What a contract says is an answer like others.
+                    Err(error @ RemoteError::Refused { data: Some(_), .. }) => {
+                        answers.push(Err(error));
+                    }
                     Err(error) => last = error,
                 }
-                let same = |wanted: &&Value| {
-                    answers.iter().filter(|answer| answer == wanted).count() >= needed
+                let same = |it: &&Result<Value, RemoteError>| {
+                    answers.iter().filter(|other| are_alike(it, other)).count() >= needed
                 };
-                if let Some(answer) = answers.iter().find(same) {
-                    return Ok((answer.clone(), url));
+                if let Some(at) = answers.iter().position(|it| same(&it)) {
+                    return answers.swap_remove(at).map(|answer| (answer, url.as_str()));
                 }
             }
             if answers.len() >= needed {
@@ -370,12 +392,41 @@ fn tls() -> TlsConfig {
         .build()
 }
 
-fn is_url(text: &str) -> bool {
-    let parsed = text.parse::<ureq::http::Uri>().ok();
-    parsed.is_some_and(|uri| {
-        let has_host = uri.host().is_some_and(|host| !host.is_empty());
-        has_host && matches!(uri.scheme_str(), Some("http" | "https"))
-    })
+/// Each endpoint once, in its order: one that is given twice, in whatever spelling, has one voice.
+fn distinct(given: Vec<String>) -> Result<Vec<String>, RemoteError> {
+    let (mut seen, mut urls) = (BTreeSet::new(), Vec::new());
+    for url in given {
+        let Some(place) = place_of(&url) else { return Err(RemoteError::NoUrl { url }) };
+        if seen.insert(place) {
+            urls.push(url);
+        }
+    }
+    Ok(urls)
+}
+
+/// Where an address of `http` or `https` leads: host, port, and path with its query.
+fn place_of(text: &str) -> Option<(String, u16, String)> {
+    let uri: ureq::http::Uri = text.parse().ok()?;
+    let port = match uri.scheme_str()? {
+        "http" => 80,
+        "https" => 443,
+        _ => return None,
+    };
+    let host = uri.host().filter(|host| !host.is_empty())?.to_ascii_lowercase();
+    let path = uri.path_and_query().map_or("", |it| it.as_str()).trim_end_matches('/');
+    Some((host, uri.port_u16().unwrap_or(port), path.to_owned()))
+}
+
+/// Whether two endpoints say the same, be it an answer or a contract's refusal.
+fn are_alike(one: &Result<Value, RemoteError>, other: &Result<Value, RemoteError>) -> bool {
+    match (one, other) {
+        (Ok(one), Ok(other)) => one == other,
+        (
+            Err(RemoteError::Refused { data: one, .. }),
+            Err(RemoteError::Refused { data: other, .. }),
+        ) => one == other,
+        _ => false,
+    }
 }
 
 /// Whether a log is one of those that were asked for. Readers take its block and contract for granted.

@@ -13,8 +13,8 @@ use hypha_chain::deploy::{BeaconKind, Suite, Terms, creations};
 use hypha_chain::embedded::{Chain, Filter, Parameters};
 use hypha_chain::key::Key;
 use hypha_chain::remote::{Endpoints, Remote, RemoteError};
-use hypha_chain::rpc::answer;
 use hypha_chain::rpc::server::{Server, ServerError};
+use hypha_chain::rpc::{Turns, answer};
 use hypha_chain::sol_types::SolEvent;
 use hypha_chain::{Address, B256, SolCall, U256};
 use serde_json::{Value, json};
@@ -137,8 +137,11 @@ fn a_node_of_another_chain_or_none_is_said_so() {
     assert!(matches!(other, Err(RemoteError::OtherChain { theirs: 5, ours: 6, .. })));
     let few = Remote::connect(endpoints(std::slice::from_ref(&here), 2, 0), CHAIN_ID);
     assert!(matches!(few, Err(RemoteError::TooFew { given: 1, needed: 2 })));
-    let twice = Remote::connect(endpoints(&[here.clone(), here.clone()], 2, 0), CHAIN_ID);
-    assert!(matches!(twice, Err(RemoteError::TooFew { given: 1, needed: 2 })));
+    let bare = here.trim_end_matches('/').to_owned();
+    for again in [here.clone(), bare.clone(), bare.replace("http", "HTTP")] {
+        let twice = Remote::connect(endpoints(&[here.clone(), again], 2, 0), CHAIN_ID);
+        assert!(matches!(twice, Err(RemoteError::TooFew { given: 1, needed: 2 })));
+    }
     for wrong in
         ["", "127.0.0.1:8545", "ftp://127.0.0.1", "http://", "file:///etc/passwd", "http://[::1"]
     {
@@ -231,8 +234,58 @@ fn a_lie_is_found_where_two_must_agree_and_outvoted_by_a_third() {
     let two = connect(&[url(lies), url(honest)], 2);
     let found = two.receipt(&hash).unwrap_err();
     assert!(found.to_string().contains("differently"), "{found}");
-    let three = connect(&[url(lies), url(honest), url(honest)], 2);
+    let third = another(&served);
+    let three = connect(&[url(lies), url(honest), url(third.address())], 2);
     assert!(three.receipt(&hash).unwrap().unwrap().succeeded);
+}
+
+/// One more server of the same chain.
+fn another(served: &Served) -> Server {
+    Server::start(Arc::clone(&served.chain), "127.0.0.1:0".parse().unwrap()).unwrap()
+}
+
+#[test]
+fn nonces_heads_and_refusals_are_outvoted_like_everything_else() {
+    let mut served = Served::new();
+    served.transfer(7).unwrap();
+    let (honest, third) = (served.server.address(), another(&served));
+    let connect = |urls: &[String]| {
+        let remote = Remote::connect(endpoints(urls, 2, 0), CHAIN_ID).unwrap();
+        Client::Remote(Arc::new(remote))
+    };
+    let account = key(1).address();
+    let nonce = served.inside.nonce(account).unwrap();
+    let later = format!("{:#x}", nonce + 9);
+    let true_nonce = format!("{nonce:#x}");
+    let (head, words) = (served.inside.head().unwrap(), json!("0x08c379a0"));
+    let lies = liar(honest, move |answer| {
+        if answer["result"] == json!(true_nonce) {
+            answer["result"] = json!(later);
+        } else if answer["result"]["parentHash"].is_string() {
+            answer["result"]["number"] = json!("0xffffff");
+        } else if answer["result"].as_str().is_some_and(|it| it.len() == 66) {
+            let refusal = json!({"code": 3, "message": "execution reverted", "data": words});
+            *answer = json!({"jsonrpc": "2.0", "id": answer["id"], "error": refusal});
+        }
+    });
+    let three = connect(&[url(lies), url(honest), url(third.address())]);
+    assert_eq!(three.nonce(account).unwrap(), nonce);
+    assert_eq!(three.settled_nonce(account).unwrap(), nonce);
+    assert_eq!(three.head().unwrap(), head);
+    let balance = GridToken::balanceOfCall(key(2).address());
+    assert_eq!(three.view(served.suite.token, &balance).unwrap(), U256::from(7));
+    let two = connect(&[url(lies), url(honest)]);
+    for error in
+        [two.nonce(account).map(|_| ()), two.view(served.suite.token, &balance).map(|_| ())]
+    {
+        let error = error.unwrap_err();
+        assert!(matches!(error, ClientError::Remote(RemoteError::Disagree { .. })), "{error}");
+    }
+    // What all refuse alike is refused.
+    let agreed = connect(&[url(honest), url(third.address())]);
+    let call = GridToken::transferCall { to: account, amount: U256::MAX };
+    let refused = agreed.view(served.suite.token, &call).unwrap_err();
+    assert!(matches!(refused, ClientError::Reverted(_)), "{refused}");
 }
 
 #[test]
@@ -383,9 +436,60 @@ fn what_is_no_request_gets_an_error_and_the_next_one_is_served() {
 }
 
 #[test]
+fn who_is_slow_keeps_nobody_out() {
+    let served = Served::new();
+    let to = served.server.address();
+    let question = json!({ "jsonrpc": "2.0", "id": 1, "method": "eth_chainId" }).to_string();
+    let whole = format!("POST / HTTP/1.1\r\ncontent-length: {}\r\n\r\n{question}", question.len());
+    // A head that never ends, a body that never comes, and an answer that nobody reads.
+    let begun =
+        ["POST / HTTP/1.1\r\n", "POST / HTTP/1.1\r\ncontent-length: 1000000\r\n\r\n{", &whole];
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        for begun in begun.iter().cycle().take(40) {
+            let mut stream = TcpStream::connect(to).unwrap();
+            // One that was turned away already may say so.
+            stream.write_all(begun.as_bytes()).ok();
+            slow.push(stream);
+        }
+        let answer: Value = serde_json::from_slice(&post(to, question.as_bytes())).unwrap();
+        assert_eq!(answer["result"], "0x5");
+    }
+}
+
+#[test]
+fn a_batch_of_long_answers_is_cut_short() {
+    let mut served = Served::new();
+    for _ in 0..4 {
+        let data = vec![0; 100_000].into();
+        served.inside.transact(&key(1), Some(key(2).address()), data).unwrap();
+    }
+    served.tick();
+    let number = json!(format!("{:#x}", served.inside.head().unwrap().number));
+    let question =
+        |id: u64| json!({ "id": id, "method": "eth_getBlockByNumber", "params": [number, true] });
+    let batch = Value::Array((0..100).map(question).collect()).to_string();
+    let answers = answer(&served.chain, &Turns::default(), batch.as_bytes()).unwrap();
+    let answers = answers.as_array().unwrap();
+    let count = answers.iter().filter(|it| it["result"].is_object()).count();
+    assert!((2..50).contains(&count), "{count}");
+    assert_eq!(answers.len(), 100);
+    assert_eq!((&answers[99]["id"], &answers[99]["error"]["code"]), (&json!(99), &json!(-32005)));
+}
+
+#[test]
+fn nested_as_deep_as_it_goes_is_no_json() {
+    let served = Served::new();
+    let deep = [vec![b'['; 500_000], vec![b']'; 500_000]].concat();
+    let to = served.server.address();
+    let reply: Value = serde_json::from_slice(&post(to, &deep)).unwrap();
+    assert_eq!(reply["error"]["code"], -32700);
+}
+
+#[test]
 fn questions_of_any_shape_have_an_answer() {
     let served = Served::new();
-    let ask = |text: &str| answer(&served.chain, text.as_bytes());
+    let ask = |text: &str| answer(&served.chain, &Turns::default(), text.as_bytes());
     let code = |text: &str| ask(text).unwrap()["error"]["code"].clone();
     assert_eq!(code("{"), -32700);
     assert_eq!(code("[]"), -32600);

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use hypha_chain::embedded::{Chain, Parameters};
-use hypha_chain::rpc::answer;
+use hypha_chain::rpc::{Turns, answer};
 
 /// The input is the body of a request. True if it is answered with a result.
 ///
@@ -15,7 +15,7 @@ pub fn check(data: &[u8]) -> bool {
     let Ok(mut chain) = Chain::in_memory(parameters, [1; 32]) else { panic!("no chain") };
     let Ok(Some(made)) = chain.tick(1001) else { panic!("no block") };
     let chain = Mutex::new(chain);
-    let Some(answer) = answer(&chain, data) else { return false };
+    let Some(answer) = answer(&chain, &Turns::default(), data) else { return false };
     let head = chain.lock().map(|chain| chain.head().clone());
     assert!(head.is_ok_and(|head| head == made), "a question has made a block");
     let answers = answer.as_array().cloned().unwrap_or_else(|| vec![answer]);

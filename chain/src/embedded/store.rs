@@ -36,9 +36,12 @@ const META_HEAD: &[u8] = b"head";
 /// Why the chain's file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database says no: the disk, a lock, a file that is something else.
-    #[error("the chain's database failed")]
+    /// The database says no: the disk, a file that is something else.
+    #[error("the chain's database failed: {0}")]
     Database(#[source] Box<redb::Error>),
+    /// Another process has the file.
+    #[error("another process has the chain's file open")]
+    InUse,
     /// A value that is not what was written.
     #[error("the chain's table {table} holds a value that is not what was written")]
     Rotten {
@@ -61,7 +64,10 @@ pub enum StoreError {
 
 impl<E: Into<redb::Error>> From<E> for StoreError {
     fn from(error: E) -> Self {
-        Self::Database(Box::new(error.into()))
+        match error.into() {
+            redb::Error::DatabaseAlreadyOpen => Self::InUse,
+            error => Self::Database(Box::new(error)),
+        }
     }
 }
 

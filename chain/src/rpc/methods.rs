@@ -9,6 +9,7 @@ use super::json::{
     data, quantity, quantity_wide, read_address, read_data, read_hash, read_quantity,
     read_quantity_wide,
 };
+use super::turns::Turns;
 use crate::client::{locked, with_reserve};
 use crate::contracts::explain;
 use crate::embedded::{BlockHeader, Call, Chain, Filter, FoundLog, Outcome, Receipt};
@@ -16,6 +17,8 @@ use crate::transaction::Signed;
 
 /// Questions of one batch.
 const BATCH_MAX: usize = 100;
+/// All answers of a batch together, in bytes of JSON.
+const BATCH_LEN_MAX: usize = 16 * 1024 * 1024;
 /// Addresses, or values of a topic, in one filter.
 const LIST_MAX: usize = 256;
 
@@ -40,7 +43,7 @@ impl Refusal {
 
 /// The answer to the body of a request, whatever it is; `None` if it wants none (notifications).
 #[must_use]
-pub fn answer(chain: &Mutex<Chain>, body: &[u8]) -> Option<Value> {
+pub fn answer(chain: &Mutex<Chain>, turns: &Turns, body: &[u8]) -> Option<Value> {
     let Ok(question) = serde_json::from_slice::<Value>(body) else {
         let refusal = Refusal { code: -32700, message: "this is no JSON".to_owned(), data: None };
         return Some(envelope(&Value::Null, Err(refusal)));
@@ -51,15 +54,30 @@ pub fn answer(chain: &Mutex<Chain>, body: &[u8]) -> Option<Value> {
             Some(envelope(&Value::Null, Err(Refusal { code: -32600, message, data: None })))
         }
         Value::Array(batch) => {
-            let answers: Vec<Value> =
-                batch.iter().filter_map(|question| one(chain, question)).collect();
+            let answers = several(chain, turns, &batch);
             (!answers.is_empty()).then_some(Value::Array(answers))
         }
-        question => one(chain, &question),
+        question => one(chain, turns, &question),
     }
 }
 
-fn one(chain: &Mutex<Chain>, question: &Value) -> Option<Value> {
+/// The answers of a batch: a few bytes of question may ask for megabytes each.
+fn several(chain: &Mutex<Chain>, turns: &Turns, batch: &[Value]) -> Vec<Value> {
+    let (mut answers, mut len) = (Vec::new(), 0_usize);
+    for question in batch {
+        if len < BATCH_LEN_MAX {
+            let answer = one(chain, turns, question);
+            len = len.saturating_add(answer.as_ref().map_or(0, |it| it.to_string().len()));
+            answers.extend(answer);
+        } else if let Some(id) = question.get("id") {
+            let message = "the answers of the batch are too long: ask for less".to_owned();
+            answers.push(envelope(id, Err(Refusal { code: -32005, message, data: None })));
+        }
+    }
+    answers
+}
+
+fn one(chain: &Mutex<Chain>, turns: &Turns, question: &Value) -> Option<Value> {
     let Some(method) = question.get("method").and_then(Value::as_str) else {
         let message = "this is no JSON-RPC request".to_owned();
         return Some(envelope(&Value::Null, Err(Refusal { code: -32600, message, data: None })));
@@ -74,7 +92,10 @@ fn one(chain: &Mutex<Chain>, question: &Value) -> Option<Value> {
             return Some(envelope(id, Err(refusal)));
         }
     };
-    let result = dispatch(&mut locked(chain), method, parameters);
+    let result = {
+        let _turn = turns.wait();
+        dispatch(&mut locked(chain), method, parameters)
+    };
     Some(envelope(id, result))
 }
 

@@ -4,5 +4,7 @@ pub(crate) mod json;
 pub mod server;
 
 mod methods;
+mod turns;
 
 pub use methods::answer;
+pub use turns::Turns;

@@ -1,22 +1,31 @@
 //! The HTTP side: loopback only, a few connections at a time, every length and time bounded.
+//!
+//! Whoever opens many connections and says nothing, or a byte now and then, keeps nobody out: a new one
+//! takes the place of the one that was served longest ago.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::embedded::Chain;
-use crate::rpc::answer;
+use crate::rpc::{Turns, answer};
 
 /// The longest head of a request, in bytes, and the most header lines.
 const HEAD_LEN_MAX: usize = 8 * 1024;
 const HEADERS_MAX: usize = 64;
 /// The longest body, in bytes: a transaction of the greatest length in hexadecimal, and some more.
 const BODY_LEN_MAX: usize = 1024 * 1024;
-/// Connections at a time.
+/// Connections at a time, and with those that were turned away and are not gone yet.
 const CONNECTIONS_MAX: usize = 16;
+const THREADS_MAX: usize = 2 * CONNECTIONS_MAX;
+/// How long nobody is let in when there is no room, or the system has no descriptor or thread left; and how
+/// often one waits so for room.
+const PAUSE: Duration = Duration::from_millis(10);
+const PAUSES_MAX: usize = 100;
 /// How long a peer may be silent, and how many requests a connection serves.
 const SILENCE: Duration = Duration::from_secs(10);
 const REQUESTS_MAX: usize = 10_000;
@@ -35,7 +44,7 @@ pub enum ServerError {
     #[error("{0} is not a loopback address; the chain is served on loopback only")]
     NotLoopback(IpAddr),
     /// The socket.
-    #[error("the chain cannot be served on {address}")]
+    #[error("the chain cannot be served on {address}: {source}")]
     Socket {
         /// Where.
         address: SocketAddr,
@@ -82,38 +91,116 @@ impl Drop for Server {
     }
 }
 
+/// The connections that are open.
+#[derive(Default)]
+struct Lines {
+    open: usize,
+    /// How often a peer's turn has begun.
+    turns: u64,
+    /// Those whose peer is to speak or to listen, the one that was served longest ago first.
+    waiting: BTreeMap<u64, TcpStream>,
+}
+
+/// An open connection. Its place is free when this is dropped.
+struct Line {
+    lines: Arc<Mutex<Lines>>,
+    turn: u64,
+}
+
+impl Line {
+    /// A place for one more, if need be that of another; `None` if all are being answered.
+    fn open(lines: &Arc<Mutex<Lines>>) -> Option<Self> {
+        let mut all = locked(lines);
+        if all.open >= THREADS_MAX {
+            return None;
+        }
+        if all.open >= CONNECTIONS_MAX {
+            let (_, oldest) = all.waiting.pop_first()?;
+            // Its thread sees the end; one that is gone already needs none.
+            oldest.shutdown(Shutdown::Both).ok();
+        }
+        all.open += 1;
+        Some(Self { lines: Arc::clone(lines), turn: 0 })
+    }
+
+    /// It is its peer's turn: until that has said or taken all, the connection may be turned away.
+    fn wait(&mut self, stream: TcpStream) {
+        let mut all = locked(&self.lines);
+        all.turns += 1;
+        self.turn = all.turns;
+        all.waiting.insert(self.turn, stream);
+    }
+
+    /// Its question is answered now; `None` if it was turned away.
+    fn answer(&mut self) -> Option<TcpStream> {
+        locked(&self.lines).waiting.remove(&self.turn)
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let mut all = locked(&self.lines);
+        all.waiting.remove(&self.turn);
+        all.open -= 1;
+    }
+}
+
+fn locked(lines: &Mutex<Lines>) -> MutexGuard<'_, Lines> {
+    lines.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn listen(listener: &TcpListener, chain: &Arc<Mutex<Chain>>, stops: &Arc<AtomicBool>) {
-    let busy = Arc::new(AtomicUsize::new(0));
+    let (lines, turns) = (Arc::default(), Arc::new(Turns::default()));
     for stream in listener.incoming() {
         if stops.load(Ordering::Acquire) {
             return;
         }
         // A connection that was reset before it was accepted, or no descriptor left for a moment.
-        let Ok(mut stream) = stream else { continue };
-        if busy.load(Ordering::Acquire) >= CONNECTIONS_MAX {
+        let Ok(mut stream) = stream else {
+            std::thread::sleep(PAUSE);
+            continue;
+        };
+        let Some(line) = (0..PAUSES_MAX).find_map(|_| {
+            let line = Line::open(&lines);
+            if line.is_none() {
+                // Those that were turned away are about to go.
+                std::thread::sleep(PAUSE);
+            }
+            line
+        }) else {
             // The peer may be gone; then nobody needs to hear it.
             respond(&mut stream, "503 Service Unavailable", b"").ok();
             continue;
-        }
-        busy.fetch_add(1, Ordering::AcqRel);
-        let (chain, busy, stops) = (Arc::clone(chain), Arc::clone(&busy), Arc::clone(stops));
-        std::thread::spawn(move || {
+        };
+        let (chain, turns, stops) = (Arc::clone(chain), Arc::clone(&turns), Arc::clone(stops));
+        let started = std::thread::Builder::new().spawn(move || {
             // A peer that breaks the protocol or goes away ends its own connection only.
-            serve(stream, &chain, &stops).ok();
-            busy.fetch_sub(1, Ordering::AcqRel);
+            serve(stream, line, (&chain, &turns), &stops).ok();
         });
+        if started.is_err() {
+            std::thread::sleep(PAUSE);
+        }
     }
 }
 
-fn serve(mut stream: TcpStream, chain: &Mutex<Chain>, stops: &AtomicBool) -> std::io::Result<()> {
+fn serve(
+    mut stream: TcpStream,
+    mut line: Line,
+    (chain, turns): (&Mutex<Chain>, &Turns),
+    stops: &AtomicBool,
+) -> std::io::Result<()> {
     stream.set_read_timeout(Some(SILENCE))?;
     stream.set_write_timeout(Some(SILENCE))?;
     stream.set_nodelay(true)?;
+    line.wait(stream.try_clone()?);
     let mut buffer = Vec::new();
     for _ in 0..REQUESTS_MAX {
-        match read_request(&mut stream, &mut buffer)? {
+        let request = read_request(&mut stream, &mut buffer)?;
+        let Some(handle) = line.answer() else { return Ok(()) };
+        match request {
             Request::Body(body) => {
-                let answer = answer(chain, &body).map(|answer| answer.to_string());
+                let answer = answer(chain, turns, &body).map(|answer| answer.to_string());
+                line.wait(handle);
                 respond(&mut stream, "200 OK", answer.unwrap_or_default().as_bytes())?;
             }
             Request::Wrong(status) => return respond(&mut stream, status, b""),
@@ -144,8 +231,13 @@ enum Head {
 }
 
 fn read_request(stream: &mut impl Read, buffer: &mut Vec<u8>) -> std::io::Result<Request> {
+    let mut head = Head::Incomplete;
     loop {
-        match parse_head(buffer) {
+        // A complete one is read once, however slowly its body comes.
+        if head == Head::Incomplete {
+            head = parse_head(buffer);
+        }
+        match head {
             Head::Wrong(status) => return Ok(Request::Wrong(status)),
             Head::Complete { head_len, body_len } if buffer.len() >= head_len + body_len => {
                 let rest = buffer.split_off(head_len + body_len);
@@ -175,7 +267,10 @@ fn parse_head(buffer: &[u8]) -> Head {
     };
     // A browser's page may post to loopback, but not without saying where it is from.
     let has = |name: &str| request.headers.iter().any(|it| it.name.eq_ignore_ascii_case(name));
-    if has("origin") {
+    let is_elsewhere = |host: &httparse::Header<'_>| {
+        host.name.eq_ignore_ascii_case("host") && !is_here(host.value)
+    };
+    if has("origin") || request.headers.iter().any(is_elsewhere) {
         return Head::Wrong("403 Forbidden");
     }
     if request.method != Some("POST") {
@@ -193,6 +288,16 @@ fn parse_head(buffer: &[u8]) -> Head {
         (Some(_), None) => Head::Wrong("413 Content Too Large"),
         _ => Head::Wrong("411 Length Required"),
     }
+}
+
+/// Whether a `Host` is an address or `localhost`. A name of somebody else's that leads to loopback is how a
+/// browser is made to take this for that somebody's own.
+fn is_here(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let name = host.rsplit_once(':').filter(|(_, port)| is_port(port)).map_or(host, |(it, _)| it);
+    let address = name.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
 fn respond(stream: &mut TcpStream, status: &str, body: &[u8]) -> std::io::Result<()> {
@@ -226,13 +331,15 @@ mod tests {
 
     #[test]
     fn what_is_not_served_is_refused_by_its_reason() {
-        let cases: [(&[u8], &str); 7] = [
+        let cases: [(&[u8], &str); 9] = [
             (b"GET / HTTP/1.1\r\n\r\n", "405"),
             (b"POST / HTTP/1.1\r\n\r\n", "411"),
             (b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", "411"),
             (b"POST / HTTP/1.1\r\ncontent-length: 99999999\r\n\r\n", "413"),
             (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "411"),
             (b"POST / HTTP/1.1\r\norigin: http://x\r\ncontent-length: 1\r\n\r\n", "403"),
+            (b"POST / HTTP/1.1\r\nhost: evil.example:8545\r\ncontent-length: 1\r\n\r\n", "403"),
+            (b"POST / HTTP/1.1\r\nhost: ::1\r\nHost: evil\r\ncontent-length: 1\r\n\r\n", "403"),
             (b"\x00\x01\x02\r\n\r\n", "400"),
         ];
         for (bytes, status) in cases {
@@ -241,6 +348,18 @@ mod tests {
         }
         let long = [b"POST / HTTP/1.1\r\nx: ".as_slice(), &[b'a'; HEAD_LEN_MAX]].concat();
         assert!(matches!(read(&long), Request::Wrong(it) if it.starts_with("431")));
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_strangers_name_is_none() {
+        for host in
+            ["127.0.0.1", "127.0.0.1:8545", "localhost", "LocalHost:1", "[::1]:8545", "[::1]"]
+        {
+            assert!(is_here(host.as_bytes()), "{host}");
+        }
+        for host in ["", ":8545", "evil.example", "localhost.evil:80", "127.0.0.1.evil", "\u{e4}"] {
+            assert!(!is_here(host.as_bytes()), "{host}");
+        }
     }
 
     #[test]
