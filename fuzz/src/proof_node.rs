@@ -15,13 +15,14 @@ use proof_node::shards::format::{Bundle, FILE_BYTES_MAX};
 /// A promise is broken.
 pub fn check(data: &[u8]) -> bool {
     let Some((kind, rest)) = data.split_first() else { return false };
-    match kind % 6 {
+    match kind % 7 {
         0 => greeting(rest),
         1 => frames(rest),
         2 => tree(rest),
         3 => plot(rest),
         4 => bundle(rest),
-        _ => epoch(rest),
+        5 => epoch(rest),
+        _ => known(rest),
     }
 }
 
@@ -72,6 +73,15 @@ fn epoch(bytes: &[u8]) -> bool {
     let Some(closed) = kept::decode(&file) else { return false };
     assert_eq!(kept::encode(&closed), file);
     assert!(closed.blobs().len() <= 2);
+    true
+}
+
+/// What was known of an epoch in time, likewise.
+fn known(bytes: &[u8]) -> bool {
+    let file = sealed(bytes.to_vec());
+    let Some((epoch, known)) = kept::decode_known(&file) else { return false };
+    assert_eq!(kept::encode_known(epoch, &known), file);
+    assert!(kept::decode(&file).is_none());
     true
 }
 

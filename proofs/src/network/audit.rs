@@ -20,9 +20,9 @@ pub const POST_SECS: u64 = 1200;
 /// Seats of a jury in the mean, as Capacity has it.
 pub const JURY: u64 = 256;
 
-/// Which statements a node had [`SETTLE_SECS`] after an epoch's end.
+/// Which statements a node had [`SETTLE_SECS`] after an epoch's end: their numbers, ascending.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Known(Vec<u128>);
+pub struct Known(pub Vec<u128>);
 
 /// What is wrong with a posted epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

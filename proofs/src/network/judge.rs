@@ -82,7 +82,6 @@ struct Ended {
     /// When what is known may not be left out any more, if that was seen; and when it is closed.
     settles_ns: Option<u64>,
     closes_ns: u64,
-    known: Option<Known>,
 }
 
 struct Entry {
@@ -112,6 +111,10 @@ pub struct Judge {
     settings: Settings,
     counts: (u32, u32),
     ended: BTreeMap<u32, Ended>,
+    /// What was known in time.
+    known: BTreeMap<u32, Known>,
+    /// The epochs of which that was found since it was asked for.
+    settled: Vec<u32>,
     posted: BTreeMap<u32, Entry>,
     own: BTreeMap<u32, Arc<Closed>>,
     /// What was closed since it was asked for.
@@ -128,6 +131,8 @@ impl Judge {
             settings,
             counts: (0, 0),
             ended: BTreeMap::new(),
+            known: BTreeMap::new(),
+            settled: Vec::new(),
             posted: BTreeMap::new(),
             own: BTreeMap::new(),
             closed: Vec::new(),
@@ -141,6 +146,14 @@ impl Judge {
         self.own.insert(closed.data.epoch, Arc::new(closed));
     }
 
+    /// What was known in time before a restart. The statements themselves come from peers again.
+    pub fn remember(&mut self, epoch: u32, known: Known) {
+        self.known.insert(epoch, known);
+        while self.known.len() > KEPT {
+            self.known.pop_first();
+        }
+    }
+
     /// An epoch is over, with so many nodes and farms. It is closed at `closes_ns`. With `settles_ns`
     /// what is known then may not be left out; without, its end was not seen in time to say.
     pub fn on_ended(
@@ -151,10 +164,18 @@ impl Judge {
         closes_ns: u64,
     ) {
         self.counts = counts;
-        let ended = Ended { counts, settles_ns, closes_ns, known: None };
+        let ended = Ended { counts, settles_ns, closes_ns };
         self.ended.entry(epoch).or_insert(ended);
         while self.ended.len() > KEPT {
             self.ended.pop_first();
+        }
+    }
+
+    /// The end of an epoch that was not seen when it happened is not long ago: what is known at `settles_ns`
+    /// may not be left out after all.
+    pub fn settles(&mut self, epoch: u32, settles_ns: u64) {
+        if let Some(ended) = self.ended.get_mut(&epoch) {
+            ended.settles_ns = Some(settles_ns);
         }
     }
 
@@ -267,13 +288,20 @@ impl Judge {
         now_ns: u64,
         now_secs: u64,
     ) -> Vec<Judged> {
+        let mut settled = Vec::new();
         for (epoch, ended) in &mut self.ended {
             if ended.settles_ns.take_if(|at| *at <= now_ns).is_some() {
-                ended.known = participant.pool(*epoch).map(Known::at);
+                settled.push(*epoch);
             }
             if ended.closes_ns <= now_ns {
                 participant.settle(*epoch);
             }
+        }
+        settled.retain(|epoch| !self.known.contains_key(epoch));
+        for epoch in settled {
+            let Some(pool) = participant.pool(epoch) else { continue };
+            self.remember(epoch, Known::at(pool));
+            self.settled.push(epoch);
         }
         let (mut out, mut wanted) = (Vec::new(), None);
         out.extend(self.adopt(now_ns, now_secs, &mut wanted));
@@ -304,6 +332,12 @@ impl Judge {
     /// What was closed here since this was asked.
     pub fn closed(&mut self) -> Vec<Arc<Closed>> {
         std::mem::take(&mut self.closed)
+    }
+
+    /// What was known in time of epochs, as far as that was found since this was asked.
+    pub fn settled(&mut self) -> Vec<(u32, &Known)> {
+        let settled = std::mem::take(&mut self.settled).into_iter();
+        settled.filter_map(|epoch| Some((epoch, self.known.get(&epoch)?))).collect()
     }
 
     /// The epoch that is to be posted next, if there is one: closes what is due from `oldest` on, up to
@@ -502,7 +536,7 @@ impl Judge {
         let ours = participant.pool(epoch)?;
         let closing = self.closing(epoch, participant, pool)?;
         let nothing = Known::default();
-        let known = self.ended.get(&epoch)?.known.as_ref().unwrap_or(&nothing);
+        let known = self.known.get(&epoch).unwrap_or(&nothing);
         let terms = &self.settings.terms;
         let found = ledger.objections(terms, &closing, (&posted, &data), (ours, known));
         if found.is_empty() {

@@ -222,6 +222,48 @@ fn an_epoch_of_fewer_statements_is_true_but_to_who_knew_more_in_time() {
     }
 }
 
+#[test]
+fn what_was_known_in_time_counts_after_a_restart_too() {
+    let mut court = Court::new(42, &[]);
+    let some = court.without(3);
+    let noted = court.judges.get_mut(&5).unwrap().settled();
+    let [(0, known)] = noted[..] else { panic!("{} epochs", noted.len()) };
+    let known = known.clone();
+    assert!(court.judges.get_mut(&5).unwrap().settled().is_empty(), "it is told once");
+    // Both begin anew, and have heard all statements again; one has kept what it knew.
+    for node in [5, 6] {
+        let mut again = judge();
+        if node == 5 {
+            again.remember(0, known.clone());
+        }
+        again.on_ended(0, (NODES, NODES), None, court.world.now_ns);
+        court.judges.insert(node, again);
+    }
+    court.serve(1, &some);
+    court.post(of(&some.data), 0);
+    court.run(30);
+    let Judgement::False(found) = court.judgement(5, 0) else { panic!("it was left out") };
+    assert!(matches!(found[..], [Objection::LeftOut(_)]), "{found:?}");
+    assert_eq!(court.judgement(6, 0), &Judgement::True);
+}
+
+#[test]
+fn an_end_that_was_seen_late_settles_in_what_is_left_of_its_time() {
+    let mut court = Court::new(43, &[9]);
+    let some = court.without(3);
+    // Node 8 has restarted: it has all statements, and the epoch is not long over.
+    let mut again = judge();
+    let now_ns = court.world.now_ns;
+    again.on_ended(0, (NODES, NODES), None, now_ns + 3 * SECOND);
+    again.settles(0, now_ns + SECOND);
+    court.judges.insert(8, again);
+    court.serve(1, &some);
+    court.post(of(&some.data), 0);
+    court.run(30);
+    assert!(matches!(court.judgement(8, 0), Judgement::False(_)));
+    assert_eq!(court.judgement(9, 0), &Judgement::True);
+}
+
 /// Peers that answer with something else than what is wanted.
 fn liars() -> [(u32, Lie); 6] {
     [

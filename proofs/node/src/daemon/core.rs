@@ -54,7 +54,7 @@ const SLEEP_MAX: Duration = Duration::from_millis(250);
 pub(super) const STATEMENTS_MAX: usize = 4 << 20;
 /// How many epochs' statements are kept: one can be disputed for six hours, and who begins then judges
 /// from the last on that can't.
-const KEEP_EPOCHS: u32 = 10;
+pub(super) const KEEP_EPOCHS: u32 = 10;
 
 /// Where events go.
 pub(super) struct Teller<'a>(pub(super) &'a mut dyn FnMut(&Event));
@@ -108,6 +108,8 @@ pub(super) struct Core<'a> {
     pub(super) time: ChainTime,
     pub(super) paused: Arc<AtomicBool>,
     is_regenerating: bool,
+    /// It was told that the node has another key.
+    is_replaced: bool,
     next_tend_ns: u64,
     pub(super) core: SyncSender<Input>,
     inputs: Receiver<Input>,
@@ -196,6 +198,7 @@ impl<'a> Core<'a> {
             time: ChainTime::default(),
             paused: Arc::new(AtomicBool::new(false)),
             is_regenerating: false,
+            is_replaced: false,
             next_tend_ns: 0,
             core,
             inputs,
@@ -289,6 +292,7 @@ impl<'a> Core<'a> {
         }
         self.appeals.on_mine(mine.as_ref().map(|mine| mine.member(self.config.node)));
         self.mine = mine;
+        self.check_signer();
         for news in news {
             match news {
                 News::Epoch { epoch, roster } => {
@@ -311,6 +315,7 @@ impl<'a> Core<'a> {
                     (self.time.secs, self.time.block) = (timestamp, number);
                     if is_newest {
                         self.check_clock(timestamp);
+                        self.judging.on_newest(timestamp, moment.now_ns);
                     }
                 }
             }
@@ -424,6 +429,23 @@ impl<'a> Core<'a> {
         self.challenges.clear();
         // What was sent may be gone too, with the block that it was in.
         self.time.awaits_block = 0;
+    }
+
+    /// Says once that the node has another key now: nobody listens to what this one signs.
+    fn check_signer(&mut self) {
+        let given = self.config.key.address();
+        let wanted = self.mine.as_ref().map(|mine| mine.signer).filter(|signer| *signer != given);
+        if let Some(wanted) = wanted
+            && !self.is_replaced
+        {
+            let node = self.config.node;
+            let text = format!(
+                "node {node}'s chain key is {wanted} now, and nobody listens to {given}: start again with \
+                 the --node-key that it has"
+            );
+            self.teller.tell("key-changed", text, json!({"node": node, "chain_key": wanted}));
+        }
+        self.is_replaced = wanted.is_some();
     }
 
     /// Says once that this host's clock and the chain's time are far apart. No deadline depends on it.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use hypha_chain::contracts::{Capacity, Rewards};
 use hypha_chain::{B256, SolCall};
-use hypha_proofs::network::audit::{Objection, Posted};
+use hypha_proofs::network::audit::{Objection, Posted, SETTLE_SECS};
 use hypha_proofs::network::epoch::EpochData;
 use hypha_proofs::network::judge::{Closed, Judge, Judged, Judgement, KEPT, Settings};
 use hypha_proofs::network::ledger::{Terms, Weights};
@@ -14,7 +14,7 @@ use hypha_proofs::network::schedule::Schedule;
 use serde_json::json;
 
 use super::aggregator::RING;
-use super::core::{STATEMENTS_MAX, Teller};
+use super::core::{KEEP_EPOCHS, STATEMENTS_MAX, Teller};
 use super::{Config, DaemonError};
 use crate::kept;
 use crate::metrics::{Metrics, add, set};
@@ -31,9 +31,12 @@ pub(super) struct Judging {
     /// The records of the epochs that stand, as they are on the chain now.
     pub(super) records: BTreeMap<u32, Capacity::Epoch>,
     folder: PathBuf,
+    known_folder: PathBuf,
     schedule: Schedule,
     window_secs: u64,
     gather_ns: u64,
+    /// The last epoch whose end was not seen when it happened.
+    late: Option<u32>,
     lacks_ledger: bool,
 }
 
@@ -64,8 +67,12 @@ impl Judging {
             statements_max: STATEMENTS_MAX,
         });
         let folder = config.folder.join("epochs");
-        let at = |source| DaemonError::Io { path: folder.clone(), source };
-        for (epoch, found) in kept::read_all(&folder).map_err(at)? {
+        let known_folder = config.folder.join("known");
+        let at = |path: &PathBuf| {
+            let path = path.clone();
+            |source| DaemonError::Io { path, source }
+        };
+        for (epoch, found) in kept::read_all(&folder).map_err(at(&folder))? {
             match found {
                 Ok(closed) => judge.restore(closed, participant),
                 Err(error) => {
@@ -75,22 +82,46 @@ impl Judging {
                 }
             }
         }
+        for (epoch, found) in kept::read_all_known(&known_folder).map_err(at(&known_folder))? {
+            match found {
+                Ok(known) => judge.remember(epoch, known),
+                Err(error) => {
+                    let at = known_folder.join(epoch.to_string());
+                    let text = format!("{}: {error}; what was known in time is lost", at.display());
+                    teller.tell("epoch-failed", text, json!({"epoch": epoch}));
+                }
+            }
+        }
         Ok(Self {
             judge,
             records: BTreeMap::new(),
             folder,
+            known_folder,
             schedule,
             window_secs,
             gather_ns: config.timing.gather_ns,
+            late: None,
             lacks_ledger: false,
         })
     }
 
     /// An epoch is over. If that was seen when it happened, what is known some minutes later counts.
     pub(super) fn on_ended(&mut self, epoch: u32, counts: (u32, u32), is_fresh: bool, now_ns: u64) {
+        self.late = Some(epoch).filter(|_| !is_fresh);
         let settles_ns = is_fresh.then(|| now_ns.saturating_add(self.gather_ns / SETTLES));
         let closes_ns = now_ns.saturating_add(self.gather_ns);
         self.judge.on_ended(epoch, counts, settles_ns, closes_ns);
+    }
+
+    /// The newest block was read. An epoch that was over before, and not for long, settles in what is left
+    /// of its time: whoever restarts then hears from its peers what it has heard before.
+    pub(super) fn on_newest(&mut self, block_secs: u64, now_ns: u64) {
+        let Some(epoch) = self.late.take() else { return };
+        let since = block_secs.saturating_sub(self.schedule.epoch_end(epoch));
+        if let Some(left) = SETTLE_SECS.checked_sub(since) {
+            let left_ns = self.gather_ns / SETTLES / SETTLE_SECS * left;
+            self.judge.settles(epoch, now_ns.saturating_add(left_ns));
+        }
     }
 
     /// Somebody has posted an epoch.
@@ -153,6 +184,19 @@ impl Judging {
         kept.is_ok()
     }
 
+    /// Puts on the disk what was known of epochs in time. What can't be kept is told: a restart forgets it.
+    fn keep_known(&mut self, teller: &mut Teller) {
+        let folder = &self.known_folder;
+        for (epoch, known) in self.judge.settled() {
+            let kept = kept::write_known(folder, epoch, known)
+                .and_then(|()| kept::keep_newest(folder, KEEP_EPOCHS as usize));
+            if let Err(error) = kept {
+                let text = format!("what was known of epoch {epoch} can't be kept: {error}");
+                teller.tell("epoch-failed", text, json!({"epoch": epoch}));
+            }
+        }
+    }
+
     /// Judges what can be judged now.
     pub(super) fn tend(
         &mut self,
@@ -161,7 +205,9 @@ impl Judging {
         metrics: &Metrics,
         teller: &mut Teller,
     ) {
-        for judged in self.judge.tend(participant, now_ns, now_secs) {
+        let judged = self.judge.tend(participant, now_ns, now_secs);
+        self.keep_known(teller);
+        for judged in judged {
             if let Some(closed) = &judged.closed {
                 self.keep(closed, teller);
             }

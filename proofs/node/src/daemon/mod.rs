@@ -195,7 +195,7 @@ pub enum DaemonError {
     #[error("no thread can be made: {0}")]
     Thread(#[source] io::Error),
     /// The key is not this node's.
-    #[error("node {node}'s chain key is {wanted}, not {given}")]
+    #[error("node {node}'s chain key is {wanted}, not {given}: give the --node-key that it has")]
     Key {
         /// The node.
         node: u32,

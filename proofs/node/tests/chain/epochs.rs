@@ -4,14 +4,16 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use hypha_chain::contracts::Capacity;
+use hypha_chain::B256;
+use hypha_chain::contracts::{Capacity, Registry};
+use hypha_chain::message::{Reader, RotateKey, sign};
 use hypha_proofs::network::ledger::Ledger;
 use proof_node::daemon::{self, DaemonError};
 use proof_node::kept;
 use proof_node::metrics::Metrics;
 
 use crate::daemon::{Daemon, POSTER};
-use crate::{World, key};
+use crate::{CHAIN_ID, World, key};
 
 #[test]
 fn what_is_found_true_is_on_the_disk_and_gone_on_from_after_a_restart() {
@@ -106,6 +108,29 @@ fn what_a_reorganisation_takes_back_is_not_gone_on_from() {
     });
     assert_eq!(kept::read(&epochs.join("1")).unwrap().data.hash(), hash);
     daemon.stop();
+}
+
+#[test]
+fn who_proves_with_a_key_that_the_node_has_no_more_is_told_so() {
+    let mut world = World::with_a_node(36);
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&world, folder.path());
+    daemon.settle(&world);
+    let (registry, new) = (world.suite.registry, key(13));
+    let mesh_key = B256::repeat_byte(13);
+    let domain = Reader::Registry.domain(CHAIN_ID, registry);
+    let signature = sign(&RotateKey { node: 1, meshKey: mesh_key }, &domain, &new);
+    let (node, zero) = (1, B256::ZERO);
+    let mesh = Registry::MeshKey { key: mesh_key, signatureR: zero, signatureS: zero };
+    let signature = signature.to_bytes().into();
+    world.send(1, registry, &Registry::rotateKeyCall { node, mesh, signature });
+    let told = daemon.wait_for(&mut world, |it| it.kind == "key-changed");
+    assert!(told.text.contains(&new.address().to_string()), "{}", told.text);
+    daemon.stop();
+    let (stop, metrics) = (Arc::new(AtomicBool::new(true)), Arc::new(Metrics::default()));
+    let config = Daemon::config(&world, folder.path());
+    let again = daemon::run(config, &stop, &metrics, &mut |_| {});
+    assert!(matches!(again, Err(DaemonError::Key { node: 1, .. })));
 }
 
 #[test]

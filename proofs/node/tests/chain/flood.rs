@@ -21,11 +21,11 @@ use proof_node::peers::{Contact, Incoming, Peers};
 use crate::daemon::{Daemon, NODE};
 use crate::{CHAIN_ID, World, key};
 
-const HONEST: u32 = 2;
+pub(crate) const HONEST: u32 = 2;
 const FLOODING: u32 = 3;
 const LONG: u32 = 4;
 
-fn signer(node: u32) -> u8 {
+pub(crate) fn signer(node: u32) -> u8 {
     NODE + node as u8 - 1
 }
 
@@ -93,13 +93,13 @@ fn rubbish(world: &World) -> Vec<Vec<u8>> {
 }
 
 /// A node that asks what node 1 has of an epoch, and is answered each time.
-struct Honest {
-    peers: Peers,
-    answers: Receiver<Incoming>,
+pub(crate) struct Honest {
+    pub(crate) peers: Peers,
+    pub(crate) answers: Receiver<Incoming>,
 }
 
 impl Honest {
-    fn start(world: &World, at: SocketAddr) -> Self {
+    pub(crate) fn start(world: &World, at: SocketAddr) -> Self {
         let (inbox, answers) = sync_channel(64);
         let identity =
             Identity { chain_id: CHAIN_ID, registry: world.suite.registry, node: HONEST };

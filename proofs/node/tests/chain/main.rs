@@ -6,6 +6,7 @@ mod daemon;
 mod epochs;
 mod flood;
 mod gone;
+mod known;
 mod proof;
 
 use std::sync::{Arc, Mutex};
