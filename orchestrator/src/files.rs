@@ -9,10 +9,7 @@ use rustix::fs::OFlags;
 
 /// Opens a regular file. A pipe or a device is refused, and not waited for: whoever is to write into it may
 /// never come.
-///
-/// # Errors
-/// What is wrong with it, in words for its user.
-pub fn open_regular(path: &Path) -> io::Result<File> {
+fn open_regular(path: &Path) -> io::Result<File> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {

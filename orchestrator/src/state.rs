@@ -21,6 +21,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::fs::{FlockOperation, flock};
 use spec::secret::Secret32;
@@ -30,6 +31,17 @@ use zeroize::Zeroizing;
 const LAYOUT_VERSION: &str = "1";
 /// The file in a volume's folder that says that the volume was made.
 const MADE: &str = "made";
+
+/// What all verbs of a state take.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Where the state is [default: $HYPHA_STATE or ~/.local/share/hypha].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
 
 /// Why the state can't be used.
 #[derive(Debug, thiserror::Error)]

@@ -1,9 +1,10 @@
 //! The verbs of `hypha chain` and their options.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
+
+use crate::state::Common;
 
 /// Where a chain is served if nothing else is said: the port that EVM tools try first.
 pub const LISTEN: &str = "127.0.0.1:8545";
@@ -48,22 +49,11 @@ pub enum ChainVerb {
     #[command(after_help = "Examples:\n  hypha chain status\n  \
         hypha chain status --at 127.0.0.1:8545 --json | jq .block")]
     Status {
-        /// Ask the chain that is served here; without it, the file, which nobody may be serving.
+        /// Ask the chain that is served here [default: this state's, served or not].
         #[arg(long, value_name = "ADDRESS")]
         at: Option<SocketAddr>,
         /// What all verbs take.
         #[command(flatten)]
         common: Common,
     },
-}
-
-/// What all verbs take.
-#[derive(Debug, Args)]
-pub struct Common {
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Where the state is [default: $HYPHA_STATE or ~/.local/share/hypha].
-    #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
 }

@@ -8,12 +8,12 @@ use hypha_chain::U256;
 use hypha_chain::contracts::Capacity;
 use hypha_chain::sol_types::{SolEvent, SolType, SolValue};
 use hypha_proofs::network::epoch::EpochData;
-use proof_node::kept;
+use proof_node::kept::{self, KeptError};
 
 use super::failure::Failure;
 use super::reach::Reach;
 use super::wallet::Wallet;
-use crate::files::open_regular;
+use crate::files::read_regular;
 
 /// Keeps on the chain that these nodes were proven, as far as an epoch's data shows it and the chain does
 /// not have it yet: until then nobody pays for that time.
@@ -47,10 +47,8 @@ pub fn prove(
 /// # Errors
 /// [`Failure::File`].
 pub fn read(path: &Path) -> Result<EpochData, Failure> {
-    let bad = |reason: String| Failure::File { path: path.to_owned(), reason };
-    // It may be hundreds of megabytes; the reader has its own limit, and would wait for a pipe.
-    open_regular(path).map_err(Failure::unread(path))?;
-    Ok(kept::read(path).map_err(|error| bad(error.to_string()))?.data)
+    let bytes = read_regular(path, kept::BYTES_MAX).map_err(Failure::file(path))?;
+    Ok(kept::decode(&bytes).ok_or(KeptError::Damaged).map_err(Failure::file(path))?.data)
 }
 
 /// What was last posted for the epoch; it must be of this very data. A demand that was made and answered
@@ -68,10 +66,8 @@ pub fn posted(reach: &Reach, data: &EpochData, path: &Path) -> Result<Capacity::
     let none = || Failure::NotNow(format!("epoch {epoch} was not posted yet"));
     let event = event.ok_or_else(none)?.data;
     if event.data != data.hash() {
-        return Err(Failure::File {
-            path: path.to_owned(),
-            reason: format!("it is not the data that was posted for epoch {epoch}"),
-        });
+        let reason = format!("it is not the data that was posted for epoch {epoch}");
+        return Err(Failure::file(path)(reason));
     }
     Ok(event.posted)
 }

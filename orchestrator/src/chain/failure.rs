@@ -1,12 +1,13 @@
 //! Why a verb that needs the chain failed, in words that say what to do, and with which exit code.
 
+use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use hypha_chain::client::ClientError;
 use hypha_chain::embedded::{ChainError, FilterError, PoolError, SubmitError};
 use hypha_chain::remote::RemoteError;
-use hypha_chain::{Address, B256, Bytes, U256};
+use hypha_chain::{Address, B256, U256};
 
 use super::ChainVerbError;
 use super::amount::tokens;
@@ -86,6 +87,24 @@ pub enum Failure {
          was not sent"
     )]
     Nonce(String),
+    /// What an interrupted run has signed can still be sent.
+    #[error(
+        "an interrupted run has signed: {what} ({transaction:#x}) with the nonce {nonce}, and the \
+         account's next one is {next}: an endpoint lied, or blocks were taken back, and it can be sent when \
+         its turn comes. Move the tokens to another account, or delete {note} to go on"
+    )]
+    Ahead {
+        /// What it was to do.
+        what: String,
+        /// The transaction.
+        transaction: B256,
+        /// Its nonce.
+        nonce: u64,
+        /// The account's next one.
+        next: u64,
+        /// Where it is noted.
+        note: PathBuf,
+    },
     /// A contract says no.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -150,33 +169,13 @@ pub enum Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        let lacks_gas = error.lacks_gas();
         match error {
             ClientError::Reverted(output) => Self::Refused(Refusal::read(&output)),
-            ClientError::Remote(RemoteError::Refused { message, .. }) if lacks_gas => {
-                Self::Gas(message)
-            }
-            ClientError::Remote(RemoteError::Refused { url, method, message, data }) => {
-                of_node(url, method, message, data)
-            }
-            error if lacks_gas => Self::Gas(error.to_string()),
-            ClientError::Submit(
-                error @ (SubmitError::NonceUsed { .. }
-                | SubmitError::Pool(PoolError::NonceTaken { .. })),
-            ) => Self::Nonce(error.to_string()),
+            error if error.lacks_gas() => Self::Gas(error.to_string()),
+            error if error.lacks_nonce() => Self::Nonce(error.to_string()),
             other => Self::Client(other),
         }
     }
-}
-
-/// What a node means by refusing. There are no codes for it: each kind of node has its own words.
-fn of_node(url: Box<str>, method: &'static str, message: String, data: Option<Bytes>) -> Failure {
-    let words = message.to_lowercase();
-    let is_of_sending = method == "eth_sendRawTransaction" || method == "eth_estimateGas";
-    if is_of_sending && (words.contains("nonce") || words.contains("underpriced")) {
-        return Failure::Nonce(message);
-    }
-    Failure::Client(RemoteError::Refused { url, method, message, data }.into())
 }
 
 impl From<RemoteError> for Failure {
@@ -186,8 +185,8 @@ impl From<RemoteError> for Failure {
 }
 
 impl Failure {
-    /// What a file's reader says of it.
-    pub fn unread(path: &Path) -> impl Fn(io::Error) -> Self + '_ {
+    /// What is wrong with a file, as its reader says.
+    pub fn file<E: Display>(path: &Path) -> impl Fn(E) -> Self + '_ {
         |error| Self::File { path: path.to_owned(), reason: error.to_string() }
     }
 
@@ -204,6 +203,7 @@ impl Failure {
             | Self::File { .. }
             | Self::NoContracts(_)
             | Self::Funds { .. }
+            | Self::Ahead { .. }
             | Self::Gas(_)
             | Self::Input(_) => exit_code::BAD_SPEC,
             Self::Busy(_) | Self::InUse(_) => exit_code::CONFLICT,

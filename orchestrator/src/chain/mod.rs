@@ -27,7 +27,7 @@ use std::time::Duration;
 use hypha_chain::client::{Client, ClientError};
 use hypha_chain::contracts::GridToken;
 use hypha_chain::deploy::{BeaconKind, Suite, Terms, creations};
-use hypha_chain::embedded::{Chain, ChainError, Parameters};
+use hypha_chain::embedded::{Chain, ChainError, Parameters, StoreError};
 use hypha_chain::key::{Key, KeyError};
 use hypha_chain::remote::{Endpoints, Remote, RemoteError};
 use hypha_chain::rpc::server::{Server, ServerError};
@@ -38,9 +38,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::clock::{Clock, unix_time_ns};
 use crate::exit_code;
-use crate::state::{self, StateError};
+use crate::state::{self, Common, StateError};
 use amount::{UNIT, tokens as whole};
-use arguments::{ChainVerb, Common};
+use arguments::ChainVerb;
+use failure::Failure;
 
 /// Tokens minted per hour at most, and ever, for one at the start.
 const EMISSION_SHARE: u128 = 100_000;
@@ -62,14 +63,8 @@ pub enum ChainVerbError {
     #[error("there is no chain in this state ({0} is missing): make one with `hypha chain init`")]
     NoChain(PathBuf),
     /// Another process has it.
-    #[error("{path} can't be opened: {source}; if `hypha chain serve` runs, give --at ADDRESS")]
-    Busy {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: ChainError,
-    },
+    #[error("another hypha has {0} open: it serves this chain, or is about to send something")]
+    Busy(PathBuf),
     /// There is one with another number.
     #[error("the chain in this state has the number {there}, not {wanted}")]
     OtherChain {
@@ -124,7 +119,7 @@ impl ChainVerbError {
                 exit_code::BAD_SPEC
             }
             Self::NoChain(_) => exit_code::NOT_FOUND,
-            Self::OtherChain { .. } | Self::Busy { .. } | Self::Server(_) => exit_code::CONFLICT,
+            Self::OtherChain { .. } | Self::Busy(_) | Self::Server(_) => exit_code::CONFLICT,
             Self::Unreachable { .. } => exit_code::UNAVAILABLE,
             _ => exit_code::FAILURE,
         }
@@ -181,9 +176,9 @@ impl Place {
     /// Opens the chain.
     fn chain(&self) -> Result<Chain, ChainVerbError> {
         let path = self.blocks();
-        Chain::open(&path, self.seed()?).map_err(|source| match source {
-            ChainError::Store(_) => ChainVerbError::Busy { path, source },
-            source => source.into(),
+        Chain::open(&path, self.seed()?).map_err(|error| match error {
+            ChainError::Store(StoreError::InUse) => ChainVerbError::Busy(path),
+            other => other.into(),
         })
     }
 
@@ -212,15 +207,15 @@ impl Place {
 /// Carries out a verb.
 ///
 /// # Errors
-/// A [`ChainVerbError`].
-pub fn run(verb: &ChainVerb) -> Result<i32, ChainVerbError> {
+/// A [`Failure`].
+pub fn run(verb: &ChainVerb) -> Result<i32, Failure> {
     match verb {
         ChainVerb::Init { chain_id, cadence, tokens, common } => {
             init(&Place::open(common)?, *chain_id, *cadence, *tokens)?;
             status(&Place::open(common)?, None, common.json)
         }
         ChainVerb::Serve { listen, speed, common } => {
-            serve(&Place::open(common)?, *listen, *speed, common.json)
+            Ok(serve(&Place::open(common)?, *listen, *speed, common.json)?)
         }
         ChainVerb::Status { at, common } => status(&Place::open(common)?, *at, common.json),
     }
@@ -354,7 +349,7 @@ fn serve(place: &Place, listen: SocketAddr, speed: u64, json: bool) -> Result<i3
 }
 
 /// What the chain says of itself.
-fn status(place: &Place, at: Option<SocketAddr>, json: bool) -> Result<i32, ChainVerbError> {
+fn status(place: &Place, at: Option<SocketAddr>, json: bool) -> Result<i32, Failure> {
     let found = place.described()?;
     let client = match at {
         Some(at) => {
@@ -364,7 +359,7 @@ fn status(place: &Place, at: Option<SocketAddr>, json: bool) -> Result<i32, Chai
                 .map_err(|source| ChainVerbError::Unreachable { at, source })?;
             Client::Remote(Arc::new(remote))
         }
-        None => Client::Embedded(Arc::new(Mutex::new(place.chain()?))),
+        None => reach::of_the_state(place, found.chain_id)?.0,
     };
     let (suite, account) = (found.suite(), place.account()?.address());
     let head = client.head()?;

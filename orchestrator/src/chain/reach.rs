@@ -116,8 +116,7 @@ impl Reach {
             (Some(deployer), None) => Suite::at(deployer, 0),
             (None, Some(directory)) => look_up(&client, directory, &path)?,
             _ => {
-                let reason = "it names either a deployer or a directory".to_owned();
-                return Err(Failure::File { path, reason });
+                return Err(Failure::file(&path)("it names either a deployer or a directory"));
             }
         };
         let reach = Self {
@@ -203,24 +202,23 @@ impl Reach {
 
 /// A description of contracts; `is_given` if it was named on the command line.
 fn read_contracts(path: &Path, is_given: bool) -> Result<Contracts, Failure> {
-    let bad = |reason: String| Failure::File { path: path.to_owned(), reason };
     let bytes = match read_regular(path, CONTRACTS_LEN_MAX) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !is_given => {
             return Err(Failure::NoChain(path.to_owned()));
         }
-        bytes => bytes.map_err(|error| bad(error.to_string()))?,
+        bytes => bytes.map_err(Failure::file(path))?,
     };
-    let found: Contracts =
-        serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+    let found: Contracts = serde_json::from_slice(&bytes).map_err(Failure::file(path))?;
     if found.version != super::VERSION {
         let (version, reads) = (found.version, super::VERSION);
-        return Err(bad(format!("version {version}; this hypha reads version {reads}")));
+        let reason = format!("version {version}; this hypha reads version {reads}");
+        return Err(Failure::file(path)(reason));
     }
     Ok(found)
 }
 
 /// The state's own chain: its file if nobody has it open, otherwise whoever serves it.
-fn of_the_state(place: &Place, chain_id: u64) -> Result<(Client, Option<Own>), Failure> {
+pub(super) fn of_the_state(place: &Place, chain_id: u64) -> Result<(Client, Option<Own>), Failure> {
     if !place.blocks().exists() {
         return Err(Failure::NoEndpoint);
     }
@@ -229,7 +227,7 @@ fn of_the_state(place: &Place, chain_id: u64) -> Result<(Client, Option<Own>), F
             let chain = Arc::new(Mutex::new(chain));
             return Ok((Client::Embedded(Arc::clone(&chain)), Some(chain)));
         }
-        Err(error @ super::ChainVerbError::Busy { .. }) => error,
+        Err(error @ super::ChainVerbError::Busy(_)) => error,
         Err(error) => return Err(error.into()),
     };
     let Ok(url) = std::fs::read_to_string(place.served()) else { return Err(busy.into()) };

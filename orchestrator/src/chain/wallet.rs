@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::Args;
 use hypha_chain::client::{ClientError, Receipt};
 use hypha_chain::contracts::GridToken;
 use hypha_chain::embedded::Call;
@@ -35,6 +36,17 @@ use crate::state;
 const NOTE_VERSION: u32 = 1;
 /// How often the chain is asked whether it has made a block.
 const POLL: Duration = Duration::from_millis(200);
+
+/// Who sends, and on which chain.
+#[derive(Debug, Args)]
+pub struct SendArguments {
+    /// Whose account.
+    #[command(flatten)]
+    pub key: KeyArguments,
+    /// Which chain.
+    #[command(flatten)]
+    pub chain: ChainArguments,
+}
 
 /// An account that sends.
 pub struct Wallet<'a> {
@@ -76,13 +88,9 @@ impl<'a> Wallet<'a> {
     ///
     /// # Errors
     /// A [`Failure`].
-    pub fn open(
-        reach: &'a Reach,
-        arguments: &ChainArguments,
-        key: &KeyArguments,
-    ) -> Result<Self, Failure> {
-        let directory = arguments.directory()?;
-        let signer = keys::signer(key, &directory)?;
+    pub fn open(reach: &'a Reach, arguments: &SendArguments) -> Result<Self, Failure> {
+        let directory = arguments.chain.directory()?;
+        let signer = keys::signer(&arguments.key, &directory)?;
         let folder = directory.join("chain/senders");
         let _lock = lock(&folder, signer.address())?;
         reach.tick()?;
@@ -174,12 +182,19 @@ impl<'a> Wallet<'a> {
     /// A [`Failure`].
     pub fn sent(&self, wanted: Wanted) -> Result<Option<Receipt>, Failure> {
         let Some(note) = self.read_note()? else { return Ok(None) };
+        let Note { what, transaction, nonce, .. } = &note;
+        let next = self.reach.client.settled_nonce(self.address())?;
+        // Whoever told that nonce has the signature too, and can send it when its time comes.
+        if next < *nonce && note.wanted == wanted.0 {
+            let (what, transaction, nonce) = (what.clone(), *transaction, *nonce);
+            let note = self.note_path();
+            return Err(Failure::Ahead { what, transaction, nonce, next, note });
+        }
         // Nothing of the account waits: a transaction whose nonce is not used up is in no block, and the
         // next one that is sent takes its place for good.
-        if self.reach.client.settled_nonce(self.address())? <= note.nonce {
+        if next <= *nonce {
             return Ok(None);
         }
-        let Note { what, transaction, .. } = &note;
         if note.wanted != wanted.0 {
             say(&format!("before that, an interrupted run has sent: {what} ({transaction:#x})"));
             return Ok(None);

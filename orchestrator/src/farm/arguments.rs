@@ -6,7 +6,8 @@ use clap::{Args, Subcommand};
 use hypha_chain::Address;
 
 use crate::chain::reach::ChainArguments;
-use crate::keys::arguments::{AccountArguments, KeyArguments, parse_address};
+use crate::chain::wallet::SendArguments;
+use crate::keys::arguments::{AccountArguments, parse_address};
 
 /// What can be done with a farm: what owns nodes, and is paid for them.
 #[derive(Debug, Subcommand)]
@@ -50,10 +51,7 @@ pub struct CreateArguments {
     pub description: Option<PathBuf>,
     /// Whose it is.
     #[command(flatten)]
-    pub key: KeyArguments,
-    /// Which chain.
-    #[command(flatten)]
-    pub chain: ChainArguments,
+    pub send: SendArguments,
 }
 
 /// Options of `hypha farm withdraw`.
@@ -67,10 +65,7 @@ pub struct WithdrawArguments {
     pub data: Option<PathBuf>,
     /// Who sends it; anyone may.
     #[command(flatten)]
-    pub key: KeyArguments,
-    /// Which chain.
-    #[command(flatten)]
-    pub chain: ChainArguments,
+    pub send: SendArguments,
 }
 
 /// Options of `hypha farm claim`.
@@ -83,8 +78,5 @@ pub struct ClaimArguments {
     pub farm: Option<u32>,
     /// Who sends it; anyone may.
     #[command(flatten)]
-    pub key: KeyArguments,
-    /// Which chain.
-    #[command(flatten)]
-    pub chain: ChainArguments,
+    pub send: SendArguments,
 }

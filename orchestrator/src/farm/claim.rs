@@ -14,10 +14,10 @@ use crate::chain::{epochs, print};
 
 /// Claims what the epoch adds to what was claimed before; nothing if it adds nothing.
 pub(super) fn run(arguments: &ClaimArguments) -> Result<i32, Failure> {
-    let chain = &arguments.chain;
+    let chain = &arguments.send.chain;
     let data = epochs::read(&arguments.data)?;
     let reach = Reach::open(chain)?;
-    let mut wallet = Wallet::open(&reach, chain, &arguments.key)?;
+    let mut wallet = Wallet::open(&reach, &arguments.send)?;
     let farm = match arguments.farm {
         Some(farm) => owner(&reach, farm).map(|_| farm)?,
         None => which(&reach, wallet.address(), None)?,

@@ -23,9 +23,9 @@ const SETTLED_AT_ONCE: usize = 64;
 /// Settles what is due, ends what has run out, and pays out; each is looked for first, so that what an
 /// earlier run has done is not done again.
 pub(super) fn withdraw(arguments: &WithdrawArguments) -> Result<i32, Failure> {
-    let chain = &arguments.chain;
+    let chain = &arguments.send.chain;
     let reach = Reach::open(chain)?;
-    let mut wallet = Wallet::open(&reach, chain, &arguments.key)?;
+    let mut wallet = Wallet::open(&reach, &arguments.send)?;
     let farm = match arguments.farm {
         Some(farm) => owner(&reach, farm).map(|_| farm)?,
         None => which(&reach, wallet.address(), None)?,

@@ -37,13 +37,13 @@ pub fn run(verb: &FarmVerb) -> Result<i32, Failure> {
 
 /// Makes a farm, unless the account has one with the same payout address and description.
 fn create(arguments: &CreateArguments) -> Result<i32, Failure> {
-    let chain = &arguments.chain;
+    let chain = &arguments.send.chain;
     let meta = match &arguments.description {
         Some(path) => described(path)?,
         None => B256::ZERO,
     };
     let reach = Reach::open(chain)?;
-    let mut wallet = Wallet::open(&reach, chain, &arguments.key)?;
+    let mut wallet = Wallet::open(&reach, &arguments.send)?;
     let payout = arguments.payout.unwrap_or(wallet.address());
     let mut same = None;
     for farm in of_owner(&reach, wallet.address())? {
@@ -70,7 +70,7 @@ fn create(arguments: &CreateArguments) -> Result<i32, Failure> {
 
 /// The hash of a description.
 fn described(path: &std::path::Path) -> Result<B256, Failure> {
-    Ok(keccak256(read_regular(path, DESCRIPTION_LEN_MAX).map_err(Failure::unread(path))?))
+    Ok(keccak256(read_regular(path, DESCRIPTION_LEN_MAX).map_err(Failure::file(path))?))
 }
 
 /// The farms that an account owns now, by number. The Registry keeps no list: events have them.

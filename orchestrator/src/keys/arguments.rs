@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use hypha_chain::Address;
 
 use super::passphrase::PassphraseSource;
+use crate::state::Common;
 
 /// What can be done with keys for the chain.
 #[derive(Debug, Subcommand)]
@@ -69,17 +70,6 @@ pub enum KeyVerb {
         #[command(flatten)]
         common: Common,
     },
-}
-
-/// What all verbs take.
-#[derive(Debug, Clone, Args)]
-pub struct Common {
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Where the state is [default: $HYPHA_STATE or ~/.local/share/hypha].
-    #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
 }
 
 /// Where a passphrase is.

@@ -22,8 +22,8 @@ use spec::secret::Secret32;
 use zeroize::Zeroizing;
 
 use crate::exit_code;
-use crate::state::{self, StateError};
-use arguments::{AccountArguments, Common, KeyArguments, KeyVerb, PassphraseArguments};
+use crate::state::{self, Common, StateError};
+use arguments::{AccountArguments, KeyArguments, KeyVerb, PassphraseArguments};
 use file::{Face, KeyFileError};
 use passphrase::{Passphrase, PassphraseError};
 use signer::{Signer, SignerError};

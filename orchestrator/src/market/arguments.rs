@@ -8,7 +8,8 @@ use hypha_chain::{Address, U256};
 use super::name::Name;
 use crate::chain::amount::{parse_hourly, parse_mib, parse_tokens};
 use crate::chain::reach::ChainArguments;
-use crate::keys::arguments::{AccountArguments, KeyArguments, parse_address};
+use crate::chain::wallet::SendArguments;
+use crate::keys::arguments::{AccountArguments, parse_address};
 
 /// What can be done with capacity that others offer.
 #[derive(Debug, Subcommand)]
@@ -82,10 +83,7 @@ pub enum NameVerb {
         reservation: u64,
         /// Whose it is.
         #[command(flatten)]
-        key: KeyArguments,
-        /// Which chain.
-        #[command(flatten)]
-        chain: ChainArguments,
+        send: SendArguments,
     },
     /// Frees a name.
     #[command(after_help = "Example:\n  hypha name release shop")]
@@ -94,10 +92,7 @@ pub enum NameVerb {
         name: Name,
         /// Whose it is.
         #[command(flatten)]
-        key: KeyArguments,
-        /// Which chain.
-        #[command(flatten)]
-        chain: ChainArguments,
+        send: SendArguments,
     },
     /// Says which running reservation has a name.
     #[command(after_help = "Example:\n  hypha name show shop --json | jq .reservation")]
@@ -167,10 +162,7 @@ pub struct ReserveArguments {
     pub yes: bool,
     /// Who pays.
     #[command(flatten)]
-    pub key: KeyArguments,
-    /// Which chain.
-    #[command(flatten)]
-    pub chain: ChainArguments,
+    pub send: SendArguments,
 }
 
 /// Options of `hypha top-up`.
@@ -189,10 +181,7 @@ pub struct TopUpArguments {
     pub yes: bool,
     /// Who pays.
     #[command(flatten)]
-    pub key: KeyArguments,
-    /// Which chain.
-    #[command(flatten)]
-    pub chain: ChainArguments,
+    pub send: SendArguments,
 }
 
 /// Options of `hypha release`.
@@ -205,10 +194,7 @@ pub struct ReleaseArguments {
     pub data: Option<PathBuf>,
     /// Whose it is.
     #[command(flatten)]
-    pub key: KeyArguments,
-    /// Which chain.
-    #[command(flatten)]
-    pub chain: ChainArguments,
+    pub send: SendArguments,
 }
 
 /// Options of `hypha credit`.
@@ -221,10 +207,7 @@ pub struct CreditArguments {
     pub data: PathBuf,
     /// Who sends it; what is credited goes to the reservation's user.
     #[command(flatten)]
-    pub key: KeyArguments,
-    /// Which chain.
-    #[command(flatten)]
-    pub chain: ChainArguments,
+    pub send: SendArguments,
 }
 
 /// Options of `hypha transfer`.
@@ -238,8 +221,5 @@ pub struct TransferArguments {
     pub amount: U256,
     /// Who pays.
     #[command(flatten)]
-    pub key: KeyArguments,
-    /// Which chain.
-    #[command(flatten)]
-    pub chain: ChainArguments,
+    pub send: SendArguments,
 }

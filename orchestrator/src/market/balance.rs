@@ -38,9 +38,9 @@ pub(super) fn run(account: &AccountArguments, chain: &ChainArguments) -> Result<
 }
 
 pub(super) fn transfer(arguments: &TransferArguments) -> Result<i32, Failure> {
-    let (chain, to, amount) = (&arguments.chain, arguments.to, arguments.amount);
+    let (chain, to, amount) = (&arguments.send.chain, arguments.to, arguments.amount);
     let reach = Reach::open(chain)?;
-    let mut wallet = Wallet::open(&reach, chain, &arguments.key)?;
+    let mut wallet = Wallet::open(&reach, &arguments.send)?;
     let (token, call) = (reach.suite.token, GridToken::transferCall { to, amount });
     let wanted = Wanted::new(token, &call);
     let receipt = match wallet.sent(wanted)? {

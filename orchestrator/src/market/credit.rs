@@ -15,10 +15,10 @@ use crate::chain::{epochs, print};
 
 /// Shows the chain the epoch in which the node was silent; nothing if it was shown before.
 pub(super) fn run(arguments: &CreditArguments) -> Result<i32, Failure> {
-    let (chain, id) = (&arguments.chain, arguments.reservation);
+    let (chain, id) = (&arguments.send.chain, arguments.reservation);
     let data = epochs::read(&arguments.data)?;
     let reach = Reach::open(chain)?;
-    let mut wallet = Wallet::open(&reach, chain, &arguments.key)?;
+    let mut wallet = Wallet::open(&reach, &arguments.send)?;
     let contract = reach.suite.reservations;
     let credited = match credited(&reach, id, data.epoch)? {
         Some(credited) => credited,

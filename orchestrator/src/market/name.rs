@@ -35,23 +35,23 @@ impl FromStr for Name {
 
 pub(super) fn run(verb: &NameVerb) -> Result<i32, Failure> {
     match verb {
-        NameVerb::Register { name, reservation, key, chain } => {
-            let reach = Reach::open(chain)?;
-            let mut wallet = Wallet::open(&reach, chain, key)?;
+        NameVerb::Register { name, reservation, send } => {
+            let reach = Reach::open(&send.chain)?;
+            let mut wallet = Wallet::open(&reach, send)?;
             if resolve(&reach, name)? != Some(*reservation) {
                 let call = Names::registerCall { name: word(name), reservation: *reservation };
                 wallet.send("register the name", reach.suite.names, &call)?;
             }
-            tell(&reach, name, chain.json)
+            tell(&reach, name, send.chain.json)
         }
-        NameVerb::Release { name, key, chain } => {
-            let reach = Reach::open(chain)?;
-            let mut wallet = Wallet::open(&reach, chain, key)?;
+        NameVerb::Release { name, send } => {
+            let reach = Reach::open(&send.chain)?;
+            let mut wallet = Wallet::open(&reach, send)?;
             if resolve(&reach, name)?.is_some() {
                 let call = Names::releaseCall { name: word(name) };
                 wallet.send("release the name", reach.suite.names, &call)?;
             }
-            tell(&reach, name, chain.json)
+            tell(&reach, name, send.chain.json)
         }
         NameVerb::Show { name, chain } => tell(&Reach::open(chain)?, name, chain.json),
     }

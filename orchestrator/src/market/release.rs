@@ -17,9 +17,9 @@ use crate::chain::{epochs, print};
 const PROOF_SECS: u64 = 48 * 3600;
 
 pub(super) fn run(arguments: &ReleaseArguments) -> Result<i32, Failure> {
-    let (chain, id) = (&arguments.chain, arguments.reservation);
+    let (chain, id) = (&arguments.send.chain, arguments.reservation);
     let reach = Reach::open(chain)?;
-    let mut wallet = Wallet::open(&reach, chain, &arguments.key)?;
+    let mut wallet = Wallet::open(&reach, &arguments.send)?;
     let contract = reach.suite.reservations;
     if let Some(held) = reservations::look(&reach, id)? {
         if held.it.user != wallet.address() {

@@ -35,13 +35,13 @@ struct Purchase {
 }
 
 pub(super) fn run(arguments: &ReserveArguments) -> Result<i32, Failure> {
-    let chain = &arguments.chain;
+    let chain = &arguments.send.chain;
     let spec = match &arguments.spec {
         Some(path) => hash_of(path)?,
         None => B256::ZERO,
     };
     let reach = Reach::open(chain)?;
-    let mut wallet = Wallet::open(&reach, chain, &arguments.key)?;
+    let mut wallet = Wallet::open(&reach, &arguments.send)?;
     if !arguments.another
         && let Some(same) = standing(&reach, &wallet, arguments.offer, spec)?
     {
@@ -211,7 +211,7 @@ pub(super) fn agree(yes: bool) -> Result<(), Failure> {
 }
 
 fn hash_of(path: &Path) -> Result<B256, Failure> {
-    Ok(keccak256(read_regular(path, SPEC_LEN_MAX).map_err(Failure::unread(path))?))
+    Ok(keccak256(read_regular(path, SPEC_LEN_MAX).map_err(Failure::file(path))?))
 }
 
 fn tell(held: &Held, stood: bool, json: bool) -> Result<i32, Failure> {

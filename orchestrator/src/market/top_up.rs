@@ -18,9 +18,9 @@ use crate::chain::reach::Reach;
 use crate::chain::wallet::{Wallet, Wanted};
 
 pub(super) fn run(arguments: &TopUpArguments) -> Result<i32, Failure> {
-    let (chain, id) = (&arguments.chain, arguments.reservation);
+    let (chain, id) = (&arguments.send.chain, arguments.reservation);
     let reach = Reach::open(chain)?;
-    let mut wallet = Wallet::open(&reach, chain, &arguments.key)?;
+    let mut wallet = Wallet::open(&reach, &arguments.send)?;
     let contract = reach.suite.reservations;
     let named = named_amount(arguments.amount, arguments.hours);
     let call = Reservations::topUpCall { id, amount: named, permit: none() };

@@ -11,6 +11,8 @@ use net_vdev::PublicKey;
 use net_vdev::certificate::{HostName, LabelName};
 use spec::secret::Public32;
 
+use crate::state::Common;
+
 /// The UDP port of a node if nothing else is said.
 pub const PORT: u16 = 7400;
 
@@ -97,17 +99,6 @@ pub enum MeshVerb {
     /// Keeps the certificates of labels that this host shows to others.
     #[command(subcommand)]
     Certificate(CertificateVerb),
-}
-
-/// What all verbs take.
-#[derive(Debug, Args)]
-pub struct Common {
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Where the state is [default: $HYPHA_STATE or ~/.local/share/hypha].
-    #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
 }
 
 /// `hypha mesh up`.

@@ -13,10 +13,10 @@ use net_vdev::signature::RANDOM_BYTES;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::json;
 
-use super::arguments::{CertificateVerb, Common, GroupVerb};
+use super::arguments::{CertificateVerb, GroupVerb};
 use super::{MeshError, ask, folder, key, print};
 use crate::clock::unix_time_ns;
-use crate::state;
+use crate::state::{self, Common};
 
 /// The file of certificates in the node's folder: a list of texts.
 const FILE: &str = "certificates.json";

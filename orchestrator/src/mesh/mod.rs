@@ -33,8 +33,8 @@ use serde_json::json;
 
 use crate::exit_code;
 use crate::gateway::GatewayError;
-use crate::state::{self, StateError};
-use arguments::{AclVerb, Common, MeshVerb};
+use crate::state::{self, Common, StateError};
+use arguments::{AclVerb, MeshVerb};
 
 /// The folder of the gateway's member, in the node's.
 const GATEWAY: &str = "gateway";

@@ -12,7 +12,8 @@ use super::prove::ProveArguments;
 use crate::chain::amount::{parse_hourly, parse_mib, parse_tokens};
 use crate::chain::failure::Failure;
 use crate::chain::reach::ChainArguments;
-use crate::keys::arguments::{KeyArguments, PassphraseArguments};
+use crate::chain::wallet::SendArguments;
+use crate::keys::arguments::PassphraseArguments;
 
 /// What can be done with a node of the network.
 #[derive(Debug, Subcommand)]
@@ -76,9 +77,9 @@ pub enum NodeVerb {
 /// Which key this host's node has. It signs answers to pulses, and no transactions of its farm.
 #[derive(Debug, Clone, Args)]
 pub struct NodeKeyArguments {
-    /// The node's chain key: its name in the state, or its file with a slash.
-    #[arg(long, value_name = "NAME|FILE", default_value = "node")]
-    pub node_key: String,
+    /// The node's chain key: its name in the state, or its file with a slash [default: node].
+    #[arg(long, value_name = "NAME|FILE")]
+    pub node_key: Option<String>,
     /// Where that key's passphrase is.
     #[arg(long, value_name = "FILE")]
     pub node_passphrase_file: Option<PathBuf>,
@@ -105,10 +106,7 @@ pub struct RegisterArguments {
     pub node_key: NodeKeyArguments,
     /// Whose farm it is.
     #[command(flatten)]
-    pub key: KeyArguments,
-    /// Which chain.
-    #[command(flatten)]
-    pub chain: ChainArguments,
+    pub send: SendArguments,
 }
 
 /// Capacities.
@@ -155,10 +153,7 @@ pub struct OfferArguments {
     pub end: Option<u32>,
     /// Whose node it is.
     #[command(flatten)]
-    pub key: KeyArguments,
-    /// Which chain.
-    #[command(flatten)]
-    pub chain: ChainArguments,
+    pub send: SendArguments,
 }
 
 /// Options of `hypha node maintenance`.
@@ -174,10 +169,7 @@ pub struct MaintenanceArguments {
     pub from: Option<u64>,
     /// Whose node it is.
     #[command(flatten)]
-    pub key: KeyArguments,
-    /// Which chain.
-    #[command(flatten)]
-    pub chain: ChainArguments,
+    pub send: SendArguments,
 }
 
 /// Options of `hypha node raise`.
@@ -190,10 +182,7 @@ pub struct RaiseArguments {
     pub data: PathBuf,
     /// Whose node it is.
     #[command(flatten)]
-    pub key: KeyArguments,
-    /// Which chain.
-    #[command(flatten)]
-    pub chain: ChainArguments,
+    pub send: SendArguments,
 }
 
 /// Options of `hypha node rotate-key`.
@@ -201,15 +190,12 @@ pub struct RaiseArguments {
 pub struct RotateArguments {
     /// The node.
     pub node: u32,
-    /// The new key; made if there is none.
+    /// The new key, which must be named; made if there is none.
     #[command(flatten)]
     pub node_key: NodeKeyArguments,
     /// Whose node it is.
     #[command(flatten)]
-    pub key: KeyArguments,
-    /// Which chain.
-    #[command(flatten)]
-    pub chain: ChainArguments,
+    pub send: SendArguments,
 }
 
 /// Options of `hypha node unstake`.
@@ -225,13 +211,16 @@ pub struct UnstakeArguments {
     pub retire: bool,
     /// Whose node it is.
     #[command(flatten)]
-    pub key: KeyArguments,
-    /// Which chain.
-    #[command(flatten)]
-    pub chain: ChainArguments,
+    pub send: SendArguments,
 }
 
 impl NodeKeyArguments {
+    /// Its name or file.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.node_key.as_deref().unwrap_or("node")
+    }
+
     /// Where its passphrase is.
     #[must_use]
     pub fn passphrase(&self) -> PassphraseArguments {

@@ -19,10 +19,10 @@ use crate::{keys, state};
 
 /// Claims what an epoch shows as proven, if it is more; nothing if that is claimed already.
 pub(super) fn raise(arguments: &RaiseArguments) -> Result<i32, Failure> {
-    let (chain, node) = (&arguments.chain, arguments.node);
+    let (chain, node) = (&arguments.send.chain, arguments.node);
     let data = epochs::read(&arguments.data)?;
     let reach = Reach::open(chain)?;
-    let mut wallet = Wallet::open(&reach, chain, &arguments.key)?;
+    let mut wallet = Wallet::open(&reach, &arguments.send)?;
     let registry = reach.suite.registry;
     let before = record(&reach, node)?.caps;
     let posted = epochs::posted(&reach, &data, &arguments.data)?;
@@ -54,13 +54,18 @@ pub(super) fn raise(arguments: &RaiseArguments) -> Result<i32, Failure> {
 
 /// Binds another chain key to a node; nothing if it is bound already. The old one stays bound for evidence.
 pub(super) fn rotate(arguments: &RotateArguments) -> Result<i32, Failure> {
-    let (chain, node) = (&arguments.chain, arguments.node);
+    let (chain, node) = (&arguments.send.chain, arguments.node);
+    let Some(name) = &arguments.node_key.node_key else {
+        return Err(Failure::Input(format!(
+            "node {node} is to have another key: name it with --node-key, as in --node-key node-2; it is \
+             made if there is none"
+        )));
+    };
     let reach = Reach::open(chain)?;
-    let mut wallet = Wallet::open(&reach, chain, &arguments.key)?;
+    let mut wallet = Wallet::open(&reach, &arguments.send)?;
     let registry = reach.suite.registry;
     let before = record(&reach, node)?.signer;
     let directory = chain.directory()?;
-    let name = &arguments.node_key.node_key;
     let key = keys::named_or_new(&directory, name, &arguments.node_key.passphrase())?;
     if key.address() != before {
         let mesh = state::key(&directory.join("mesh"))?;

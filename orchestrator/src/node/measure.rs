@@ -9,7 +9,7 @@ use proof_node::machine::{Machine, Sources};
 
 use crate::chain::failure::Failure;
 use crate::chain::print;
-use crate::state;
+use crate::state::{self, Common};
 
 /// Options of `hypha node measure`.
 #[derive(Debug, Args)]
@@ -20,17 +20,14 @@ pub struct MeasureArguments {
     /// Only look: measure no speeds.
     #[arg(long)]
     pub look: bool,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Where the state is [default: $HYPHA_STATE or ~/.local/share/hypha].
-    #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
+    /// What all verbs take.
+    #[command(flatten)]
+    pub common: Common,
 }
 
 pub(super) fn run(arguments: &MeasureArguments) -> Result<i32, Failure> {
     let folders = if arguments.folders.is_empty() {
-        let directory = state::directory(arguments.state.as_deref())?;
+        let directory = state::directory(arguments.common.state.as_deref())?;
         state::prepare(&directory)?;
         vec![directory]
     } else {
@@ -49,7 +46,7 @@ pub(super) fn run(arguments: &MeasureArguments) -> Result<i32, Failure> {
         machine.measure(progress).map_err(failed)?;
     }
     let rules = Rules::STANDARD;
-    if arguments.json {
+    if arguments.common.json {
         return print(&format!("{}\n", machine.to_json(&rules)));
     }
     print(&machine.to_text(&rules))

@@ -47,7 +47,7 @@ pub fn run(verb: &NodeVerb) -> Result<i32, Failure> {
 /// # Errors
 /// A [`Failure`].
 pub fn key(state: &Path, arguments: &NodeKeyArguments) -> Result<Key, Failure> {
-    Ok(keys::named(state, &arguments.node_key, &arguments.passphrase())?)
+    Ok(keys::named(state, arguments.name(), &arguments.passphrase())?)
 }
 
 /// The node that a chain key is or was bound to, if any.

@@ -49,11 +49,9 @@ fn one() -> u64 {
 /// Reads the file; the standard without one.
 pub(super) fn read(path: Option<&Path>) -> Result<(Network, Timing), Failure> {
     let Some(path) = path else { return Ok((Network::STANDARD, Timing::STANDARD)) };
-    let bad = |reason: String| Failure::File { path: path.to_owned(), reason };
-    let bytes = read_regular(path, BYTES_MAX).map_err(|error| bad(error.to_string()))?;
-    let file: NetworkFile =
-        serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
-    check(file).map_err(bad)
+    let bytes = read_regular(path, BYTES_MAX).map_err(Failure::file(path))?;
+    let file: NetworkFile = serde_json::from_slice(&bytes).map_err(Failure::file(path))?;
+    check(file).map_err(Failure::file(path))
 }
 
 fn check(file: NetworkFile) -> Result<(Network, Timing), String> {

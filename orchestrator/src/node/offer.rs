@@ -15,9 +15,9 @@ use crate::market::offers::{self, Offer};
 
 /// Makes an offer, if the same one does not stand already; or withdraws one, if it stands.
 pub(super) fn run(arguments: &OfferArguments) -> Result<i32, Failure> {
-    let chain = &arguments.chain;
+    let chain = &arguments.send.chain;
     let reach = Reach::open(chain)?;
-    let mut wallet = Wallet::open(&reach, chain, &arguments.key)?;
+    let mut wallet = Wallet::open(&reach, &arguments.send)?;
     let contract = reach.suite.reservations;
     if let Some(id) = arguments.end {
         let offer = offers::one(&reach, id)?;

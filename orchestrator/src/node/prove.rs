@@ -237,15 +237,15 @@ fn places(arguments: &ProveArguments, folder: &Path) -> Result<Vec<Place>, Failu
 fn peers(arguments: &ProveArguments) -> Result<BTreeMap<u32, SocketAddr>, Failure> {
     let mut peers = BTreeMap::new();
     if let Some(path) = &arguments.peers_file {
-        let bad = |reason: String| Failure::File { path: path.clone(), reason };
-        let bytes = read_regular(path, PEERS_BYTES_MAX).map_err(|error| bad(error.to_string()))?;
-        let text = String::from_utf8(bytes).map_err(|error| bad(error.to_string()))?;
+        let bytes = read_regular(path, PEERS_BYTES_MAX).map_err(Failure::file(path))?;
+        let text = String::from_utf8(bytes).map_err(Failure::file(path))?;
         for (number, line) in (1..).zip(text.lines()) {
             let line = line.split('#').next().unwrap_or_default().trim();
             if line.is_empty() {
                 continue;
             }
-            let peer = parse_peer(line).map_err(|error| bad(format!("line {number}: {error}")))?;
+            let in_line = |error: String| format!("line {number}: {error}");
+            let peer = parse_peer(line).map_err(in_line).map_err(Failure::file(path))?;
             peers.insert(peer.0, peer.1);
         }
     }

@@ -30,11 +30,11 @@ use crate::{farm, keys, state};
 const PARKED: u8 = 2;
 
 pub(super) fn run(arguments: &RegisterArguments) -> Result<i32, Failure> {
-    let chain = &arguments.chain;
+    let chain = &arguments.send.chain;
     let reach = Reach::open(chain)?;
-    let mut wallet = Wallet::open(&reach, chain, &arguments.key)?;
+    let mut wallet = Wallet::open(&reach, &arguments.send)?;
     let directory = chain.directory()?;
-    let name = &arguments.node_key.node_key;
+    let name = arguments.node_key.name();
     let key = keys::named_or_new(&directory, name, &arguments.node_key.passphrase())?;
     let node = match number_of(&reach, &key)? {
         Some(node) => node,
@@ -159,7 +159,7 @@ fn add(
 /// What this machine can prove with what is free now.
 fn provable(folders: &[PathBuf], arguments: &RegisterArguments) -> Result<Provable, Failure> {
     let folders = match folders {
-        [] => vec![arguments.chain.directory()?],
+        [] => vec![arguments.send.chain.directory()?],
         folders => folders.to_vec(),
     };
     let failed = |error: MeasureError| Failure::Input(error.to_string());

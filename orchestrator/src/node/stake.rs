@@ -17,9 +17,9 @@ const RETIRED: u8 = 3;
 
 /// Begins to take stake out, ends the node, or pays out what has left; each only if it is not so yet.
 pub(super) fn unstake(arguments: &UnstakeArguments) -> Result<i32, Failure> {
-    let (chain, node) = (&arguments.chain, arguments.node);
+    let (chain, node) = (&arguments.send.chain, arguments.node);
     let reach = Reach::open(chain)?;
-    let mut wallet = Wallet::open(&reach, chain, &arguments.key)?;
+    let mut wallet = Wallet::open(&reach, &arguments.send)?;
     let registry = reach.suite.registry;
     let before = record(&reach, node)?;
     if let Some(amount) = arguments.amount {
@@ -63,9 +63,9 @@ pub(super) fn unstake(arguments: &UnstakeArguments) -> Result<i32, Failure> {
 
 /// Announces maintenance, if it is not announced like that.
 pub(super) fn maintenance(arguments: &MaintenanceArguments) -> Result<i32, Failure> {
-    let (chain, node) = (&arguments.chain, arguments.node);
+    let (chain, node) = (&arguments.send.chain, arguments.node);
     let reach = Reach::open(chain)?;
-    let mut wallet = Wallet::open(&reach, chain, &arguments.key)?;
+    let mut wallet = Wallet::open(&reach, &arguments.send)?;
     let registry = reach.suite.registry;
     record(&reach, node)?;
     let now = reach.head()?.timestamp;

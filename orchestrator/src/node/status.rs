@@ -50,7 +50,7 @@ fn own(
     arguments: &NodeKeyArguments,
     chain: &ChainArguments,
 ) -> Result<u32, Failure> {
-    let key = AccountArguments { key: Some(arguments.node_key.clone()), ..Default::default() };
+    let key = AccountArguments { key: Some(arguments.name().to_owned()), ..Default::default() };
     let address = keys::account(&key, &chain.directory()?)?;
     let none = || {
         let text =

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use hypha_chain::U256;
 use hypha_chain::contracts::{Registry, Reservations};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::world::{TOKEN, World, tokens, units};
+use crate::between::liar;
+use crate::world::{TOKEN, World, stderr, tokens, units};
 
 const RATE: u128 = TOKEN / 10_000;
 
@@ -132,6 +133,67 @@ fn income_and_stake_are_paid_out_once_and_a_reservation_ends_once() {
     world.advance(14 * 24 * 3600);
     finished(&world, &["node", "unstake", "1", "--key", "farmer"], &["pay the stake out"]);
     assert_eq!(world.balance(farmer), tokens("10003") + net);
+}
+
+#[test]
+fn keys_names_claims_and_credits_are_changed_once() {
+    let world = World::new();
+    world.account("farmer", "10000");
+    world.account("tenant", "100");
+    deal(&world);
+    let rotate = ["node", "rotate-key", "1", "--node-key", "node-2", "--key", "farmer"];
+    let changed = finished(&world, &rotate, &["change the node's key"]);
+    let status = world.json(&["node", "status", "1"]);
+    assert_eq!((&changed["changed"], &changed["chain_key"]), (&json!(false), &status["chain_key"]));
+    let maintenance = ["node", "maintenance", "1", "--hours", "1", "--key", "farmer"];
+    let announced = finished(&world, &maintenance, &["announce maintenance"]);
+    assert_eq!(world.json(&maintenance), announced);
+    world.json(&["reserve", "1", "--hours", "20", "--yes", "--key", "tenant"]);
+    let register = ["name", "register", "shop", "1", "--key", "tenant"];
+    assert_eq!(finished(&world, &register, &["register the name"])["reservation"], 1);
+    let release = ["name", "release", "shop", "--key", "tenant"];
+    assert!(finished(&world, &release, &["release the name"])["reservation"].is_null());
+    // Later than what is announced: an hour within it is no outage.
+    world.advance(5 * 3600);
+    world.post_verdicts("epoch", 1, 0, |leaf| {
+        (leaf.answered, leaf.caps.cores, leaf.caps.mem_mib) = (0, 4, 4096);
+    });
+    let data = world.path("epoch").display().to_string();
+    let raise = ["node", "raise", "1", "--data", &data, "--key", "farmer"];
+    let stake = ["node", "register", "--node-key", "node-2", "--stake", "100", "--key", "farmer"];
+    let transactions = ["allow the tokens", "add to the stake"];
+    assert_eq!(units(&finished(&world, &stake, &transactions)["stake"]), tokens("100"));
+    assert_eq!(finished(&world, &raise, &["raise the claim"])["cores"], 4);
+    let before = units(&world.json(&["balance", "--key", "tenant"])["tokens"]);
+    let credit = ["credit", "1", "--data", &data, "--key", "tenant"];
+    assert_eq!(units(&finished(&world, &credit, &["take the credit"])["credited"]), tokens("0.72"));
+    let after = units(&world.json(&["balance", "--key", "tenant"])["tokens"]);
+    assert_eq!(after - before, tokens("0.72"));
+}
+
+#[test]
+fn what_was_signed_for_later_is_not_done_twice() {
+    let world = World::new();
+    let tenant = world.account("tenant", "10");
+    let transfer =
+        ["transfer", "0x00000000000000000000000000000000000000aa", "5", "--key", "tenant"];
+    // The endpoint tells a nonce that is far ahead, and keeps what is sent to itself.
+    let counts = liar(&world.url, "eth_getTransactionCount", json!({"result": "0x7"}));
+    let keeps = liar(&counts, "eth_sendRawTransaction", json!({"result": null}));
+    let contracts = world.path("contracts.json");
+    let mut through = world.command(&transfer);
+    through.args(["--max-skew", "4000000000", "--timeout", "5", "--at", &keeps, "--contracts"]);
+    let output = through.arg(&contracts).output().unwrap();
+    assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
+    let again = world.hypha(&transfer);
+    assert_eq!(again.status.code(), Some(2), "{}", stderr(&again));
+    let text = stderr(&again);
+    assert!(text.contains("with the nonce 7") && text.contains("next one is 0"), "{text}");
+    assert_eq!(world.balance(tenant), tokens("10"));
+    let note = text.split_once("delete ").unwrap().1.split_once(" to go on").unwrap().0;
+    std::fs::remove_file(note).unwrap();
+    world.json(&transfer);
+    assert_eq!(world.balance(tenant), tokens("5"));
 }
 
 #[test]

@@ -39,6 +39,7 @@ fn a_chain_of_ones_own_is_used_served_or_not() {
     let init = ["chain", "init", "--cadence", "1", "--tokens", "500"];
     assert!(run(folder, &init).status.success());
     assert_eq!(json(folder, &["farm", "create"])["farm"], 1);
+    assert_eq!(json(folder, &["chain", "status"])["chain_id"], 7411);
 
     let serve = ["chain", "serve", "--listen", "127.0.0.1:0", "--json"];
     let mut server = hypha(folder, &serve).spawn().unwrap();
@@ -46,6 +47,13 @@ fn a_chain_of_ones_own_is_used_served_or_not() {
     BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(json(folder, &["farm", "create"])["farm"], 1);
     assert_eq!(units(&json(folder, &["balance"])["tokens"]), tokens("500"));
+    // Asked without its address, the chain is found where it is served, and is not made again.
+    for arguments in [["chain", "status"].as_slice(), &["chain", "init", "--cadence", "1"]] {
+        assert_eq!(json(folder, arguments)["chain_id"], 7411);
+    }
+    let second = run(folder, &serve);
+    assert_eq!(second.status.code(), Some(4), "{}", stderr(&second));
+    assert!(stderr(&second).contains("another hypha has"), "{}", stderr(&second));
     server.kill().unwrap();
     server.wait().unwrap();
     // Whoever is killed leaves its address behind, and the file is free again.

@@ -71,6 +71,8 @@ fn a_claim_is_raised_to_what_is_proven_and_a_key_is_changed_once() {
     let claims = &world.json(&["node", "status"])["claims"];
     assert_eq!((&claims["cores"], &claims["memory_mib"]), (&json!(4), &json!(4096)));
 
+    let unnamed = ["node", "rotate-key", "1", "--key", "farmer"];
+    refused(&world, &unnamed, "name it with --node-key");
     let rotate = ["node", "rotate-key", "1", "--node-key", "second", "--key", "farmer"];
     let first = world.json(&rotate);
     assert_eq!(first["changed"], true);

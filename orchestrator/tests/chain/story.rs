@@ -3,7 +3,7 @@
 use hypha_chain::SolCall;
 use hypha_chain::U256;
 use hypha_chain::contracts::{GridToken, Registry};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::{SUPPLY, TOKEN, World, holder, stderr, tokens, units};
 
@@ -96,6 +96,14 @@ fn a_farmer_and_a_tenant_deal_and_every_unit_is_accounted_for() {
     assert_eq!(units(&world.json(&withdraw)["paid"]), net);
     assert_eq!(units(&world.json(&withdraw)["paid"]), U256::ZERO);
     assert_eq!(world.balance(farmer), tokens("10000") - stake + net);
+    let status = world.json(&["node", "status"]);
+    assert_eq!((&status["proven_until"], &status["state"]), (&json!(proven), &json!("active")));
+    assert_eq!(status["parkable_from"], proven + 7 * DAY);
+    assert_eq!((&status["reserved"]["cores"], &status["plot_bytes"]), (&json!(2), &json!(0)));
+    let text = String::from_utf8(world.hypha(&["node", "status"]).stdout).unwrap();
+    let line = text.lines().find(|line| line.starts_with("proven ")).unwrap();
+    assert!(line.contains("  until 20") && line.contains("; anyone can park it from 20"), "{text}");
+    assert!(text.contains("reserved     2 cores, 4 GiB memory, 10 GiB SSD\n"), "{text}");
     let claim = ["farm", "claim", &first, "--key", "farmer"];
     assert_eq!(units(&world.json(&claim)["claimed"]), tokens("7"));
     assert_eq!(units(&world.json(&claim)["claimed"]), U256::ZERO);
@@ -168,9 +176,17 @@ fn a_parked_node_comes_back_and_a_stake_is_added_to_by_registering_again() {
     let claims = ["--cores", "1", "--memory", "1GiB"];
     let stake = units(&world.json(&[register.as_slice(), &claims].concat())["stake"]);
     // A week of silence, and anyone may park it.
+    let status = world.json(&["node", "status"]);
+    let since = status["since"].as_u64().unwrap();
+    assert_eq!(status["parkable_from"], since + 7 * DAY);
+    assert_eq!(status["chain_key_lacks_gas"], false, "gas costs nothing here");
+    let text = || String::from_utf8(world.hypha(&["node", "status"]).stdout).unwrap();
+    assert!(text().contains("never; anyone can park it from"), "{}", text());
     world.advance(8 * DAY);
+    assert!(text().contains("ANYONE CAN PARK IT NOW"), "{}", text());
     world.execute(Some(world.suite.registry), Registry::parkCall { node: 1 }.abi_encode().into());
-    assert_eq!(world.json(&["node", "status"])["state"], "parked");
+    let status = world.json(&["node", "status"]);
+    assert_eq!((&status["state"], &status["parkable_from"]), (&"parked".into(), &Value::Null));
     let more = [register.as_slice(), &["--stake", "5000"]].concat();
     for _ in 0..2 {
         assert_eq!(units(&world.json(&more)["stake"]), tokens("5000"));

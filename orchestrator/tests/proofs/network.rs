@@ -14,6 +14,7 @@ use crate::cheater::Cheater;
 use crate::village::{Process, Village};
 
 const MIB: u64 = 1 << 20;
+const WEEK: u64 = 7 * 86_400;
 
 fn is(kind: &'static str) -> impl Fn(&Value) -> bool {
     move |event| event["event"] == kind
@@ -59,19 +60,22 @@ fn shards_are_in_the_plot(village: &Village, node: &Process) -> (u64, u64) {
     let shards = node
         .wait(0, "shards", |it| it["event"] == "shards" && it["proven"].as_u64() > Some(3 * MIB));
     let shards = shards["proven"].as_u64().unwrap();
-    let is_committed = || {
-        let call = Capacity::plotsCall(4);
-        let plot = village.client.view(village.suite.capacity, &call).unwrap();
-        let filler = plot.bytesLen.checked_sub(shards)?;
-        (filler < MIB).then_some(filler)
-    };
+    let filler = |bytes: u64| bytes.checked_sub(shards).filter(|filler| *filler < MIB);
+    (shards, plot(village, 4, filler))
+}
+
+/// What a node has committed to, when it is what is wanted.
+fn plot<T>(village: &Village, node: u32, wanted: impl Fn(u64) -> Option<T>) -> T {
+    let mut bytes = 0;
     for _ in 0..400 {
-        if let Some(filler) = is_committed() {
-            return (shards, filler);
+        let call = Capacity::plotsCall(node);
+        bytes = village.client.view(village.suite.capacity, &call).unwrap().bytesLen;
+        if let Some(it) = wanted(bytes) {
+            return it;
         }
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
-    panic!("no plot of {shards} bytes of shards and less than 1 MiB of filler was committed to");
+    panic!("node {node} has committed to {bytes} bytes");
 }
 
 /// The tenant removes the volume: what is gone is not in the plot any more, and filler takes its place.
@@ -84,6 +88,47 @@ fn deleted_shards_make_room(village: &Village, node: &Process, shards: u64) {
     assert!(gone["lost"].as_u64() > Some(0), "{gone}");
     node.wait(from, "more filler", |it| it["event"] == "plotted" && it["kept"] == 4 * MIB);
     node.wait(from, "another plot", |it| it["event"] == "sent" && it["what"] == "plot");
+}
+
+/// While a node proves, its status says what it claims and has committed to, and from when on silence costs.
+fn the_status_says_how_it_is(village: &Village, node: usize, plot_bytes: u64) {
+    let name = node.to_string();
+    let status = village.json(&name, &["node", "status"]);
+    assert_eq!((&status["node"], &status["state"]), (&node.into(), &"active".into()));
+    assert_eq!(
+        (&status["claims"]["cores"], &status["claims"]["memory_mib"]),
+        (&1.into(), &2.into())
+    );
+    assert_eq!(
+        (&status["plot_bytes"], &status["reserved"]["ssd_mib"]),
+        (&plot_bytes.into(), &0.into())
+    );
+    // Nothing is reserved: the chain is not shown yet what was proven.
+    let since = status["since"].as_u64().unwrap();
+    assert_eq!(
+        (&status["proven_until"], &status["parkable_from"]),
+        (&0.into(), &(since + WEEK).into())
+    );
+    let text = village.text(&name, &["node", "status"]);
+    assert!(text.contains(&format!("node         {node} of farm {node}, active\n")), "{text}");
+    assert!(text.contains("proven       never; anyone can park it from 20"), "{text}");
+    assert!(text.contains(&format!("plot         {} MiB\n", plot_bytes >> 20)), "{text}");
+}
+
+/// The tenant of a node takes the rest back by an epoch that shows the node as proven: then the chain has it.
+fn the_status_says_until_when_it_is_proven(village: &Village, epoch: u32) {
+    let data = village.path(&format!("1/node/epochs/{epoch}"));
+    let release = ["release", "1", "--data", data.to_str().unwrap(), "--key", "tenant"];
+    assert!(village.json("tenant", &release)["refunded"].is_string());
+    let call = Capacity::epochEndCall { epoch };
+    let until: u64 = village.client.view(village.suite.capacity, &call).unwrap().to();
+    let status = village.json("2", &["node", "status"]);
+    let shown = status["proven_until"].as_u64().unwrap();
+    assert!(shown >= until, "{status}");
+    assert_eq!(status["parkable_from"], shown + WEEK);
+    let text = village.text("2", &["node", "status"]);
+    let line = text.lines().find(|line| line.starts_with("proven ")).unwrap();
+    assert!(line.contains("  until 20") && line.contains("; anyone can park it from 20"), "{text}");
 }
 
 /// Somebody challenges a node on the chain, and the node shows the byte.
@@ -201,6 +246,9 @@ fn five_nodes_prove_and_are_paid_for_it() {
     assert!(posted["transaction"].is_string());
     let (appeal, was_seated) = appeal(&village, &nodes[0], &posted);
     a_reservation_displaces_filler(&village, &nodes[1]);
+    nodes[0].wait(0, "all filler", |it| it["event"] == "plotted" && it["kept"] == 4 * MIB);
+    plot(&village, 1, |bytes| (bytes == 4 * MIB).then_some(()));
+    the_status_says_how_it_is(&village, 1, 4 * MIB);
     a_challenge_is_answered(&village, &nodes[2], 3);
     let (shards, filler) = shards_are_in_the_plot(&village, &nodes[3]);
     // Four bytes of five are in shards.
@@ -266,4 +314,5 @@ fn five_nodes_prove_and_are_paid_for_it() {
         let claimed = village.json(&farm.to_string(), &claim);
         assert_eq!(claimed["claimed"], earned(without, farm).to_string());
     }
+    the_status_says_until_when_it_is_proven(&village, without);
 }

@@ -196,6 +196,13 @@ impl Village {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// What a verb that ends well says to people.
+    pub(crate) fn text(&self, state: &str, arguments: &[&str]) -> String {
+        let output = self.at(command(&self.path(state), arguments)).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
     /// A verb without a chain that ends well.
     pub(crate) fn hypha(&self, state: &str, arguments: &[&str]) {
         let output = command(&self.path(state), arguments).output().unwrap();
