@@ -374,8 +374,7 @@ impl Remote {
             return Err(RemoteError::Refused {
                 url: url.into(),
                 method,
-                // It is shown to people: one line, and nothing that a terminal obeys.
-                message: message.chars().filter(|it| !it.is_control()).take(200).collect(),
+                message: message.chars().filter(is_shown).take(200).collect(),
                 data: read_data(&error["data"]),
             });
         }
@@ -438,6 +437,14 @@ fn is_wanted(filter: &Filter, found: &FoundLog) -> bool {
     (filter.from..=filter.to).contains(&found.block)
         && (filter.addresses.is_empty() || filter.addresses.contains(&found.log.address))
         && filter.topics.iter().enumerate().all(has)
+}
+
+/// Whether a node's word may have this: it is shown to people as one line, with nothing that a terminal obeys or
+/// that turns the text round (Unicode's marks of direction).
+fn is_shown(it: &char) -> bool {
+    let turns =
+        matches!(it, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !it.is_control() && !turns
 }
 
 fn malformed(method: &'static str, url: &str) -> RemoteError {

@@ -182,7 +182,7 @@ fn a_node_that_refuses_or_lies_is_shown_in_one_line() {
     for (method, answer, code, words) in [
         ("eth_getTransactionCount", json!({"result": "0x0"}), 5, "another program has sent"),
         ("eth_sendRawTransaction", refusal("insufficient funds for gas"), 2, "can't pay for gas"),
-        ("eth_sendRawTransaction", refusal("\u{1b}[2Jboo"), 5, "refuses eth_sendRawTransaction"),
+        ("eth_sendRawTransaction", refusal("\u{1b}[2J\u{202e}\nboo"), 5, "Transaction: [2Jboo"),
         ("eth_call", json!({"result": 7}), 5, "cannot be read"),
         ("eth_getBlockByNumber", json!({"result": null}), 5, "cannot be read"),
     ] {
