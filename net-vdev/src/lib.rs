@@ -14,6 +14,7 @@
 //! * [`random`]: random bytes from a given seed.
 //! * [`offload`]: super-frames to packets and back.
 //! * [`socket`]: a UDP socket that takes a batch of datagrams for one system call.
+//! * [`source`]: who counts as one where senders are limited.
 //! * [`codel`]: a bounded queue that doesn't add delay.
 //!
 //! A packet's way out: virtqueue → [`nic`] strips the Ethernet header → [`endpoint`] checks its
@@ -37,6 +38,7 @@ pub mod reassembly;
 pub mod session;
 pub mod signature;
 pub mod socket;
+pub mod source;
 pub mod uplink;
 pub mod wire;
 

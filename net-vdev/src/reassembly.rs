@@ -10,6 +10,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::source::source_of;
 use crate::wire::{Fragment, PIECE_BYTES_MAX};
 
 /// How many groups of places sources share.
@@ -105,13 +106,8 @@ impl Reassembly {
         self.pieces.iter().map(|piece| piece.bytes.capacity()).sum()
     }
 
-    /// All of an IPv6 /64 is one source.
     fn group(&self, source: IpAddr) -> usize {
-        let prefix = match source {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
-            IpAddr::V6(ip) => ip.to_bits() >> 64 << 64,
-        };
-        let hash = blake3::keyed_hash(&self.key, &prefix.to_be_bytes());
+        let hash = blake3::keyed_hash(&self.key, &source_of(source).to_be_bytes());
         let [first, ..] = *hash.as_bytes();
         usize::from(first) % GROUPS
     }

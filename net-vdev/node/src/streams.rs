@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
 use net_vdev::PublicKey;
+use net_vdev::source::source_of;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
@@ -19,11 +20,11 @@ use rustix::time::Timespec;
 
 use crate::framing::{self, Framing, Malformed};
 
-/// The most connections that others made, that this node made, and from one address. Whoever fills
+/// The most connections that others made, that this node made, and from one source. Whoever fills
 /// the former leaves the latter alone.
 const INCOMING_MAX: usize = 192;
 const CALLED_MAX: usize = 64;
-const STREAMS_PER_ADDRESS: usize = 16;
+const STREAMS_PER_SOURCE: usize = 16;
 /// How many connections are taken in a turn.
 const ACCEPTS_PER_TURN: usize = 16;
 /// How much waits to be sent on a connection at most, before the newest is lost.
@@ -34,8 +35,9 @@ const INPUT_BYTES: usize = 64 * 1024;
 const PATIENCE_NS: u64 = 10_000_000_000;
 /// When an acknowledgement is missing for so long, the connection is dead.
 const USER_TIMEOUT_MS: u32 = 10_000;
-/// The pause between two calls of a neighbour, at first and at most.
-const REDIAL_NS: std::ops::RangeInclusive<u64> = 1_000_000_000..=60_000_000_000;
+/// The pause between two calls of a neighbour at first, and how often it is doubled: to half a minute.
+const REDIAL_NS: u64 = 1_000_000_000;
+const REDIAL_DOUBLED_MAX: u32 = 5;
 /// The port that most firewalls let through.
 const HTTPS: u16 = 443;
 /// How long nobody is taken on after one could not be.
@@ -139,9 +141,9 @@ impl Streams {
         if now_ns < calls.at_ns {
             return;
         }
-        let pause_ns = REDIAL_NS.start() << (calls.count / 2).min(5);
+        let pause_ns = REDIAL_NS << (calls.count / 2).min(REDIAL_DOUBLED_MAX);
         let at = if calls.count.is_multiple_of(2) { at } else { (at.ip(), HTTPS).into() };
-        calls.at_ns = now_ns.saturating_add(pause_ns.min(*REDIAL_NS.end()));
+        calls.at_ns = now_ns.saturating_add(pause_ns);
         calls.count = calls.count.saturating_add(1);
         match begin(at) {
             Ok(socket) => _ = self.insert(now_ns, socket, at, Some(*key)),
@@ -243,15 +245,18 @@ impl Streams {
             }
         }
         for (socket, remote) in taken {
-            let of_address = self.open.values().filter(|it| it.remote.ip() == remote.ip()).count();
-            let incoming = self.open.values().filter(|it| it.called.is_none()).count();
-            let has_room = incoming < INCOMING_MAX && of_address < STREAMS_PER_ADDRESS;
             // Dropping it closes it.
-            if has_room && socket.set_nonblocking(true).is_ok() {
+            if self.has_room_for(remote.ip()) && socket.set_nonblocking(true).is_ok() {
                 prepare(&socket);
                 self.insert(now_ns, socket, remote, None);
             }
         }
+    }
+
+    fn has_room_for(&self, remote: IpAddr) -> bool {
+        let is_same = |it: &&Stream| source_of(it.remote.ip()) == source_of(remote);
+        let incoming = self.open.values().filter(|it| it.called.is_none()).count();
+        incoming < INCOMING_MAX && self.open.values().filter(is_same).count() < STREAMS_PER_SOURCE
     }
 
     /// The connections that were made and are of no use, which `is_used` tells.
@@ -483,13 +488,30 @@ mod tests {
         for _ in 0..100 {
             streams.turn(1);
         }
-        assert_eq!(streams.open.len(), STREAMS_PER_ADDRESS);
+        assert_eq!(streams.open.len(), STREAMS_PER_SOURCE);
         assert!(streams.useless(PATIENCE_NS, |_| false).is_empty());
         let useless = streams.useless(1 + PATIENCE_NS, |number| number == 3);
-        assert_eq!(useless.len(), STREAMS_PER_ADDRESS - 1);
+        assert_eq!(useless.len(), STREAMS_PER_SOURCE - 1);
         drop(clients);
         let ended = streams.turn(2);
-        assert_eq!(ended.len(), STREAMS_PER_ADDRESS);
+        assert_eq!(ended.len(), STREAMS_PER_SOURCE);
+    }
+
+    #[test]
+    fn all_addresses_of_an_ipv6_site_share_its_places() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let mut streams = Streams::new(Vec::new());
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        for host in 1..=STREAMS_PER_SOURCE {
+            let remote = ip(&format!("2001:db8::{host:x}"));
+            assert!(streams.has_room_for(remote), "host {host}");
+            let socket = TcpStream::connect(at).unwrap();
+            streams.insert(1, socket, (remote, 9).into(), None);
+        }
+        assert!(!streams.has_room_for(ip("2001:db8::1:2:3:4")));
+        assert!(streams.has_room_for(ip("2001:db8:0:1::1")));
+        assert!(streams.has_room_for(ip("::ffff:192.0.2.1")));
     }
 
     #[test]
@@ -500,7 +522,7 @@ mod tests {
         let mut streams = Streams::new(vec![listener]);
         let mut clients = Vec::new();
         for host in 1..=20 {
-            for _ in 0..STREAMS_PER_ADDRESS {
+            for _ in 0..STREAMS_PER_SOURCE {
                 let family = AddressFamily::INET;
                 let client = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None);
                 let client = client.unwrap();

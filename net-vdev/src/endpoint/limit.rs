@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::source::source_of;
+
 /// Lets `burst` events through at once and one more per `interval_ns`.
 #[derive(Debug, Clone)]
 pub(super) struct Bucket {
@@ -49,13 +51,9 @@ impl SourceBuckets {
         Self { key, buckets: vec![bucket; SOURCE_BUCKETS] }
     }
 
-    /// Takes a token of `source` if there is one. All of an IPv6 /64 is one source.
+    /// Takes a token of `source` if there is one.
     pub(super) fn take(&mut self, now_ns: u64, source: IpAddr) -> bool {
-        let prefix = match source {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
-            IpAddr::V6(ip) => ip.to_bits() >> 64 << 64,
-        };
-        let hash = blake3::keyed_hash(&self.key, &prefix.to_be_bytes());
+        let hash = blake3::keyed_hash(&self.key, &source_of(source).to_be_bytes());
         let [first, ..] = *hash.as_bytes();
         let bucket = self.buckets.get_mut(usize::from(first) % SOURCE_BUCKETS);
         bucket.is_some_and(|bucket| bucket.take(now_ns))
@@ -76,6 +74,15 @@ mod tests {
         assert!(others >= 18, "{others} of 20 others were let through");
         let all = (0..10_000).filter(|number| sources.take(0, site(number << 64))).count();
         assert_eq!(all, 3 * SOURCE_BUCKETS - taken - others, "all together are bounded");
+    }
+
+    #[test]
+    fn each_connection_is_a_source_of_its_own() {
+        let source = |number| crate::Path::Stream(number).source().ip();
+        let mut sources = SourceBuckets::new([7; 32], Bucket::new(100, 3));
+        assert_eq!((0..1000).filter(|_| sources.take(0, source(1))).count(), 3);
+        let others = (2..=20).filter(|number| sources.take(0, source(*number))).count();
+        assert!(others >= 17, "{others} of 19 others were let through");
     }
 
     #[test]

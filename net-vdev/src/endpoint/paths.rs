@@ -81,7 +81,8 @@ impl Path {
         match *self {
             Self::Direct(address) => address,
             Self::Stream(number) => {
-                let ip = Ipv6Addr::from(u128::from(number));
+                // Each connection is a source of its own: a /64 that nobody has.
+                let ip = Ipv6Addr::from(u128::from(number) << 64);
                 SocketAddr::from((ip, 0))
             }
             Self::Relayed { member, .. } => SocketAddr::from((member, 0)),
