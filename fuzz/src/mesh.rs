@@ -13,7 +13,10 @@ use net_vdev::endpoint::{Config, Endpoint, Path, Peer, Transmit};
 use net_vdev::firewall::{Packet, Protocol, Rule, Transport};
 use net_vdev::identity::PrivateKey;
 use net_vdev::nic::{Link, Outgoing};
-use net_vdev::offload::VirtioNetHeader;
+use net_vdev::offload::{
+    ChecksumField, Segmentation, SegmentationKind, VirtioNetHeader, each_packet,
+};
+use net_vdev::wire::MTU;
 
 use crate::bytes::Input;
 
@@ -98,13 +101,40 @@ impl World {
         self.peer.send_packet(self.now_ns, &packet);
     }
 
+    /// The peer sends a super-frame of datagrams to the open port. Their checksums stay open on the way,
+    /// and the card computes them for its guest.
+    fn peer_sends_many(&mut self, count: u8, len: u8) {
+        self.sent = self.sent.wrapping_add(1);
+        let (from, to) = (self.peer.key().address(), self.member.endpoint.key().address());
+        let (count, payload_bytes) = (2 + count % 8, 9 + u16::from(len));
+        let mut payload = vec![self.sent; usize::from(count) * usize::from(payload_bytes)];
+        for (number, part) in (0..).zip(payload.chunks_mut(payload_bytes.into())) {
+            let own = [number].into_iter().chain(self.now_ns.to_be_bytes());
+            part.iter_mut().zip(own).for_each(|(to, from)| *to = from);
+        }
+        let frame = udp_packet((from.octets(), to.octets()), (40_000, OPEN_PORT), &payload);
+        let header = VirtioNetHeader {
+            checksum: Some(ChecksumField { start: 40, offset: 6 }),
+            segmentation: Some(Segmentation {
+                kind: SegmentationKind::Udp,
+                ecn: false,
+                payload_bytes,
+                headers_bytes: 48,
+            }),
+        };
+        each_packet(&header, &frame, MTU, &mut Vec::new(), |packet| {
+            *self.owed.entry(packet.to_vec()).or_default() += 1;
+        });
+        self.peer.send_frame(self.now_ns, &header, &frame);
+    }
+
     /// Moves what both sides have to say onto the wire, and takes what reached the guest.
     fn collect(&mut self) {
         while let Some(Transmit { bytes, .. }) = self.member.endpoint.poll_transmit() {
             self.wire.push((false, bytes));
         }
-        while let Some(Transmit { bytes, .. }) = self.peer.poll_transmit() {
-            self.wire.push((true, bytes));
+        while let Some(Transmit { bytes, stride, .. }) = self.peer.poll_transmit() {
+            self.wire.extend(bytes.chunks(stride.max(1)).map(|it| (true, it.to_vec())));
         }
         let surplus = self.wire.len().saturating_sub(REMEMBERED);
         self.wire.drain(..surplus);
@@ -169,7 +199,7 @@ fn udp_packet(addresses: ([u8; 16], [u8; 16]), ports: (u16, u16), payload: &[u8]
     packet
 }
 
-/// Runs a list of actions: a byte that names one (modulo 10), then what it needs.
+/// Runs a list of actions: a byte that names one (modulo 11), then what it needs.
 ///
 /// 0. the peer sends a packet: length (1)
 /// 1. deliver a remembered datagram as it is: which (1)
@@ -181,6 +211,7 @@ fn udp_packet(addresses: ([u8; 16], [u8; 16]), ports: (u16, u16), payload: &[u8]
 /// 7. deliver all that is new, in order, as an honest network does
 /// 8. the peer sends from an address that is not its own: length (1)
 /// 9. the peer sends to a port that no rule opens: length (1)
+/// 10. the peer sends a super-frame of datagrams: how many (1), length of each (1)
 ///
 /// True if a packet of the peer arrived.
 ///
@@ -198,7 +229,8 @@ pub fn check(data: &[u8]) -> bool {
 
 fn act(world: &mut World, input: &mut Input<'_>) {
     let peer = world.peer.key().address();
-    match input.byte() % 10 {
+    match input.byte() % 11 {
+        10 => world.peer_sends_many(input.byte(), input.byte()),
         0 => world.peer_sends(peer, OPEN_PORT, input.byte()),
         8 => world.peer_sends(FALSE_SOURCE, OPEN_PORT, input.byte()),
         9 => world.peer_sends(peer, CLOSED_PORT, input.byte()),

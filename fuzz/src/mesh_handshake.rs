@@ -66,7 +66,12 @@ fn change(input: &mut Input<'_>, truth: &[u8]) -> Vec<u8> {
 /// Two honest members and a network that may change message 1 and the response.
 fn between(input: &mut Input<'_>, one: PostQuantum, two: PostQuantum) -> bool {
     let (initiator, responder, public) = keys();
-    let offer = Offer { ciphers: ALL, index: 7, timestamp: Timestamp::from_unix_ns(1) };
+    let offer = Offer {
+        ciphers: ALL,
+        open_checksums: true,
+        index: 7,
+        timestamp: Timestamp::from_unix_ns(1),
+    };
     let Ok((mut pending, first)) = initiate(&initiator, &public, offer, one, [3; 32]) else {
         panic!("the keys are good")
     };

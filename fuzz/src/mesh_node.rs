@@ -9,8 +9,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 use mesh_node::core::{Core, Outside, Resolved};
 use mesh_router::Router;
 use net_vdev::endpoint::{EVENTS_MAX, Endpoint, Path, Strangers, TRANSMITS_MAX};
-use net_vdev::offload::{Accepts, VirtioNetHeader};
-use net_vdev::session::handshake::{Accepted, Offer, Pending, Timestamp, initiate, receive};
+use net_vdev::offload::{Accepts, Layout, PACKET_BYTES_MAX, Segmenter, VirtioNetHeader};
+use net_vdev::session::handshake::{Accepted, Keys, Offer, Pending, Timestamp, initiate, receive};
 use net_vdev::session::{CipherSupport, PostQuantum, Session};
 use net_vdev::wire::{
     self, DATA_HEADER_BYTES, Datagram, HOP_LIMIT, MacKey, RelayHeader, TAG_BYTES,
@@ -40,6 +40,8 @@ fn place(number: u8) -> SocketAddr {
 struct Wire {
     sent: Vec<Vec<u8>>,
     delivered: Vec<Vec<u8>>,
+    /// Whether a packet came whose checksum is open.
+    is_open: bool,
 }
 
 impl Outside for Wire {
@@ -51,7 +53,12 @@ impl Outside for Wire {
         panic!("nobody named a stream");
     }
 
-    fn deliver(&mut self, _header: &VirtioNetHeader, packet: &[u8]) {
+    fn deliver(&mut self, header: &VirtioNetHeader, packet: &[u8]) {
+        // What the kernel is told to do with a packet can be done with it.
+        let layout = Layout { headroom: 0, tailroom: 0, packet_bytes_max: PACKET_BYTES_MAX };
+        let outcome = Segmenter::new(header, packet, layout);
+        assert!(outcome.is_ok(), "{outcome:?}: {header:?} {packet:02x?}");
+        self.is_open |= header.checksum.is_some();
         self.delivered.push(packet.to_vec());
     }
 
@@ -75,14 +82,16 @@ struct World {
     session: Option<Session>,
     pending: Option<Pending>,
     initiations: u64,
+    /// Whether its session takes open checksums.
+    open_checksums: bool,
 }
 
 impl World {
     fn new() -> Self {
         let (node, neighbour) = (key(NODE), key(NEIGHBOUR).public());
-        let rule = Rule { who: neighbour.into(), protocol: Protocol::Udp, port: Some(7) };
+        let rule = |protocol| Rule { who: neighbour.into(), protocol, port: Some(7) };
         let config = Config {
-            rules: vec![rule],
+            rules: vec![rule(Protocol::Udp), rule(Protocol::Tcp)],
             strangers: Strangers::Welcome { at_most: 4 },
             is_routed: true,
             ..Config::new(node.clone(), UNIX_NS)
@@ -99,7 +108,15 @@ impl World {
         let core = Core::new(endpoint, Router::new(routing, 4), accepts);
         let wire = Wire::default();
         let now_ns = SECOND_NS;
-        Self { now_ns, core, wire, session: None, pending: None, initiations: 0 }
+        Self {
+            now_ns,
+            core,
+            wire,
+            session: None,
+            pending: None,
+            initiations: 0,
+            open_checksums: true,
+        }
     }
 
     fn give(&mut self, from: Path, mut datagrams: Vec<u8>, stride: usize) {
@@ -120,7 +137,7 @@ impl World {
             Ok(Datagram::Response { receiver: INDEX, ciphertext, handshake }) => {
                 let keys = self.pending.as_mut().map(|it| it.finish(ciphertext, handshake.noise));
                 if let Some(Ok(keys)) = keys {
-                    self.session = Session::new(&keys, INDEX, self.now_ns);
+                    self.take_up(&keys);
                     self.pending = None;
                 }
             }
@@ -131,7 +148,7 @@ impl World {
                 let to = received.offer.index;
                 let accepted = received.accept(ALL, PostQuantum::Upgrade, INDEX);
                 let Ok(Accepted { ciphertext, message, keys }) = accepted else { return };
-                self.session = Session::new(&keys, INDEX, self.now_ns);
+                self.take_up(&keys);
                 let mac = MacKey::of(&key(NODE).public());
                 let mut response = Vec::new();
                 wire::write_response(&mut response, to, ciphertext.as_deref(), &message, &mac);
@@ -143,11 +160,16 @@ impl World {
         }
     }
 
-    /// The neighbour starts a session, as an honest one does.
-    fn connect(&mut self) {
+    fn take_up(&mut self, keys: &Keys) {
+        self.session = Session::new(keys, INDEX, self.now_ns);
+        self.open_checksums = keys.open_checksums;
+    }
+
+    /// The neighbour starts a session, as an honest one does that takes open checksums or not.
+    fn connect(&mut self, open_checksums: bool) {
         self.initiations += 1;
         let timestamp = Timestamp::from_unix_ns(UNIX_NS + self.now_ns + self.initiations);
-        let offer = Offer { ciphers: ALL, index: INDEX, timestamp };
+        let offer = Offer { ciphers: ALL, open_checksums, index: INDEX, timestamp };
         let to = key(NODE).public();
         let started = initiate(&key(NEIGHBOUR), &to, offer, PostQuantum::Upgrade, [5; 32]);
         let Ok((pending, message)) = started else { panic!("the keys are good") };
@@ -170,6 +192,26 @@ impl World {
         }
         let stride = datagram.len();
         self.give(from, datagram, stride);
+    }
+
+    /// The neighbour seals a packet of its own that says that its checksum is open, after a change.
+    fn say_open(&mut self, input: &mut Input<'_>) {
+        let (from, to) = (key(NEIGHBOUR).public().address(), key(NODE).public().address());
+        let mut packet = udp_packet(from, to, 7);
+        if input.byte() & 1 == 1 {
+            // A segment of the same length and no payload.
+            packet.truncate(44);
+            packet.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+            packet.iter_mut().skip(5).take(2).zip([20, 6]).for_each(|(to, from)| *to = from);
+        }
+        packet.iter_mut().take(1).for_each(|first| *first |= wire::OPEN_CHECKSUM);
+        let (at, mask) = (usize::from(input.byte()), input.byte());
+        let at = at % packet.len();
+        packet.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= mask);
+        packet.truncate(packet.len().saturating_sub(usize::from(input.byte())));
+        self.wire.is_open = false;
+        self.say(Path::Direct(place(NEIGHBOUR)), &packet);
+        assert!(!self.wire.is_open || self.open_checksums, "open, and nobody agreed on that");
     }
 
     /// The neighbour sends a frame with this header's fields, and these bytes inside.
@@ -197,7 +239,7 @@ impl World {
     }
 }
 
-/// Runs a list of actions: a byte that names one (modulo 8), then what it needs.
+/// Runs a list of actions: a byte that names one (modulo 10), then what it needs.
 ///
 /// 0. the neighbour starts a session
 /// 1. it says bytes on the direct way: length (1), the bytes
@@ -207,6 +249,9 @@ impl World {
 /// 5. the clock goes on: tenths of a second (1)
 /// 6. the node's host sends a packet to the neighbour
 /// 7. the neighbour says a packet of its own to the open port
+/// 8. it says one and that its checksum is open, changed: which (1), where (1), exclusive-or with (1),
+///    bytes cut off (1)
+/// 9. it starts a session in which checksums don't stay open
 ///
 /// True if a packet of the neighbour reached the node's host.
 ///
@@ -231,8 +276,10 @@ pub fn check(data: &[u8]) -> bool {
 fn act(world: &mut World, input: &mut Input<'_>) {
     let neighbour = key(NEIGHBOUR).public().address();
     let relayed = Path::Relayed { member: neighbour, is_alternate: false };
-    match input.byte() % 8 {
-        0 => world.connect(),
+    match input.byte() % 10 {
+        0 => world.connect(true),
+        9 => world.connect(false),
+        8 => world.say_open(input),
         kind @ (1 | 2) => {
             let len = usize::from(input.byte());
             let from = if kind == 1 { Path::Direct(place(NEIGHBOUR)) } else { relayed };

@@ -2,7 +2,7 @@
 //!
 //! The input is a list of frames, each with its virtio header. Whatever they say, cutting ends, stays
 //! within its buffer, and loses no byte of payload; and if what came out is merged and cut again,
-//! the same packets come out.
+//! the same packets come out. So they do if their checksums stayed open on the way.
 
 use net_vdev::offload::{
     Accepts, Coalescer, Layout, Segmenter, TUN_HEADER_BYTES, VirtioNetHeader, clamp_mss,
@@ -21,7 +21,7 @@ const ROOM_BYTE: u8 = 0xd7;
 /// Panics if a promise is broken; whether a frame was cut, merged, and cut again.
 pub fn check(input: &[u8]) -> bool {
     let mut input = Input(input);
-    let mut packets = Vec::new();
+    let (mut packets, mut open) = (Vec::new(), Vec::new());
     let mut was_cut = false;
     for _ in 0..FRAMES_MAX {
         if input.is_empty() {
@@ -33,20 +33,36 @@ pub fn check(input: &[u8]) -> bool {
         let packet_bytes_max = usize::from(input.u16());
         let frame = frame(&mut input);
         let Ok(header) = VirtioNetHeader::parse(&header) else { continue };
-        let cut = cut(&header, &frame, packet_bytes_max);
+        open.extend(cut(&header, &frame, packet_bytes_max, true));
+        let cut = cut(&header, &frame, packet_bytes_max, false);
         was_cut |= cut.len() > 1;
         packets.extend(cut);
         clamp(frame, packet_bytes_max);
     }
-    let (frames, merged) = merge(&packets);
-    let mut again: Vec<Vec<u8>> =
-        frames.iter().flat_map(|(header, frame)| cut(header, frame, usize::MAX)).collect();
-    // Flows pass each other; within one they don't, which other tests look at.
-    again.iter_mut().chain(&mut packets).for_each(mask);
-    again.sort();
+    let (once, merged) = merged_and_cut(&packets);
+    let (left_open, open_merged) = merged_and_cut(&open);
+    let expected = sorted(packets);
+    assert!(once == expected, "merging and cutting again is not the identity");
+    assert!(left_open == expected, "nor is it with checksums that stayed open");
+    was_cut && merged && open_merged
+}
+
+/// A packet and the header that it comes with.
+type Framed = (VirtioNetHeader, Vec<u8>);
+
+/// What these packets are when they were merged and cut again, and whether any were merged.
+fn merged_and_cut(packets: &[Framed]) -> (Vec<Vec<u8>>, bool) {
+    let (frames, merged) = merge(packets);
+    let cut = |(header, frame): &Framed| cut(header, frame, usize::MAX, false);
+    (sorted(frames.iter().flat_map(cut).collect()), merged)
+}
+
+/// Flows pass each other; within one they don't, which other tests look at.
+fn sorted(packets: Vec<Framed>) -> Vec<Vec<u8>> {
+    let mut packets: Vec<_> = packets.into_iter().map(|(_, packet)| packet).collect();
+    packets.iter_mut().for_each(mask);
     packets.sort();
-    assert!(again == packets, "merging and cutting again is not the identity");
-    was_cut && merged
+    packets
 }
 
 /// A frame: how long it is, how long its given start is, and that start; the rest repeats.
@@ -60,11 +76,19 @@ fn frame(input: &mut Input<'_>) -> Vec<u8> {
     frame
 }
 
-fn cut(header: &VirtioNetHeader, frame: &[u8], packet_bytes_max: usize) -> Vec<Vec<u8>> {
+fn cut(
+    header: &VirtioNetHeader,
+    frame: &[u8],
+    packet_bytes_max: usize,
+    leaves_open: bool,
+) -> Vec<Framed> {
     let layout = Layout { headroom: ROOM, tailroom: ROOM, packet_bytes_max };
     let mut packets = Vec::new();
     let Ok(mut segmenter) = Segmenter::new(header, frame, layout) else { return packets };
     let largest = segmenter.packet_bytes();
+    let is_open = leaves_open && segmenter.leave_checksums();
+    let checksum = header.checksum.filter(|_| is_open);
+    let header = VirtioNetHeader { checksum, segmentation: None };
     let mut bytes = 0;
     loop {
         let mut buffer = vec![ROOM_BYTE; BUFFER_BYTES];
@@ -78,14 +102,14 @@ fn cut(header: &VirtioNetHeader, frame: &[u8], packet_bytes_max: usize) -> Vec<V
             assert!(front.iter().chain(back).all(|byte| *byte == ROOM_BYTE), "no room left");
             assert!(packet.len() <= largest, "a packet larger than was said");
             bytes += packet.len();
-            packets.push(packet.to_vec());
+            packets.push((header, packet.to_vec()));
         }
         assert!(bytes <= frame.len() * 101, "more bytes than one header for each byte of payload");
     }
     packets
 }
 
-fn merge(packets: &[Vec<u8>]) -> (Vec<(VirtioNetHeader, Vec<u8>)>, bool) {
+fn merge(packets: &[Framed]) -> (Vec<Framed>, bool) {
     let mut coalescer = Coalescer::new(Accepts { tcp_v4: true, tcp_v6: true, udp: true });
     let mut frames = Vec::new();
     let mut emit = |header: &VirtioNetHeader, frame: &[u8]| {
@@ -93,8 +117,8 @@ fn merge(packets: &[Vec<u8>]) -> (Vec<(VirtioNetHeader, Vec<u8>)>, bool) {
         assert_eq!(VirtioNetHeader::parse(&first), Ok(*header), "a header that we would refuse");
         frames.push((*header, frame.to_vec()));
     };
-    for packet in packets {
-        coalescer.push(&VirtioNetHeader::default(), packet, &mut emit);
+    for (header, packet) in packets {
+        coalescer.push(header, packet, &mut emit);
     }
     coalescer.flush(&mut emit);
     let merged = frames.iter().any(|(header, _)| header.segmentation.is_some());

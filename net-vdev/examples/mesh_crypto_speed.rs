@@ -50,7 +50,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 fn offer(aes_256_gcm: bool) -> Offer {
     let ciphers = CipherSupport { aes_256_gcm };
-    Offer { ciphers, index: 7, timestamp: Timestamp::from_unix_ns(1) }
+    let timestamp = Timestamp::from_unix_ns(1);
+    Offer { ciphers, open_checksums: true, index: 7, timestamp }
 }
 
 /// The keys of the initiator and of the responder.

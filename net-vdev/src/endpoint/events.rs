@@ -8,6 +8,10 @@ use crate::identity::PublicKey;
 
 /// How many events wait for [`Endpoint::poll_event`] at most; beyond, new ones are lost.
 pub const EVENTS_MAX: usize = 1024;
+/// So many may wait when one is taken that a peer's message causes, and one that anybody's datagram
+/// does: neither takes the place of what this member itself has to say.
+const EVENTS_OF_PEERS_MAX: usize = EVENTS_MAX / 4 * 3;
+const EVENTS_OF_ANYBODY_MAX: usize = EVENTS_MAX / 4;
 
 /// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,10 +81,24 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// How many may wait at most when it comes.
+    fn room(&self) -> usize {
+        match self {
+            Self::Up(_) | Self::Down(_) | Self::Resolve(_) | Self::PathDied { .. } => EVENTS_MAX,
+            Self::Router { .. }
+            | Self::AliasAsked { .. }
+            | Self::Alias { .. }
+            | Self::Pong { .. } => EVENTS_OF_PEERS_MAX,
+            Self::Expired { .. } | Self::UnknownSession { .. } => EVENTS_OF_ANYBODY_MAX,
+        }
+    }
+}
+
 impl Endpoint {
-    /// Queues an event. A flood of them loses its own.
+    /// Queues an event. A flood of one kind leaves room for those that are worth more.
     pub(super) fn tell(&mut self, event: Event) {
-        if self.events.len() < EVENTS_MAX {
+        if self.events.len() < event.room() {
             self.events.push_back(event);
         } else {
             self.counters.events_lost += 1;

@@ -46,7 +46,8 @@ impl Endpoint {
         let Some(peer) = self.peers.get_mut(index) else { return };
         let Some(attempt) = peer.attempt.as_ref() else { return };
         let tries = attempt.tries;
-        let offer = Offer { ciphers: self.ciphers, index: local, timestamp };
+        let ciphers = self.ciphers;
+        let offer = Offer { ciphers, open_checksums: true, index: local, timestamp };
         let started =
             handshake::initiate(&self.identity, &peer.key, offer, self.post_quantum, seed);
         let (Some(to), Ok((noise, message))) = (peer.paths.for_handshake(tries), started) else {

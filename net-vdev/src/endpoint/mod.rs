@@ -428,6 +428,7 @@ impl Endpoint {
             return Err(DropReason::DataSession);
         };
         let Some(session) = peer.session(receiver) else { return Err(DropReason::DataSession) };
+        let takes_open_checksums = session.open_checksums;
         let (packet, is_newest) = session.open(counter, bytes).map_err(|error| match error {
             OpenError::Replayed => DropReason::DataReplayed,
             OpenError::Forged => DropReason::DataForged,
@@ -447,6 +448,8 @@ impl Endpoint {
                 self.streak = None;
                 self.receive_control(now_ns, index, from, packet, deliver)
             }
+            // Only what the two agreed on in the handshake.
+            Some(8..) if !takes_open_checksums => Err(DropReason::InboundMalformed),
             Some(8..) => {
                 packet.first_mut().into_iter().for_each(|first| *first &= !OPEN_CHECKSUM);
                 self.admit(now_ns, index, packet, true, deliver)
@@ -466,10 +469,10 @@ impl Endpoint {
         deliver: &mut dyn FnMut(&VirtioNetHeader, &[u8]),
     ) -> Result<(), DropReason> {
         let sent = Packet::parse(bytes).map_err(|_| DropReason::InboundMalformed)?;
-        let checksum = sent.checksum_field().filter(|_| is_open);
-        if is_open && checksum.is_none() {
-            return Err(DropReason::InboundMalformed);
-        }
+        let checksum = match is_open {
+            true => Some(sent.checksum_field(bytes).ok_or(DropReason::InboundMalformed)?),
+            false => None,
+        };
         let header = VirtioNetHeader { checksum, segmentation: None };
         let aliased = self.with_alias(now_ns, index, &sent)?;
         let packet = aliased.unwrap_or(sent);

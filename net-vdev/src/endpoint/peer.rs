@@ -53,6 +53,8 @@ pub(super) struct PeerState {
     pub(super) heard_ns: u64,
     /// When this member's own addresses were last told to it.
     pub(super) told_ns: Option<u64>,
+    /// Limits how often the addresses are tried that it names, which need not be its own.
+    pub(super) candidates: Bucket,
     pub(super) labels: Labels,
     pub(super) bytes_sent: u64,
     pub(super) bytes_received: u64,
@@ -127,6 +129,7 @@ impl PeerState {
             sent_ns: 0,
             heard_ns: 0,
             told_ns: None,
+            candidates: Bucket::new(1_000_000_000, 4),
             labels: Labels::default(),
             bytes_sent: 0,
             bytes_received: 0,

@@ -144,10 +144,7 @@ impl Endpoint {
                 self.receive_reply(now_ns, index, from, number, observed);
                 Ok(())
             }
-            Control::Candidates(places) => {
-                self.receive_candidates(now_ns, index, &places);
-                Ok(())
-            }
+            Control::Candidates(places) => self.receive_candidates(now_ns, index, &places),
             Control::Fragment { identity, is_last, offset, bytes } => {
                 let Some(peer) = self.peers.get_mut(index) else { return Ok(()) };
                 let whole = peer.halves.take(now_ns, (identity, is_last, offset), bytes);
@@ -202,11 +199,20 @@ impl Endpoint {
     }
 
     /// Tries the addresses that a peer named. Both sides do at about the same time, so that each
-    /// NAT in between has seen a datagram go out before one comes in.
-    fn receive_candidates(&mut self, now_ns: u64, index: usize, places: &[SocketAddr]) {
+    /// NAT in between has seen a datagram go out before one comes in. They may be anybody's, and a
+    /// message of a few bytes names many: a peer is heard about them now and then only.
+    fn receive_candidates(
+        &mut self,
+        now_ns: u64,
+        index: usize,
+        places: &[SocketAddr],
+    ) -> Result<(), DropReason> {
         let Some(peer) = self.peers.get_mut(index).filter(|peer| peer.paths.is_plural()) else {
-            return;
+            return Ok(());
         };
+        if !peer.candidates.take(now_ns) {
+            return Err(DropReason::InboundControl);
+        }
         for place in places.iter().filter(|place| is_plausible(place)) {
             peer.paths.add(now_ns, Path::Direct(*place));
         }
@@ -214,6 +220,7 @@ impl Endpoint {
         self.tell_candidates(now_ns, index, TELL_BACK_NS);
         self.probe(now_ns, index);
         self.rearm(index);
+        Ok(())
     }
 
     /// Tells a peer where this member may be, unless that was said less than `pause_ns` ago.

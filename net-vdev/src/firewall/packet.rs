@@ -120,14 +120,33 @@ pub struct Original {
     pub ports: Ports,
 }
 
+impl Original {
+    /// The same as if it had gone the other way.
+    pub(super) fn reversed(self) -> Self {
+        let Ports { source, destination } = self.ports;
+        Self {
+            source: self.destination,
+            destination: self.source,
+            ports: Ports { source: destination, destination: source },
+            ..self
+        }
+    }
+}
+
 impl Packet {
     /// Where the checksum is that a TCP segment's or UDP datagram's sender may leave to an offload.
+    /// `bytes` are those that were read. A datagram with bytes behind it has none that could be left: an
+    /// offload goes on to the packet's end, and the datagram does not.
     #[must_use]
-    pub fn checksum_field(&self) -> Option<ChecksumField> {
-        let start = if self.source.is_ipv6() { 40 } else { 20 };
+    pub fn checksum_field(&self, bytes: &[u8]) -> Option<ChecksumField> {
+        let start: u16 = if self.source.is_ipv6() { 40 } else { 20 };
         match self.transport {
             Transport::Tcp { .. } => Some(ChecksumField { start, offset: 16 }),
-            Transport::Udp(_) => Some(ChecksumField { start, offset: 6 }),
+            Transport::Udp(_) => {
+                let len = field(bytes, usize::from(start) + 4).ok()?;
+                let ends = usize::from(start) + usize::from(len);
+                (ends == self.len).then_some(ChecksumField { start, offset: 6 })
+            }
             _ => None,
         }
     }

@@ -135,6 +135,8 @@ const OFFERS_OPEN_CHECKSUMS: u8 = 1 << 3;
 pub struct Offer {
     /// The transport ciphers that the initiator takes.
     pub ciphers: CipherSupport,
+    /// Whether it takes packets whose checksum is open (see [`crate::wire::OPEN_CHECKSUM`]).
+    pub open_checksums: bool,
     /// The index that the initiator gives the session.
     pub index: u32,
     /// When the message was made.
@@ -144,14 +146,15 @@ pub struct Offer {
 impl Offer {
     fn to_bytes(self) -> [u8; OFFER_BYTES] {
         let mut bytes = [0; OFFER_BYTES];
-        let fields = [PAYLOAD_VERSION, self.ciphers.bits() | OFFERS_OPEN_CHECKSUMS, 0, 0];
+        let open_checksums = if self.open_checksums { OFFERS_OPEN_CHECKSUMS } else { 0 };
+        let fields = [PAYLOAD_VERSION, self.ciphers.bits() | open_checksums, 0, 0];
         let content = fields.into_iter().chain(self.index.to_be_bytes()).chain(self.timestamp.0);
         bytes.iter_mut().zip(content).for_each(|(to, from)| *to = from);
         bytes
     }
 
-    /// The offer, whether its maker takes open checksums, and its encapsulation key, if it has one.
-    fn parse(payload: &[u8]) -> Option<(Self, bool, Option<&[u8; ENCAPSULATION_KEY_BYTES]>)> {
+    /// The offer, and its encapsulation key, if it has one.
+    fn parse(payload: &[u8]) -> Option<(Self, Option<&[u8; ENCAPSULATION_KEY_BYTES]>)> {
         let (fields, extensions) = payload.split_first_chunk::<OFFER_BYTES>()?;
         let [version, ciphers, 0, 0, rest @ ..] = fields else { return None };
         let (index, timestamp) = rest.split_first_chunk::<4>()?;
@@ -170,10 +173,11 @@ impl Offer {
         }
         let offer = Self {
             ciphers: CipherSupport { aes_256_gcm: ciphers >> Cipher::Aes256Gcm as u8 & 1 == 1 },
+            open_checksums: ciphers & OFFERS_OPEN_CHECKSUMS != 0,
             index: u32::from_be_bytes(*index),
             timestamp: Timestamp(timestamp.try_into().ok()?),
         };
-        Some((offer, ciphers & OFFERS_OPEN_CHECKSUMS != 0, public))
+        Some((offer, public))
     }
 }
 
@@ -260,7 +264,7 @@ pub struct Keys {
 /// An initiation under way.
 pub struct Pending {
     state: Box<HandshakeState>,
-    offered: CipherSupport,
+    offered: Offer,
     key_pair: KeyPair,
     statics: Statics,
     post_quantum: PostQuantum,
@@ -290,7 +294,7 @@ pub fn initiate(
     let message = write(&mut state, &payload)?;
     let statics = Statics { initiator: identity.public(), responder: *peer };
     let state = Box::new(state);
-    Ok((Pending { state, offered: offer.ciphers, key_pair, statics, post_quantum }, message))
+    Ok((Pending { state, offered: offer, key_pair, statics, post_quantum }, message))
 }
 
 impl Pending {
@@ -316,7 +320,7 @@ impl Pending {
         let mut payload = [0; PAYLOAD_BYTES_MAX];
         let payload = read(&mut self.state, message, &mut payload)?;
         let answer = Answer::parse(payload).ok_or(HandshakeError::Payload)?;
-        if answer.cipher == Cipher::Aes256Gcm && !self.offered.aes_256_gcm {
+        if answer.cipher == Cipher::Aes256Gcm && !self.offered.ciphers.aes_256_gcm {
             return Err(HandshakeError::Cipher);
         }
         let agreed = Agreed {
@@ -324,7 +328,7 @@ impl Pending {
             remote_index: answer.index,
             initiator: true,
             post_quantum: ciphertext.is_some(),
-            open_checksums: answer.open_checksums,
+            open_checksums: answer.open_checksums && self.offered.open_checksums,
         };
         split(&mut self.state, &agreed)
     }
@@ -336,7 +340,6 @@ pub struct Received {
     pub peer: PublicKey,
     /// What it offers.
     pub offer: Offer,
-    open_checksums: bool,
     encapsulation_key: Option<Box<[u8; ENCAPSULATION_KEY_BYTES]>>,
     seed: Zeroizing<[u8; 32]>,
     statics: Statics,
@@ -358,14 +361,12 @@ pub fn receive(
     let mut state = state.map_err(|_| HandshakeError::Forged)?;
     let mut payload = [0; PAYLOAD_BYTES_MAX];
     let payload = read(&mut state, message, &mut payload)?;
-    let offer = Offer::parse(payload).ok_or(HandshakeError::Payload)?;
-    let (offer, open_checksums, encapsulation_key) = offer;
+    let (offer, encapsulation_key) = Offer::parse(payload).ok_or(HandshakeError::Payload)?;
     let peer = state.get_remote_static().and_then(|key| key.try_into().ok());
     let peer = PublicKey(peer.ok_or(HandshakeError::Forged)?);
     Ok(Received {
         peer,
         offer,
-        open_checksums,
         encapsulation_key: encapsulation_key.map(|key| Box::new(*key)),
         seed: Zeroizing::new(seed),
         statics: Statics { initiator: peer, responder: identity.public() },
@@ -406,7 +407,7 @@ impl Received {
             return Err(HandshakeError::PostQuantum);
         }
         let cipher = ciphers.choose(self.offer.ciphers);
-        let open_checksums = self.open_checksums;
+        let open_checksums = self.offer.open_checksums;
         let answer = Answer { cipher, open_checksums, index };
         let message = write(&mut self.state, &answer.to_bytes())?;
         let agreed = Agreed {

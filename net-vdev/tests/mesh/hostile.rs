@@ -2,16 +2,18 @@
 
 use std::net::SocketAddr;
 
-use net_vdev::endpoint::TRANSMITS_MAX;
+use net_vdev::endpoint::{Control, TRANSMITS_MAX};
 use net_vdev::session::handshake::{Offer, Timestamp, initiate};
 use net_vdev::wire::{self, MacKey};
 use net_vdev::{
-    CipherSupport, Config, ConfigError, DropReason, Endpoint, Peer, PostQuantum, PrivateKey,
+    CipherSupport, Config, ConfigError, DropReason, Endpoint, Event, Peer, PostQuantum, PrivateKey,
     Transmit,
 };
 use proptest::prelude::*;
 
-use crate::world::{ONE_WAY_NS, SECOND, World};
+use crate::by_hand::{sealed, session};
+use crate::packets::udp;
+use crate::world::{ONE_WAY_NS, PORT, SECOND, World};
 
 pub(crate) fn stranger(number: u64) -> SocketAddr {
     let [.., a, b, c, d] = number.to_be_bytes();
@@ -23,6 +25,7 @@ pub(crate) fn initiation(world: &mut World, to: usize, key: &PrivateKey, unix_ns
     let responder = world.members[to].key();
     let offer = Offer {
         ciphers: CipherSupport { aes_256_gcm: true },
+        open_checksums: true,
         index: 5,
         timestamp: Timestamp::from_unix_ns(unix_ns),
     };
@@ -198,6 +201,65 @@ fn queues_that_nobody_empties_stay_bounded() {
     }
     assert_eq!(world.members[0].endpoint.occupancy().transmits, TRANSMITS_MAX);
     assert_eq!(world.members[0].endpoint.counters().dropped(DropReason::OutboundQueue), 50);
+}
+
+#[test]
+fn a_peer_that_names_addresses_without_end_has_few_of_them_probed() {
+    let mut world = World::routed(1, 33);
+    let key = PrivateKey::new([9; 32]);
+    let (from, to) = (stranger(1), world.members[0].place);
+    let member = world.members[0].key();
+    let mut session = session(&key, &member, true, |initiation| {
+        world.inject(from, to, initiation);
+        world.seen.last().unwrap().2.clone()
+    });
+    world.inject(from, to, sealed(&mut session, &[]));
+    world.seen.clear();
+    let mut named = 0u32;
+    let mut name = |world: &mut World, count: u32| {
+        for _ in 0..count {
+            let places = (named * 6..named * 6 + 6).map(|number| {
+                let [_, b, c, d] = number.to_be_bytes();
+                SocketAddr::from(([198, 18 + b, c, d], 9))
+            });
+            named += 1;
+            let mut message = Vec::new();
+            Control::Candidates(places.collect()).write(&mut message);
+            world.inject(from, to, sealed(&mut session, &message));
+        }
+    };
+    let probes = |world: &World| world.seen.iter().filter(|(_, to, _)| to.port() == 9).count();
+    name(&mut world, 1000);
+    assert!((6..=4 * 6).contains(&probes(&world)), "{} at once", probes(&world));
+    for _ in 0..100 {
+        name(&mut world, 10);
+        world.run(SECOND / 10);
+    }
+    // One message a second, eight probes for each address of it.
+    assert!(probes(&world) <= (4 + 10) * 6 * 8, "{} in ten seconds", probes(&world));
+    let refused = world.members[0].endpoint.counters().dropped(DropReason::InboundControl);
+    assert!(refused >= 1980, "{refused}");
+}
+
+#[test]
+fn a_flood_of_notices_keeps_the_member_from_asking_nothing() {
+    let mut world = World::routed(1, 34);
+    for number in 0..5000u32 {
+        let mut notice = wire::data_header(number, 7);
+        notice[1] = 5;
+        world.hand(0, stranger(1), notice.to_vec());
+    }
+    let (source, wanted) = (world.members[0].address(), "402::9".parse().unwrap());
+    let packet = udp((source, PORT), (wanted, PORT), b"?");
+    world.members[0].endpoint.send_packet(world.now_ns, &packet);
+    let mut events = Vec::new();
+    while let Some(event) = world.members[0].endpoint.poll_event() {
+        events.push(event);
+    }
+    assert!(matches!(events.pop(), Some(Event::Resolve(_))));
+    let lost = world.members[0].endpoint.counters().events_lost;
+    assert_eq!(events.len() as u64 + lost, 5000);
+    assert!(events.iter().all(|event| matches!(event, Event::UnknownSession { .. })));
 }
 
 #[test]

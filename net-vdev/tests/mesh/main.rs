@@ -4,6 +4,7 @@
 
 mod aliases;
 mod batches;
+mod by_hand;
 mod cookies;
 mod exits;
 mod firewall;
@@ -11,6 +12,7 @@ mod hostile;
 mod labels;
 mod local;
 mod nic;
+mod open_checksums;
 mod packets;
 mod paths;
 mod post_quantum;

@@ -21,17 +21,17 @@ const TRANSMIT_BUFFER: u64 = 0x10_0000;
 const BUFFER_BYTES: u32 = 1526;
 
 /// A guest: RAM, two queues, their driver, and the card.
-struct Guest {
+pub(crate) struct Guest {
     ram: GuestRam,
     queues: [DeviceQueue; 2],
     drivers: [Driver; 2],
-    card: NetDevice,
+    pub(crate) card: NetDevice,
     now_ns: u64,
     posted: u64,
 }
 
 impl Guest {
-    fn new(card: NetDevice) -> Self {
+    pub(crate) fn new(card: NetDevice) -> Self {
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM_BYTES)]).unwrap();
         let layouts = [RECEIVE_QUEUE, TRANSMIT_QUEUE].map(|base| QueueLayout::at(base, 256));
         let [first, second] = layouts;
@@ -41,7 +41,7 @@ impl Guest {
         Self { ram, queues, drivers, card, now_ns: 1, posted: 0 }
     }
 
-    fn post_receive_buffers(&mut self, count: u64) {
+    pub(crate) fn post_receive_buffers(&mut self, count: u64) {
         for _ in 0..count {
             let address = RECEIVE_BUFFERS + self.posted % 256 * 2048;
             self.posted += 1;
@@ -76,14 +76,14 @@ impl Guest {
         self.send_frame(&ethernet(ethertype, packet));
     }
 
-    fn process(&mut self) -> Result<vdev::Progress, DeviceError> {
+    pub(crate) fn process(&mut self) -> Result<vdev::Progress, DeviceError> {
         self.now_ns += 1000;
         self.card.process(&mut self.queues, &self.ram, self.now_ns)
     }
 
     /// The frames that the card has put into receive buffers, each in as many as it says, with their
     /// virtio headers.
-    fn take_merged(&mut self) -> Vec<Vec<u8>> {
+    pub(crate) fn take_merged(&mut self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut rest = 0;
         while let Some((head, len)) = self.drivers[0].take_used(&self.ram).unwrap() {
@@ -122,10 +122,10 @@ fn ethernet(ethertype: [u8; 2], payload: &[u8]) -> Vec<u8> {
     [&ROUTER_MAC[..], &[2, 0, 0, 0, 0, 1], &ethertype, payload].concat()
 }
 
-const PRIVATE: [[u8; 32]; 2] = [[1; 32], [2; 32]];
+pub(crate) const PRIVATE: [[u8; 32]; 2] = [[1; 32], [2; 32]];
 const IPV4: [[u8; 4]; 2] = [[10, 9, 0, 1], [10, 9, 0, 2]];
 
-fn config(member: usize, endpoint: Option<SocketAddr>) -> Config {
+pub(crate) fn config(member: usize, endpoint: Option<SocketAddr>) -> Config {
     let key = PrivateKey::new(PRIVATE[1 - member]).public();
     let open = |protocol| Rule { who: key.into(), protocol, port: None };
     Config {
@@ -156,7 +156,7 @@ fn guests() -> [Guest; 2] {
     guests_on(["127.0.0.1:0", "127.0.0.1:0"])
 }
 
-fn addresses(member: usize) -> [IpAddr; 2] {
+pub(crate) fn addresses(member: usize) -> [IpAddr; 2] {
     let key = PrivateKey::new(PRIVATE[member]).public();
     [key.address().into(), IPV4[member].into()]
 }
@@ -332,7 +332,7 @@ fn a_super_frame_without_a_session_waits_for_it_as_packets_do() {
 }
 
 /// GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, MRG_RXBUF.
-const ACCEPTED: u64 = 1 << 1 | 1 << 7 | 1 << 8 | 1 << 15;
+pub(crate) const ACCEPTED: u64 = 1 << 1 | 1 << 7 | 1 << 8 | 1 << 15;
 
 #[test]
 fn packets_that_came_together_are_one_frame_for_a_guest_that_takes_it() {

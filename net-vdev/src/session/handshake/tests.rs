@@ -12,6 +12,7 @@ fn key(byte: u8) -> PrivateKey {
 fn offer(aes: bool) -> Offer {
     Offer {
         ciphers: CipherSupport { aes_256_gcm: aes },
+        open_checksums: true,
         index: 0x0102_0304,
         timestamp: Timestamp::from_unix_ns(1_500_000_000_000_000_007),
     }
@@ -272,7 +273,7 @@ fn a_key_that_is_none_or_that_comes_twice_is_refused() {
     };
     let (pending, _) = begin(true, UPGRADE);
     let public = pending.key_pair.public();
-    assert_eq!(Offer::parse(&extension(public)), Some((offer(true), true, Some(public))));
+    assert_eq!(Offer::parse(&extension(public)), Some((offer(true), Some(public))));
     assert_eq!(Offer::parse(&extension(&public[1..])), None);
     assert_eq!(Offer::parse(&extension(&[])), None);
     let twice = [extension(public), extension(public)[OFFER_BYTES..].to_vec()].concat();
@@ -323,14 +324,14 @@ fn checksums_stay_open_only_between_members_that_both_take_that() {
     let (initiator, responder) = shake(true, true);
     assert!(initiator.open_checksums && responder.open_checksums);
     // An initiator that knows nothing of it has the bit clear.
-    let (pending, _) = begin(true, UPGRADE);
-    let mut payload = offer(true).to_bytes().to_vec();
-    payload[1] &= !OFFERS_OPEN_CHECKSUMS;
-    payload.extend_from_slice(&ENCAPSULATION_KEY_EXTENSION.to_be_bytes());
-    payload.extend_from_slice(&(ENCAPSULATION_KEY_BYTES as u16).to_be_bytes());
-    payload.extend_from_slice(pending.key_pair.public());
-    let (_, first) = begin_with(&payload);
-    assert!(!answer(&first, UPGRADE).keys.open_checksums);
+    let without = Offer { open_checksums: false, ..offer(true) };
+    assert_eq!(without.to_bytes()[1], offer(true).to_bytes()[1] & !OFFERS_OPEN_CHECKSUMS);
+    let (mut pending, first) =
+        initiate(&key(1), &key(2).public(), without, UPGRADE, [11; 32]).unwrap();
+    let accepted = answer(&first, UPGRADE);
+    assert!(!accepted.keys.open_checksums);
+    let keys = pending.finish(accepted.ciphertext.as_deref(), &accepted.message).unwrap();
+    assert!(!keys.open_checksums);
     let plain = Answer { cipher: Cipher::Aes256Gcm, open_checksums: false, index: 7 };
     assert_eq!(plain.to_bytes()[..4], [1, 2, 0, 0], "what it would read");
     for unknown in [2, 0xff] {
