@@ -2,6 +2,8 @@
 //!
 //! * What this member sends opens a flow, if the outbound rules let it (without any, it may reach
 //!   everybody); what comes back on it is let in, and so are ICMP errors about it from the same peer.
+//! * With outbound rules, an echo reply or ICMP error goes out that is about what this peer sent and was
+//!   let in, or if a rule lets this member send echoes there: neither carries bytes past the rules.
 //! * What a peer sends otherwise needs a [`Rule`] that names the whole 32-byte key of the session
 //!   that the packet came through, or a label of which the peer has shown a certificate; the
 //!   protocol; and the port if the rule has one.
@@ -19,6 +21,8 @@ mod flow;
 mod meter;
 mod packet;
 mod rules;
+
+use std::net::IpAddr;
 
 pub use flow::FLOWS_MAX;
 use flow::{FlowKey, FlowTable, Side, Standing};
@@ -159,12 +163,10 @@ impl Firewall {
 
     fn judge_outbound(&mut self, now_ns: u64, to: Party<'_>, packet: &Packet) -> Verdict {
         let Some((key, flags)) = flow_of(packet, Side::Local, to.key) else {
-            return match packet.transport {
-                Transport::OtherIcmp => Verdict::Deny,
-                _ => Verdict::Pass,
-            };
+            return self.judge_answer(now_ns, to, packet);
         };
-        let opens = flags.is_some_and(TcpFlags::opens);
+        let opens = flags.is_some_and(TcpFlags::opens)
+            || matches!(packet.transport, Transport::EchoRequest(_));
         match self.flows.touch(now_ns, &key, Side::Local, flags) {
             Some(Standing::Open(Side::Local)) => return Verdict::Pass,
             // A new connection on the ports of an old one that the peer had opened is this side's.
@@ -182,6 +184,22 @@ impl Firewall {
         Verdict::Pass
     }
 
+    /// Judges what this side sends outside of flows of its own: answers to echoes, and errors.
+    fn judge_answer(&mut self, now_ns: u64, to: Party<'_>, packet: &Packet) -> Verdict {
+        let about = match packet.transport {
+            Transport::EchoReply(identifier) => {
+                let ends = (packet.source, packet.destination);
+                Some(echo_flow(to.key, ends, identifier))
+            }
+            Transport::Error(original) => original.map(|it| quoted_flow(&it.reversed(), to.key)),
+            _ => return Verdict::Deny,
+        };
+        let Some(egress) = &self.egress else { return Verdict::Pass };
+        let standing = about.and_then(|key| self.flows.standing(now_ns, &key));
+        let is_about_a_flow = matches!(standing, Some(Standing::Open(_)));
+        pass_if(is_about_a_flow || egress.allow(to, Protocol::Icmp, None))
+    }
+
     fn judge_inbound(&mut self, now_ns: u64, from: Party<'_>, packet: &Packet) -> Verdict {
         match packet.transport {
             Transport::Tcp { ports, flags } => {
@@ -190,7 +208,9 @@ impl Firewall {
             Transport::Udp(ports) => {
                 self.inbound_flow(now_ns, from, packet, (ports.destination, None))
             }
-            Transport::EchoRequest(_) => pass_if(self.ingress.allow(from, Protocol::Icmp, None)),
+            Transport::EchoRequest(identifier) => {
+                self.inbound_echo(now_ns, from, packet, identifier)
+            }
             Transport::EchoReply(_) => {
                 let flow = flow_of(packet, Side::Peer, from.key);
                 pass_if(flow.is_some_and(|(key, flags)| {
@@ -206,6 +226,26 @@ impl Firewall {
             }
             Transport::Error(None) | Transport::OtherIcmp => Verdict::Deny,
         }
+    }
+
+    fn inbound_echo(
+        &mut self,
+        now_ns: u64,
+        from: Party<'_>,
+        packet: &Packet,
+        identifier: u16,
+    ) -> Verdict {
+        if !self.ingress.allow(from, Protocol::Icmp, None) {
+            return Verdict::Deny;
+        }
+        // Without outbound rules the reply needs no flow.
+        if self.egress.is_some() {
+            let key = echo_flow(from.key, (packet.destination, packet.source), identifier);
+            if self.flows.touch(now_ns, &key, Side::Peer, None).is_none() {
+                self.evictions += u64::from(self.flows.insert(now_ns, &key, Side::Peer, None));
+            }
+        }
+        Verdict::Pass
     }
 
     fn inbound_flow(
@@ -243,20 +283,36 @@ fn pass_if(passes: bool) -> Verdict {
 /// The flow that a packet of `sender` belongs to, if its kind has flows. An echo reply of this side
 /// has none: it answers what a rule let in.
 fn flow_of(packet: &Packet, sender: Side, peer: &PublicKey) -> Option<(FlowKey, Option<TcpFlags>)> {
+    let (local, remote) = match sender {
+        Side::Local => (packet.source, packet.destination),
+        Side::Peer => (packet.destination, packet.source),
+    };
     let (protocol, ports, flags) = match (packet.transport, sender) {
         (Transport::Tcp { ports, flags }, _) => (Protocol::Tcp, ports, Some(flags)),
         (Transport::Udp(ports), _) => (Protocol::Udp, ports, None),
         (Transport::EchoRequest(identifier), Side::Local)
         | (Transport::EchoReply(identifier), Side::Peer) => {
-            (Protocol::Icmp, Ports { source: identifier, destination: identifier }, None)
+            return Some((echo_flow(peer, (local, remote), identifier), None));
         }
         _ => return None,
     };
-    let (local, remote, local_port, remote_port) = match sender {
-        Side::Local => (packet.source, packet.destination, ports.source, ports.destination),
-        Side::Peer => (packet.destination, packet.source, ports.destination, ports.source),
+    let (local_port, remote_port) = match sender {
+        Side::Local => (ports.source, ports.destination),
+        Side::Peer => (ports.destination, ports.source),
     };
     Some((FlowKey { peer: *peer, protocol, local, remote, local_port, remote_port }, flags))
+}
+
+/// The flow of echoes with `peer` between this side's address and the other's, whoever asks.
+fn echo_flow(peer: &PublicKey, (local, remote): (IpAddr, IpAddr), identifier: u16) -> FlowKey {
+    FlowKey {
+        peer: *peer,
+        protocol: Protocol::Icmp,
+        local,
+        remote,
+        local_port: identifier,
+        remote_port: identifier,
+    }
 }
 
 /// The flow of the packet that an ICMP error from `peer` quotes: this side must have sent it.

@@ -136,6 +136,42 @@ fn errors_about_a_flow_come_in_from_its_peer_and_others_do_not() {
 }
 
 #[test]
+fn with_outbound_rules_replies_and_errors_go_out_only_about_what_came_in() {
+    for (us, them) in families() {
+        let mut policy = Policy {
+            ingress: vec![rule(Protocol::Icmp, None), rule(Protocol::Udp, Some(7))],
+            egress: Some(Vec::new()),
+            ..Policy::default()
+        };
+        let mut wall = Firewall::new(&policy, [1, 2]);
+        let ask = |port| udp((them, port), (us, 7), b"?");
+        // Nobody asked: this would carry anything to anybody.
+        assert!(!goes_out(&mut wall, 0, &echo_reply(us, them, 5)));
+        assert!(!goes_out(&mut wall, 0, &too_big(us, them, &ask(9))));
+        assert!(!goes_out(&mut wall, 0, &too_big(us, them, &[])));
+        assert!(comes_in(&mut wall, 0, &PEER, &echo_request(them, us, 5)));
+        assert!(goes_out(&mut wall, 1, &echo_reply(us, them, 5)));
+        assert!(!goes_out(&mut wall, 1, &echo_reply(us, them, 6)));
+        assert!(!goes_out_to(&mut wall, 1, &OTHER, &echo_reply(us, them, 5)));
+        assert!(!goes_out(&mut wall, 1, &echo_request(us, them, 5)), "a question of its own");
+        assert!(comes_in(&mut wall, 1, &PEER, &ask(9)));
+        assert!(goes_out(&mut wall, 2, &too_big(us, them, &ask(9))));
+        assert!(!goes_out(&mut wall, 2, &too_big(us, them, &ask(10))));
+        assert!(!goes_out_to(&mut wall, 2, &OTHER, &too_big(us, them, &ask(9))));
+        assert!(!goes_out(&mut wall, 62 * SECOND, &echo_reply(us, them, 5)), "long ago");
+        // Who may send echoes may send these.
+        policy.egress = Some(vec![rule(Protocol::Icmp, None)]);
+        let mut wall = Firewall::new(&policy, [1, 2]);
+        assert!(goes_out(&mut wall, 0, &echo_reply(us, them, 5)));
+        assert!(goes_out(&mut wall, 0, &too_big(us, them, &ask(9))));
+        assert!(!goes_out_to(&mut wall, 0, &OTHER, &echo_reply(us, them, 5)));
+        assert!(goes_out(&mut wall, 0, &echo_request(us, them, 5)));
+        assert!(comes_in(&mut wall, 0, &PEER, &echo_request(them, us, 5)), "with the same number");
+        assert!(comes_in(&mut wall, 0, &PEER, &echo_reply(them, us, 5)));
+    }
+}
+
+#[test]
 fn a_peer_can_t_open_a_connection_on_a_flow_that_this_side_opened() {
     let (us, them) = families()[1];
     let mut wall = firewall(&[]);
