@@ -10,7 +10,8 @@ use crate::codel::{Popped, Queue};
 use crate::endpoint::{Endpoint, OddMessage, Path};
 use crate::identity::PublicKey;
 use crate::offload::{
-    Accepts, Coalescer, PACKET_BYTES_MAX, SegmentationKind, VirtioNetHeader, each_packet,
+    Accepts, Coalescer, PACKET_BYTES_MAX, Segmentation, SegmentationKind, VirtioNetHeader,
+    each_packet,
 };
 use crate::wire::MTU;
 
@@ -91,14 +92,14 @@ impl Inbox {
         ipv4: &Ipv4,
         (header, packet): (&VirtioNetHeader, &[u8]),
     ) {
-        if header.segmentation.is_some_and(|cut| self.takes_whole(cut.kind)) {
+        if header.segmentation.is_some_and(|cut| self.takes_whole(&cut)) {
             self.flush(now_ns, counters);
             return queue(now_ns, &mut self.backlog, counters, Inbound::of(header, packet));
         }
         let Self { backlog, merger, cut, .. } = self;
         if let Some(merger) = merger
             && header.segmentation.is_none()
-            && ipv4.arrive(packet).is_none()
+            && !ipv4.takes(packet)
         {
             // Its driver takes open checksums.
             return merger.push(header, packet, &mut |header, packet| {
@@ -118,12 +119,15 @@ impl Inbox {
         });
     }
 
-    fn takes_whole(&self, kind: SegmentationKind) -> bool {
-        match kind {
+    /// GUEST_ECN is not offered: a super-frame of a neighbour that says how CWR is to be cut goes in
+    /// packets (virtio 1.2 §5.1.6.4.1).
+    fn takes_whole(&self, segmentation: &Segmentation) -> bool {
+        let takes_kind = match segmentation.kind {
             SegmentationKind::TcpV4 => self.accepts.tcp_v4,
             SegmentationKind::TcpV6 => self.accepts.tcp_v6,
             SegmentationKind::Udp => self.accepts.udp,
-        }
+        };
+        takes_kind && !segmentation.ecn
     }
 
     /// Passes on what was merged so far.
@@ -289,4 +293,54 @@ fn mac_of(key: &PublicKey) -> [u8; 6] {
     let [a, b, c, d, e, ..] =
         blake3::derive_key("Hypha mesh 1: MAC address of a member's card", &key.0);
     [0x02, a, b, c, d, e]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offload::{ChecksumField, Sum, pseudo_header};
+
+    #[test]
+    fn a_super_frame_with_cwr_goes_in_packets_to_a_guest_that_was_not_offered_it() {
+        let mut packet = vec![0x60, 0, 0, 0, 0, 0, 6, 64];
+        packet.extend_from_slice(&[4; 32]);
+        // ACK and CWR.
+        packet.extend_from_slice(&[
+            0, 9, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x90, 1, 0, 0, 0, 0, 0,
+        ]);
+        packet.resize(60 + 3000, 7);
+        packet[4..6].copy_from_slice(&3020u16.to_be_bytes());
+        for (ecn, count) in [(false, 1), (true, 3)] {
+            let accepts = Accepts { tcp_v4: true, tcp_v6: true, udp: false };
+            let merger = Some(Box::new(Coalescer::new(accepts)));
+            let backlog = Queue::new(BACKLOG_MAX, 1);
+            let mut inbox = Inbox { backlog, accepts, merger, cut: Vec::new() };
+            let (mut counters, ipv4) = (NicCounters::default(), Ipv4::new());
+            let segmentation = Segmentation {
+                kind: SegmentationKind::TcpV6,
+                ecn,
+                payload_bytes: 1000,
+                headers_bytes: 60,
+            };
+            let header = VirtioNetHeader {
+                checksum: Some(ChecksumField { start: 40, offset: 16 }),
+                segmentation: Some(segmentation),
+            };
+            inbox.take(1, &mut counters, &ipv4, (&header, &packet));
+            inbox.flush(1, &mut counters);
+            let mut frames = Vec::new();
+            while let Some(Popped::Due(frame)) = inbox.backlog.pop(1) {
+                frames.push(frame);
+            }
+            assert!(frames.iter().all(|it| it.header.segmentation.is_none_or(|it| !it.ecn)));
+            // CWR is said once, by a packet that is merged with none.
+            let has_cwr = |it: &&Inbound| it.payload[53] & 0x80 != 0;
+            assert_eq!(frames.iter().filter(has_cwr).count(), 1);
+            assert!(frames.len() <= count, "{} frames", frames.len());
+            assert_eq!(frames.iter().map(|it| it.payload.len() - 60).sum::<usize>(), 3000);
+            let first = &frames[0].payload;
+            let sum = pseudo_header(&first[8..40], 6, first.len() - 40).plus(Sum::of(&first[40..]));
+            assert_eq!(sum.is_right(), ecn, "whole in a packet, left open in a super-frame");
+        }
+    }
 }

@@ -4,7 +4,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::ROUTER_MAC;
+use crate::offload::{Sum, pseudo_header, put};
 
+const ICMPV6: u8 = 58;
 /// The bytes of an ARP packet for IPv4 over Ethernet (RFC 826).
 const ARP_BYTES: usize = 28;
 /// Ethernet, IPv4, address lengths 6 and 4.
@@ -57,7 +59,7 @@ pub fn discover(packet: &[u8], is_own: impl Fn(Ipv6Addr) -> bool) -> Discovery {
         return Discovery::Elsewhere;
     };
     let [_, _, _, _, _, _, next_header, _, ..] = *header;
-    if next_header != 58 || !matches!(message.first(), Some(133..=137)) {
+    if next_header != ICMPV6 || !matches!(message.first(), Some(133..=137)) {
         return Discovery::Elsewhere;
     }
     answer_solicitation(header, message, is_own).map_or(Discovery::Silence, Discovery::Answer)
@@ -71,15 +73,14 @@ fn answer_solicitation(
 ) -> Option<Vec<u8>> {
     let &[_, _, _, _, len_high, len_low, _, hop_limit, ref addresses @ ..] = header;
     let message = message.get(..usize::from(u16::from_be_bytes([len_high, len_low])))?;
-    let (source, destination) = addresses.split_first_chunk::<16>()?;
-    let destination = destination.first_chunk::<16>()?;
+    let source = addresses.first_chunk::<16>()?;
     let &[kind, code, ..] = message.first_chunk::<24>()?;
     let target = Ipv6Addr::from(*message.get(8..)?.first_chunk::<16>()?);
     let asker = Ipv6Addr::from(*source);
     let is_valid = kind == 135
         && code == 0
         && hop_limit == 255
-        && checksum(source, destination, message) == 0
+        && sum(addresses, message).is_right()
         // From the unspecified address the guest asks whether its own address is free.
         && !asker.is_unspecified()
         && !(target.is_multicast() || target.is_unspecified() || is_own(target));
@@ -92,33 +93,18 @@ fn advertisement(target: Ipv6Addr, to: Ipv6Addr) -> Vec<u8> {
     message.extend_from_slice(&target.octets());
     message.extend_from_slice(&[2, 1]);
     message.extend_from_slice(&ROUTER_MAC);
-    let sum = checksum(&target.octets(), &to.octets(), &message).to_be_bytes();
-    if let Some(field) = message.get_mut(2..4) {
-        field.copy_from_slice(&sum);
-    }
-    let mut packet = vec![0x60, 0, 0, 0, 0, 32, 58, 255];
-    packet.extend_from_slice(&target.octets());
-    packet.extend_from_slice(&to.octets());
+    let addresses = [target.octets(), to.octets()].concat();
+    let field = sum(&addresses, &message).field();
+    put(&mut message, 2, &field);
+    let mut packet = vec![0x60, 0, 0, 0, 0, 32, ICMPV6, 255];
+    packet.extend_from_slice(&addresses);
     packet.extend_from_slice(&message);
     packet
 }
 
-/// The Internet checksum (RFC 1071) of an ICMPv6 message with its pseudo-header (RFC 8200 §8.1);
-/// 0 over a message that carries its right checksum.
-fn checksum(source: &[u8; 16], destination: &[u8; 16], message: &[u8]) -> u16 {
-    let words = |bytes: &[u8]| -> u64 {
-        let word = |pair: &[u8]| match *pair {
-            [high, low] => u64::from(u16::from_be_bytes([high, low])),
-            [high] => u64::from(high) << 8,
-            _ => 0,
-        };
-        bytes.chunks(2).map(word).sum()
-    };
-    let mut sum = words(source) + words(destination) + words(message) + message.len() as u64 + 58;
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap_or(0)
+/// The sum of an ICMPv6 message with its pseudo-header (RFC 8200 §8.1).
+fn sum(addresses: &[u8], message: &[u8]) -> Sum {
+    pseudo_header(addresses, ICMPV6, message.len()).plus(Sum::of(message))
 }
 
 #[cfg(test)]
@@ -134,8 +120,8 @@ mod tests {
         let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 2);
         let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];
         message.extend_from_slice(&target.octets());
-        let sum = checksum(&source.octets(), &group.octets(), &message);
-        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        let field = sum(&[source.octets(), group.octets()].concat(), &message).field();
+        message[2..4].copy_from_slice(&field);
         let mut packet = vec![0x60, 0, 0, 0, 0, 24, 58, 255];
         packet.extend_from_slice(&source.octets());
         packet.extend_from_slice(&group.octets());
@@ -153,7 +139,7 @@ mod tests {
         assert_eq!(reply[24..40], OWN.octets());
         assert_eq!(reply[40..42], [136, 0]);
         assert_eq!(reply[66..], ROUTER_MAC);
-        assert_eq!(checksum(&OTHER.octets(), &OWN.octets(), &reply[40..]), 0);
+        assert!(sum(&reply[8..40], &reply[40..]).is_right());
     }
 
     #[test]

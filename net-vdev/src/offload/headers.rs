@@ -111,7 +111,7 @@ pub(super) fn double_word(packet: &[u8], at: usize) -> u32 {
 }
 
 /// Writes bytes at this place of a packet, which is inside of it.
-pub(super) fn put(packet: &mut [u8], at: usize, bytes: &[u8]) {
+pub(crate) fn put(packet: &mut [u8], at: usize, bytes: &[u8]) {
     if let Some(field) = packet.get_mut(at..at + bytes.len()) {
         field.copy_from_slice(bytes);
     }

@@ -45,6 +45,7 @@ pub use header::{
     ChecksumField, HeaderError, Segmentation, SegmentationKind, TUN_HEADER_BYTES,
     VIRTIO_HEADER_BYTES, VirtioNetHeader,
 };
+pub(crate) use headers::put;
 pub use mss::clamp_mss;
 pub use segment::{Batch, Layout, SEGMENTS_MAX, SegmentError, Segmenter, each_packet};
 

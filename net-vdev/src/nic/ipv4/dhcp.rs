@@ -2,8 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use super::translate::{IPV4_BYTES, UDP, put};
-use crate::offload::{Sum, pseudo_header};
+use super::translate::{IPV4_BYTES, UDP};
+use crate::offload::{Sum, pseudo_header, put};
 
 /// Where a server listens, and a client.
 pub(super) const SERVER_PORT: u16 = 67;

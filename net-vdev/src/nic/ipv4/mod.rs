@@ -18,12 +18,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use dhcp::{Lease, answer as answer_dhcp};
 pub use translate::{Ends, to_ipv4, to_ipv6};
-use translate::{ICMP, IPV4_BYTES, put};
+use translate::{ICMP, IPV4_BYTES};
 
 use crate::endpoint::Endpoint;
 use crate::firewall::{Packet, Ports, Protocol, Transport};
 use crate::identity::PublicKey;
-use crate::offload::{Sum, VirtioNetHeader};
+use crate::offload::{Sum, VirtioNetHeader, put};
 use crate::wire::MTU;
 
 /// What the guest calls its router, and its own address if it has no other (RFC 7335).
@@ -72,7 +72,7 @@ impl Ipv4 {
         bytes: &[u8],
     ) -> Leaving<'_> {
         let Some(ends) = self.ends(endpoint) else { return Leaving::AsItIs };
-        if bytes.first().is_some_and(|first| first >> 4 == 6) {
+        if is_ipv6(bytes) {
             self.note_ipv6(&ends, bytes);
             return Leaving::AsItIs;
         }
@@ -105,16 +105,24 @@ impl Ipv4 {
 
     /// A packet for the guest in IPv4, if it belongs to a flow on which the guest speaks that.
     pub(super) fn arrive(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let (ends, len) = self.ipv4_flow(bytes)?;
+        let mut translated = Vec::with_capacity(len);
+        to_ipv4(ends, bytes.get(..len)?, &mut translated)?;
+        Some(translated)
+    }
+
+    /// Whether a packet for the guest belongs to a flow on which the guest speaks IPv4.
+    pub(super) fn takes(&self, bytes: &[u8]) -> bool {
+        self.ipv4_flow(bytes).is_some()
+    }
+
+    /// Who is who, and the bytes of a packet of such a flow.
+    fn ipv4_flow(&self, bytes: &[u8]) -> Option<(&Ends, usize)> {
         let (_, ends) = self.known.as_ref()?;
         let source = bytes.get(8..)?.first_chunk::<16>().filter(|_| is_ipv6(bytes))?;
         ends.ipv4(Ipv6Addr::from(*source))?;
         let packet = Packet::parse(bytes).ok()?;
-        if !self.get(&flow_to_guest(&packet)?) {
-            return None;
-        }
-        let mut translated = Vec::with_capacity(bytes.len());
-        to_ipv4(ends, bytes.get(..packet.len)?, &mut translated)?;
-        Some(translated)
+        self.get(&flow_to_guest(&packet)?).then_some((ends, packet.len))
     }
 
     /// The guest speaks IPv6 on a flow, if it leads outside.

@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::endpoint::OUTSIDE_PREFIX;
 use crate::offload::{
-    ChecksumField, SegmentationKind, Sum, VirtioNetHeader, pseudo_header, updated,
+    ChecksumField, SegmentationKind, Sum, VirtioNetHeader, pseudo_header, put, updated,
 };
 
 pub(super) const IPV4_BYTES: usize = 20;
@@ -353,12 +353,5 @@ fn checksum_at(protocol: u8) -> Option<usize> {
         UDP => Some(6),
         ICMP | ICMPV6 => Some(2),
         _ => None,
-    }
-}
-
-/// Writes bytes at this place of a packet, which is inside of it.
-pub(super) fn put(packet: &mut [u8], at: usize, bytes: &[u8]) {
-    if let Some(field) = packet.get_mut(at..at + bytes.len()) {
-        field.copy_from_slice(bytes);
     }
 }
