@@ -25,6 +25,10 @@ pub const VERSION: u8 = 1;
 pub const ALIAS_BYTES: usize = 100 + SIGNATURE_BYTES;
 /// The longest life of an alias, in seconds.
 pub const ALIAS_LIFE_MAX_S: u64 = 3600;
+/// How far the clocks of an alias's signer and of its reader may be apart, in seconds: by so much earlier
+/// it counts than it says, and by so much longer. It opens nothing, so that one that has ended leads at
+/// worst to where its workload was. Labels, which do open something, count by the reader's clock alone.
+pub const ALIAS_CLOCK_SKEW_MAX_S: u64 = 300;
 /// The bytes of the longest certificate of any kind.
 pub const CERTIFICATE_BYTES_MAX: usize = 84 + HostName::BYTES_MAX + SIGNATURE_BYTES;
 /// The bytes in front of what differs between the kinds: header and two keys.
@@ -158,7 +162,8 @@ impl Alias {
         ALIAS.seal(bytes, (node, &self.node), random)
     }
 
-    /// Reads and verifies an alias certificate at `unix_s` seconds since 1970.
+    /// Reads and verifies an alias certificate at `unix_s` seconds since 1970 by this side's clock, which
+    /// may be [`ALIAS_CLOCK_SKEW_MAX_S`] off.
     ///
     /// # Errors
     /// A [`CertificateError`] for anything that does not count at that time.
@@ -178,14 +183,22 @@ impl Alias {
             begins_unix_s: u64::from_be_bytes(*begins),
             expires_unix_s: u64::from_be_bytes(expires),
         };
-        check_expiry(alias.expires_unix_s, unix_s)?;
-        if unix_s < alias.begins_unix_s {
+        if unix_s >= alias.counts_until_unix_s() {
+            return Err(CertificateError::Expired { expired_unix_s: alias.expires_unix_s });
+        }
+        if unix_s.saturating_add(ALIAS_CLOCK_SKEW_MAX_S) < alias.begins_unix_s {
             return Err(CertificateError::NotYet { begins_unix_s: alias.begins_unix_s });
         }
         alias.check_life()?;
         alias.check_address()?;
         opened.verify(&ALIAS)?;
         Ok(alias)
+    }
+
+    /// Until when it counts by the clock of whoever reads it, in seconds since 1970.
+    #[must_use]
+    pub fn counts_until_unix_s(&self) -> u64 {
+        self.expires_unix_s.saturating_add(ALIAS_CLOCK_SKEW_MAX_S)
     }
 
     fn check_life(&self) -> Result<(), CertificateError> {

@@ -79,18 +79,32 @@ fn what_is_signed_is_read_back_and_lies_where_the_drawing_says() {
 }
 
 #[test]
-fn a_certificate_counts_until_the_second_of_its_expiry() {
-    let [first, second, third] = signed();
-    let member = key(2).public();
+fn an_alias_counts_by_clocks_that_are_five_minutes_off_and_not_by_others() {
+    let [first, ..] = signed();
     let expired = CertificateError::Expired { expired_unix_s: NOW + 60 };
     let not_yet = CertificateError::NotYet { begins_unix_s: NOW - 60 };
-    for (unix_s, early) in [(0, Some(not_yet)), (NOW - 61, Some(not_yet)), (NOW - 60, None)] {
-        assert_eq!(Alias::verify(&first, unix_s).err(), early);
+    for (unix_s, expected) in [
+        (0, Some(not_yet)),
+        (NOW - 361, Some(not_yet)),
+        (NOW - 360, None),
+        (NOW + 359, None),
+        (NOW + 360, Some(expired)),
+        (u64::MAX, Some(expired)),
+    ] {
+        assert_eq!(Alias::verify(&first, unix_s).err(), expected, "{unix_s}");
     }
+    // The last second there is.
+    let held = u64::MAX - 60..u64::MAX;
+    let last = Alias::new(key(1).public(), key(2).public(), held).sign(&key(1), &RANDOM).unwrap();
+    assert!(Alias::verify(&last, u64::MAX - 1).is_ok());
+}
+
+#[test]
+fn labels_and_names_count_until_the_second_of_their_expiry() {
+    let [_, second, third] = signed();
+    let member = key(2).public();
+    let expired = CertificateError::Expired { expired_unix_s: NOW + 60 };
     for (unix_s, expected) in [(0, None), (NOW + 59, None), (NOW + 60, Some(expired))] {
-        if unix_s > 0 {
-            assert_eq!(Alias::verify(&first, unix_s).err(), expected);
-        }
         assert_eq!(LabelCertificate::verify(&second, &member, unix_s).err(), expected);
         assert_eq!(NameRecord::verify(&third, unix_s).err(), expected);
     }

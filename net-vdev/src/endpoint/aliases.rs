@@ -27,9 +27,8 @@ const BACKDATED_S: u64 = 60;
 pub const ALIASES_MAX: usize = 256;
 /// How many one workload may have here: when it moves, that of its former node ends.
 const OF_ONE_MAX: usize = 4;
-/// So many seconds before its end an alias that is in use is asked for again.
+/// So many seconds before it expires an alias that is in use is asked for again.
 pub const ALIAS_ASK_BEFORE_S: u64 = 100;
-const ASK_BEFORE_NS: u64 = ALIAS_ASK_BEFORE_S * 1_000_000_000;
 /// How often.
 const ASK_PAUSE_NS: u64 = 5_000_000_000;
 
@@ -61,7 +60,8 @@ struct Known {
     index: usize,
     workload: Ipv6Addr,
     ends_ns: u64,
-    asked_ns: u64,
+    /// When it is asked for again if it is in use.
+    ask_ns: u64,
 }
 
 impl Default for Aliases {
@@ -161,8 +161,11 @@ impl Endpoint {
         if !is_known && !self.unresolved.has(&alias.address) {
             return;
         }
-        let ends_ns = alias.expires_unix_s.saturating_mul(1_000_000_000);
-        let ends_ns = ends_ns.saturating_sub(self.unix_time_at_zero_ns);
+        let own_ns = |unix_s: u64| {
+            unix_s.saturating_mul(1_000_000_000).saturating_sub(self.unix_time_at_zero_ns)
+        };
+        let ends_ns = own_ns(alias.counts_until_unix_s());
+        let ask_ns = own_ns(alias.expires_unix_s.saturating_sub(ALIAS_ASK_BEFORE_S));
         let has_room = is_known || self.aliases.known.len() < ALIASES_MAX;
         if now_ns >= ends_ns || !has_room || !self.learn(now_ns, &alias.workload, &[]) {
             return self.give_up(&alias.address);
@@ -172,7 +175,9 @@ impl Endpoint {
             return self.give_up(&alias.address);
         }
         let workload = alias.workload.address();
-        let known = Known { index, workload, ends_ns, asked_ns: now_ns };
+        // By a clock that is ahead it is late as soon as it comes.
+        let ask_ns = ask_ns.max(now_ns.saturating_add(ASK_PAUSE_NS));
+        let known = Known { index, workload, ends_ns, ask_ns };
         self.aliases.insert(alias.address, known);
         for packet in self.unresolved.take(&alias.address) {
             self.send_packet(now_ns, &packet);
@@ -191,9 +196,8 @@ impl Endpoint {
         self.aliases.expire(now_ns);
         let IpAddr::V6(address) = address else { return };
         let Some(known) = self.aliases.known.get_mut(address) else { return };
-        let is_late = now_ns >= known.ends_ns.saturating_sub(ASK_BEFORE_NS);
-        if is_late && now_ns >= known.asked_ns.saturating_add(ASK_PAUSE_NS) {
-            known.asked_ns = now_ns;
+        if now_ns >= known.ask_ns {
+            known.ask_ns = now_ns.saturating_add(ASK_PAUSE_NS);
             self.tell(Event::Resolve(*address));
         }
     }

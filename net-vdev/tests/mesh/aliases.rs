@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use net_vdev::certificate::Alias;
 use net_vdev::endpoint::{ALIASES_MAX, Event};
 use net_vdev::offload::{ChecksumField, Segmentation, SegmentationKind, VirtioNetHeader};
-use net_vdev::{DropReason, PrivateKey, PublicKey};
+use net_vdev::{Config, DropReason, PrivateKey, PublicKey};
 
 use crate::packets::{ACK, FIN, SYN, echo_reply, echo_request, tcp, too_big, udp};
-use crate::world::{MS, PORT, SECOND, UNIX_NS, World};
+use crate::world::{MS, Member, PORT, SECOND, UNIX_NS, World};
 
 const NOW_S: u64 = UNIX_NS / SECOND;
 
@@ -44,6 +44,36 @@ fn world(for_s: u64) -> (World, Ends, Alias) {
     let arrived = udp((asker, 4000), (workload, PORT), b"first");
     assert!(world.got_once(1, &arrived), "at the workload's own address");
     (world, ends, alias)
+}
+
+/// How many of three packets reach an alias by a clock of member 0 that is so many seconds ahead, and
+/// how often it asked whose that is.
+fn reached_by_a_clock_off_by(ahead_s: i64) -> (usize, usize) {
+    let mut world = World::routed(3, 4);
+    let alias = alias_of(world.members[1].key(), 200);
+    let Member { config, place, .. } = &world.members[0];
+    let unix_time_at_zero_ns = UNIX_NS.saturating_add_signed(ahead_s * SECOND as i64);
+    let config = Config { unix_time_at_zero_ns, ..config.clone() };
+    world.members[0] = Member::new(config, *place, [8; 32]);
+    let [asker, workload] = [0, 1].map(|index| world.members[index].address());
+    let ask = |to| udp((asker, 4000), (to, PORT), b"?");
+    world.send_packet(0, &ask(alias.address.into()));
+    world.members[0].endpoint.learn_alias(world.now_ns, &alias);
+    world.settle(0);
+    for _ in 0..2 {
+        world.send_packet(0, &ask(alias.address.into()));
+        world.run(SECOND);
+    }
+    let arrived = world.members[1].got.iter().filter(|got| **got == ask(workload)).count();
+    (arrived, asked(&mut world).len())
+}
+
+#[test]
+fn an_alias_counts_by_a_clock_that_is_minutes_off_and_is_not_asked_for_with_each_packet() {
+    for ahead_s in [-350, 0, 490] {
+        assert_eq!(reached_by_a_clock_off_by(ahead_s), (3, 1), "{ahead_s} s ahead");
+    }
+    assert_eq!(reached_by_a_clock_off_by(510), (0, 2), "it does not count, and is asked for again");
 }
 
 /// Which addresses member 0 asked about.
@@ -117,8 +147,7 @@ fn a_peer_can_t_speak_from_an_alias_or_be_let_in_by_one() {
         let addresses = vec![alias];
         let seed = world.dice.seed();
         let place = world.members[from].place;
-        world.members[from] =
-            crate::world::Member::new(net_vdev::Config { addresses, ..config }, place, seed);
+        world.members[from] = Member::new(Config { addresses, ..config }, place, seed);
         world.send_packet(from, &udp((alias, PORT), (asker, 4000), b"forged"));
         world.resolve();
         world.run(SECOND);
@@ -144,15 +173,15 @@ fn an_alias_stops_at_its_end_in_both_directions_and_is_asked_for_before() {
     world.send_packet(0, &ask);
     assert!(asked(&mut world).is_empty(), "not with every packet");
     // A newer one is taken, so that nothing is noticed.
-    let newer = alias_of(world.members[1].key(), 400);
+    let newer = alias_of(world.members[1].key(), 160);
     world.members[0].endpoint.learn_alias(world.now_ns, &newer);
     world.run(200 * SECOND);
     passes(&mut world, (0, &ask), (1, &udp((asker, 4000), (workload, PORT), b"?")));
     let answer = udp((workload, PORT), (asker, 4000), b"late");
     world.run(100 * SECOND);
     assert_eq!(world.members[0].endpoint.aliases(world.now_ns).count(), 1);
-    // The session and the firewall's flow (300 s) live on; the alias does not.
-    world.run(60 * SECOND);
+    // The firewall's flow (300 s) lives on; the alias does not, five minutes after it expired.
+    world.run(110 * SECOND);
     asked(&mut world);
     world.members[0].got.clear();
     world.members[1].got.clear();

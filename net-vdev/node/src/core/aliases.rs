@@ -31,7 +31,7 @@ const SIGNED_PER_TURN: usize = 16;
 /// How often a node is asked, at which pause, and how long it is not asked again.
 const TRIES: u8 = 6;
 const TRY_PAUSE_NS: u64 = SECOND_NS / 2;
-const NOBODY_NS: u64 = 2 * SECOND_NS;
+const REST_NS: u64 = 2 * SECOND_NS;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -61,8 +61,8 @@ struct Other {
     node: PublicKey,
     signed: Option<SignedAlias>,
     question: Option<Question>,
-    /// Until when it is nobody's.
-    nobody_ns: u64,
+    /// Until when the node is not asked (again): what it said last holds, or that it said nothing.
+    rest_ns: u64,
     /// The attached members that were told of it.
     told: BTreeSet<PublicKey>,
 }
@@ -87,16 +87,16 @@ pub(super) enum Whose {
 
 impl Other {
     fn new(node: PublicKey) -> Self {
-        Self { node, signed: None, question: None, nobody_ns: 0, told: BTreeSet::new() }
+        Self { node, signed: None, question: None, rest_ns: 0, told: BTreeSet::new() }
     }
 
     /// Its certificate, if it counts still.
     fn held(&self, unix_s: u64) -> Option<&SignedAlias> {
-        self.signed.as_ref().filter(|signed| unix_s < signed.alias.expires_unix_s)
+        self.signed.as_ref().filter(|signed| unix_s < signed.alias.counts_until_unix_s())
     }
 
     fn is_of_use(&self, now_ns: u64, unix_s: u64) -> bool {
-        self.held(unix_s).is_some() || self.question.is_some() || now_ns < self.nobody_ns
+        self.held(unix_s).is_some() || self.question.is_some() || now_ns < self.rest_ns
     }
 }
 
@@ -155,7 +155,7 @@ impl Aliases {
         let is_fresh = held
             .as_ref()
             .is_some_and(|it| unix_s.saturating_add(ALIAS_ASK_BEFORE_S) < it.alias.expires_unix_s);
-        if !is_fresh && other.question.is_none() && now_ns >= other.nobody_ns {
+        if !is_fresh && other.question.is_none() && now_ns >= other.rest_ns {
             other.question = Some(Question { tries: 0, at_ns: now_ns });
             self.ask_at(now_ns);
         } else if held.is_none() && other.question.is_none() {
@@ -271,7 +271,7 @@ impl Core {
             }
             if question.tries >= TRIES {
                 other.question = None;
-                other.nobody_ns = now_ns.saturating_add(NOBODY_NS);
+                other.rest_ns = now_ns.saturating_add(REST_NS);
                 unanswered.push(*address);
                 continue;
             }
@@ -324,18 +324,23 @@ impl Core {
         match (alias, certificate) {
             (Some(Ok(alias)), Some(bytes)) if alias.address == address && alias.node == *from => {
                 other.signed = Some(SignedAlias { alias, certificate: *bytes });
+                // By a clock that is ahead it would be asked for again at once.
+                other.rest_ns = now_ns.saturating_add(REST_NS);
                 let whose = self.whose(now_ns, &address);
                 self.settle(now_ns, &address, &whose, outside);
                 return;
             }
-            (None, _) => other.signed = None,
+            (None, _) => {
+                other.signed = None;
+                other.rest_ns = 0;
+            }
             (outcome, _) => {
                 tracing::debug!(node = %from, %address, ?outcome, "a certificate that is none");
                 self.counters.aliases_refused += 1;
             }
         }
         if was_asked {
-            other.nobody_ns = now_ns.saturating_add(NOBODY_NS);
+            other.rest_ns = now_ns.saturating_add(REST_NS);
         }
         if other.held(self.endpoint.unix_s(now_ns)).is_none() {
             self.settle(now_ns, &address, &Whose::Nobody, outside);

@@ -151,7 +151,7 @@ pub(crate) fn world_key(world: &World, node: usize) -> PrivateKey {
 }
 
 #[test]
-fn an_alias_of_a_node_that_fell_silent_stops_when_its_certificate_ends() {
+fn an_alias_of_a_node_that_fell_silent_stops_five_minutes_after_its_certificate_ends() {
     let (mut world, mut vms, alias) = world();
     assert!(is_reached(&mut world, &mut vms, alias));
     // The node is gone without a word; the workload goes on elsewhere.
@@ -163,7 +163,9 @@ fn an_alias_of_a_node_that_fell_silent_stops_when_its_certificate_ends() {
     vms[0].node = 1;
     run_long(&mut world, &mut vms, 10);
     assert!(is_reached(&mut world, &mut vms, alias), "the certificate counts");
-    run_long(&mut world, &mut vms, 290);
+    run_long(&mut world, &mut vms, 580);
+    assert!(is_reached(&mut world, &mut vms, alias), "by a clock that may be off it counts still");
+    run_long(&mut world, &mut vms, 20);
     assert!(!is_reached(&mut world, &mut vms, alias), "it has ended");
     assert!(is_reached(&mut world, &mut vms, workload.public().address()));
     assert_eq!(world.nodes[0].core.known_aliases(world.now_ns).count(), 0);
@@ -180,6 +182,27 @@ fn an_alias_in_use_outlives_its_certificates() {
     }
     assert!(world.now_ns > 2 * 300 * SECOND);
     assert_eq!(world.nodes[0].core.counters().aliases_refused, 0);
+}
+
+#[test]
+fn by_a_clock_that_is_minutes_off_an_alias_counts_and_goes_on_to_count() {
+    for (ahead_s, counts) in [(-350, true), (490, true), (-400, false), (700, false)] {
+        let clock = |node| if node == 0 { ahead_s } else { 0 };
+        let mut world = World::with_clocks(3, &[(0, 1), (2, 1)], 11, clock);
+        world.run(SECOND);
+        let asker = world.nodes[0].key;
+        let mut vms = [vm(&mut world, 2, 2, &[asker])];
+        let alias = Alias::address_of(&world.nodes[2].key, &vms[0].key);
+        assert_eq!(is_reached(&mut world, &mut vms, alias), counts, "{ahead_s} s ahead");
+        let refused = world.nodes[0].core.counters().aliases_refused;
+        assert_eq!(refused > 0, !counts, "{ahead_s} s ahead");
+        let rounds = if counts { 40 } else { 0 };
+        for round in 0..rounds {
+            run_long(&mut world, &mut vms, 10);
+            let arrives = (0..2).any(|_| is_reached(&mut world, &mut vms, alias));
+            assert!(arrives, "{ahead_s} s ahead, after {} s", 10 * round);
+        }
+    }
 }
 
 #[test]

@@ -127,8 +127,8 @@ fn a_node_s_word_about_an_alias_counts_only_with_a_certificate_that_does() {
     let now_s = unix_s(&world);
     let held = now_s - 60..now_s + 300;
     let good = Alias::new(key.public(), victim, held.clone());
-    let ended = Alias::new(key.public(), victim, now_s - 300..now_s - 1);
-    let early = Alias::new(key.public(), victim, now_s + 100..now_s + 400);
+    let ended = Alias::new(key.public(), victim, now_s - 700..now_s - 301);
+    let early = Alias::new(key.public(), victim, now_s + 1000..now_s + 1300);
     let eternal = Alias::new(key.public(), victim, now_s..now_s + (1 << 40));
     let lies = [
         ("it has ended", signed_anyway(&ended, &key)),

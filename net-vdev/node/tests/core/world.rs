@@ -125,11 +125,22 @@ pub(crate) fn place(index: usize) -> SocketAddr {
 impl World {
     /// Nodes with wires as listed, both ways; neighbours are configured on the side named first.
     pub(crate) fn new(count: usize, wires: &[(usize, usize)], seed: u64) -> Self {
+        Self::with_clocks(count, wires, seed, |_| 0)
+    }
+
+    /// The same with clocks that are so many seconds ahead.
+    pub(crate) fn with_clocks(
+        count: usize,
+        wires: &[(usize, usize)],
+        seed: u64,
+        ahead_s: impl Fn(usize) -> i64,
+    ) -> Self {
         let mut dice = Dice(seed);
         let keys: Vec<_> = (0..count).map(|_| PrivateKey::new(dice.seed())).collect();
         let publics: Vec<_> = keys.iter().map(PrivateKey::public).collect();
         let now_ns = SECOND;
-        let nodes = keys.iter().map(|key| {
+        let nodes = keys.iter().enumerate().map(|(index, key)| {
+            let unix_ns = UNIX_NS.saturating_add_signed(ahead_s(index) * SECOND as i64);
             let rule = |from: &PublicKey| {
                 [Protocol::Udp, Protocol::Tcp].map(|protocol| Rule {
                     who: (*from).into(),
@@ -141,12 +152,12 @@ impl World {
                 rules: publics.iter().flat_map(rule).collect(),
                 strangers: Strangers::Welcome { at_most: 64 },
                 is_routed: true,
-                ..Config::new(key.clone(), UNIX_NS)
+                ..Config::new(key.clone(), unix_ns)
             };
             let public = key.public();
             let endpoint = Endpoint::new(config, dice.seed()).unwrap();
             let mut routing = mesh_router::Config::new(public, 0);
-            routing.unix_time_at_zero_ns = UNIX_NS;
+            routing.unix_time_at_zero_ns = unix_ns;
             let router = Router::new(routing, dice.next());
             let all = Accepts { tcp_v4: true, tcp_v6: true, udp: true };
             let mut core = Core::new(endpoint, router, all);
