@@ -15,6 +15,6 @@ pub struct CoreCounters {
     pub frames_expired: u64,
     /// What was said about aliases by others than who was asked, or with a certificate that is none.
     pub aliases_refused: u64,
-    /// Neighbours that there was no room for.
+    /// Neighbours that there was no room for, or that gave theirs up for one that the operator named.
     pub links_refused: u64,
 }

@@ -457,6 +457,7 @@ fn counters(core: &Core, sockets: SocketCounters, cards: UplinkCounters) -> Vec<
         ("handshakes", member.handshakes),
         ("initiations_sent", member.initiations_sent),
         ("cookies_sent", member.cookies_sent),
+        ("events_lost", member.events_lost),
         ("frames_forwarded", frames.frames_forwarded),
         ("frames_unexpected", frames.frames_unexpected),
         ("frames_odd", frames.frames_odd),

@@ -376,10 +376,14 @@ impl Uplinks {
         let (signed, signature) = answer;
         let key = signed.announcement.key;
         let Some(card) = self.cards.get_mut(&id) else { return };
+        // Nor is it worth a line of a log each time.
+        if !card.may_answer(now_ns) {
+            self.counters.refused += 1;
+            return;
+        }
         // One member per card.
         let is_same = card.member.is_none_or(|member| member == key);
-        let may_answer = is_same && card.may_answer(now_ns);
-        let is_proven = may_answer && card.challenge.is_answered(&key, signature);
+        let is_proven = is_same && card.challenge.is_answered(&key, signature);
         let attached =
             if is_proven { core.attach(now_ns, signed) } else { Err(AttachError::Proof) };
         match attached {

@@ -119,6 +119,10 @@ impl Endpoint {
         };
         if let Some(peer) = self.peers.get_mut(index) {
             places.iter().for_each(|place| peer.paths.add(now_ns, Path::Direct(*place)));
+            // A handshake that goes there first is answered after a round trip; routers may not know it.
+            if let Some(place) = places.first().filter(|_| peer.current.is_none()) {
+                peer.paths.prefer(Path::Direct(*place));
+            }
         }
         for packet in self.unresolved.take(&key.address()) {
             self.send_packet(now_ns, &packet);

@@ -58,6 +58,22 @@ fn the_first_packet_to_an_address_waits_for_its_key_and_goes_through_routers() {
 }
 
 #[test]
+fn a_member_whose_place_is_told_is_called_there_and_one_with_a_session_is_not_moved_by_that() {
+    let mut world = World::routed(3, 1);
+    world.relays.are_up = [false; 2];
+    let (key, place) = (world.members[1].key(), world.members[1].place);
+    assert!(world.members[0].endpoint.learn(world.now_ns, &key, &[place]));
+    let packet = world.send(0, 1);
+    world.run(3 * ONE_WAY_NS);
+    assert!(world.got_once(1, &packet), "after a round trip");
+    // The other side has not tried its way itself, and keeps to it all the same.
+    let before = world.path(1, 0);
+    let (key, wrong) = (world.members[0].key(), world.members[2].place);
+    world.members[1].endpoint.learn(world.now_ns, &key, &[wrong]);
+    assert_eq!(world.path(1, 0), before);
+}
+
+#[test]
 fn an_address_that_nobody_has_costs_its_packets_and_no_more() {
     let mut world = World::routed(2, 2);
     let stranger = PrivateKey::new([9; 32]).public().address();

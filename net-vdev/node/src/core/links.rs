@@ -3,11 +3,22 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use mesh_router::{Event as RouterEvent, LinkId, NextHop};
+use mesh_router::{Event as RouterEvent, LinkError, LinkId, NextHop};
 use net_vdev::endpoint::{Event, Path, PathView, PeerView};
 use net_vdev::{Peer, PublicKey};
 
 use super::{ANSWERS_MAX, Core, Outside, REDIAL_NS, Redial, Whose};
+
+/// Why a neighbour has a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Invitation {
+    /// It called.
+    Uninvited,
+    /// It said on a local network that it is there.
+    Found,
+    /// The operator named it.
+    Named,
+}
 
 impl Core {
     /// The keys that are to announce themselves anew, the node's own or those of attached members,
@@ -205,7 +216,11 @@ impl Core {
         if let Some(link) = self.links.get(&key) {
             return Some(*link);
         }
-        match self.router.link_up(now_ns, key, 0) {
+        let mut outcome = self.router.link_up(now_ns, key, 0);
+        if matches!(outcome, Err(LinkError::TooMany(_))) && self.make_room_for(now_ns, &key) {
+            outcome = self.router.link_up(now_ns, key, 0);
+        }
+        match outcome {
             Ok(link) => {
                 self.links.insert(key, link);
                 Some(link)
@@ -215,6 +230,35 @@ impl Core {
                 self.counters.links_refused += 1;
                 None
             }
+        }
+    }
+
+    /// Ends a link to somebody whom this node looks for less than for `key`; whether there was one.
+    /// Anybody with a session takes a link by saying a router's word, under as many keys as there are
+    /// links: that keeps no neighbour out that the operator named.
+    fn make_room_for(&mut self, now_ns: u64, key: &PublicKey) -> bool {
+        let usable = self.usable_neighbours();
+        let worth = |other: &PublicKey| (self.invitation(other), usable.contains(other));
+        let Some(least) = self.links.keys().min_by_key(|other| worth(other)).copied() else {
+            return false;
+        };
+        if self.invitation(&least) >= self.invitation(key) {
+            return false;
+        }
+        tracing::debug!(peer = %least, for_peer = %key, "its link is for one that was named");
+        self.counters.links_refused += 1;
+        if let Some(link) = self.links.remove(&least) {
+            self.router.link_down(now_ns, link);
+        }
+        true
+    }
+
+    /// How much a neighbour is looked for.
+    fn invitation(&self, key: &PublicKey) -> Invitation {
+        match self.configured.get(key) {
+            None => Invitation::Uninvited,
+            Some(redial) if redial.is_found => Invitation::Found,
+            Some(_) => Invitation::Named,
         }
     }
 
