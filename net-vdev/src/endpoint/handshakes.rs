@@ -279,10 +279,11 @@ impl Endpoint {
         from: Path,
         (remote, counter): (u32, u64),
     ) -> Result<(), DropReason> {
+        // Anybody may send thousands of these: the check that costs less comes first.
         let named = self
             .peers
             .iter_mut()
-            .find(|(_, peer)| peer.paths.is_at(&from) && peer.sent_recently(remote, counter));
+            .find(|(_, peer)| peer.sent_recently(remote, counter) && peer.paths.is_at(&from));
         let Some((index, peer)) = named else {
             self.tell(Event::UnknownSession { index: remote, path: from });
             return Err(DropReason::Notice);

@@ -95,7 +95,7 @@ impl std::fmt::Display for Path {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Direct(address) => write!(f, "udp {address}"),
-            Self::Stream(number) => write!(f, "stream {number}"),
+            Self::Stream(number) => write!(f, "tcp, connection {number}"),
             Self::Relayed { is_alternate: false, .. } => f.write_str("routers"),
             Self::Relayed { is_alternate: true, .. } => f.write_str("routers, second choice"),
             Self::Local(_) => f.write_str("this host"),
