@@ -68,18 +68,62 @@ impl std::fmt::Display for AclFrom {
 
 /// A rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Fields")]
 pub struct AclEntry {
-    /// Whose flows.
-    pub from: AclFrom,
-    /// Of which protocol.
-    pub protocol: Transport,
-    /// To which port; all if there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
+    from: AclFrom,
+    protocol: Transport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+}
+
+/// A rule as it is written; whether it is one is not known yet.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    from: AclFrom,
+    protocol: Transport,
+    #[serde(default)]
+    port: Option<u16>,
+}
+
+impl TryFrom<Fields> for AclEntry {
+    type Error = AclError;
+
+    fn try_from(Fields { from, protocol, port }: Fields) -> Result<Self, AclError> {
+        Self::new(from, protocol, port)
+    }
+}
+
+/// Why something is no rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AclError {
+    /// A port of a protocol that has none: whoever wrote it means less than it would let in.
+    #[error("port {0}: icmp has no ports, leave it out")]
+    IcmpPort(u16),
+    /// The port that nobody has.
+    #[error("port 0: expected 1 to 65535, or none for all")]
+    PortZero,
 }
 
 impl AclEntry {
+    /// A rule about flows of somebody, of a protocol, to a port or to all.
+    ///
+    /// # Errors
+    /// An [`AclError`].
+    pub fn new(from: AclFrom, protocol: Transport, port: Option<u16>) -> Result<Self, AclError> {
+        match (protocol, port) {
+            (_, Some(0)) => Err(AclError::PortZero),
+            (Transport::Icmp, Some(port)) => Err(AclError::IcmpPort(port)),
+            _ => Ok(Self { from, protocol, port }),
+        }
+    }
+
+    /// Whose flows it lets in.
+    #[must_use]
+    pub fn from(&self) -> AclFrom {
+        self.from
+    }
+
     /// The rule as a firewall has it.
     #[must_use]
     pub fn rule(&self) -> Rule {
@@ -120,6 +164,16 @@ mod tests {
             let entry: AclEntry = serde_json::from_str(&json).unwrap();
             assert_eq!(serde_json::to_string(&entry).unwrap(), json);
             assert_eq!(entry.to_string(), format!("{text} tcp 80"));
+        }
+        for (fields, wrong) in [
+            (r#""protocol":"icmp","port":22"#, "icmp has no ports"),
+            (r#""protocol":"udp","port":0"#, "expected 1 to 65535"),
+            (r#""protocol":"tcp","ports":22"#, "unknown field `ports`"),
+            (r#""protocol":"sctp""#, "unknown variant `sctp`"),
+        ] {
+            let json = format!(r#"{{"from":"{key}",{fields}}}"#);
+            let error = serde_json::from_str::<AclEntry>(&json).unwrap_err().to_string();
+            assert!(error.contains(wrong), "{error}");
         }
         for (text, wrong) in [
             (&key[1..], "is no key"),

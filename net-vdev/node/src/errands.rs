@@ -131,7 +131,7 @@ impl Errands {
             }
             NextHop::Pending if now_ns < errand.until_ns => {}
             NextHop::Pending | NextHop::Unreachable => {
-                return Some(failed(&no_way(core, &errand.to)));
+                return Some(failed(&no_way(now_ns, core, &errand.to)));
             }
         }
         None
@@ -144,7 +144,7 @@ fn find(now_ns: u64, errand: &mut Errand, core: &mut Core) -> Result<Option<Targ
         errand.target = core.target(now_ns, &errand.to)?;
     }
     if errand.target.is_none() && now_ns >= errand.until_ns {
-        return Err(no_way(core, &errand.to));
+        return Err(no_way(now_ns, core, &errand.to));
     }
     Ok(errand.target)
 }
@@ -160,7 +160,7 @@ fn ping(
         match core.ping(now_ns, &target.key) {
             Ok(Some(number)) => errand.sent = Some(Sent { number, at_ns: now_ns }),
             Ok(None) if now_ns < errand.until_ns => {}
-            Ok(None) => return Some(failed(&no_way(core, &errand.to))),
+            Ok(None) => return Some(failed(&no_way(now_ns, core, &errand.to))),
             Err(reason) => return Some(failed(&reason)),
         }
         return None;
@@ -178,12 +178,9 @@ fn ping(
         .then(|| failed(&format!("{} did not answer within 3 seconds", errand.to)))
 }
 
-fn no_way(core: &Core, to: &Ipv6Addr) -> String {
-    if core.router().neighbours().next().is_none() {
-        return format!(
-            "there is no way to {to}: this node has no neighbour; name one with --peer, and see \
-             that UDP reaches it"
-        );
+fn no_way(now_ns: u64, core: &Core, to: &Ipv6Addr) -> String {
+    if let Some(why) = core.why_alone(now_ns) {
+        return format!("there is no way to {to}: {why}");
     }
     match core.router().resolve(to).filter(|node| node.address() != *to) {
         Some(node) => format!("node {node}, in whose /64 {to} is, does not say whose alias it is"),

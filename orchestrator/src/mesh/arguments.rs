@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use mesh_egress::address::Block;
-use mesh_node::acl::{AclEntry, AclFrom, Transport};
+use mesh_node::acl::{AclEntry, AclError, AclFrom, Transport};
 use net_vdev::PublicKey;
 use net_vdev::certificate::{HostName, LabelName};
 use spec::secret::Public32;
@@ -30,7 +30,7 @@ pub enum MeshVerb {
     Up(Box<Up>),
     /// Prints this node's key and address; makes the key if there is none.
     #[command(
-        after_help = "Example:\n  hypha mesh up --peer $(ssh other hypha mesh key -q)@other:7400"
+        after_help = "Example:\n  hypha mesh up --peer $(ssh other hypha mesh key -q)@203.0.113.7:7400"
     )]
     Key {
         /// Print the key alone.
@@ -316,8 +316,8 @@ pub struct RuleArguments {
 }
 
 impl RuleArguments {
-    pub(super) fn entry(&self) -> AclEntry {
-        AclEntry { from: self.from, protocol: self.protocol, port: self.port }
+    pub(super) fn entry(&self) -> Result<AclEntry, AclError> {
+        AclEntry::new(self.from, self.protocol, self.port)
     }
 }
 
@@ -348,11 +348,8 @@ fn parse_allow(text: &str) -> Result<AclEntry, String> {
         Ok(port) if port != 0 => Ok(port),
         _ => Err(format!("{port:?} is no port")),
     });
-    Ok(AclEntry {
-        from: AclFrom::Key(parse_key(key)?),
-        protocol: parse_protocol(protocol)?,
-        port: port.transpose()?,
-    })
+    let (from, protocol) = (AclFrom::Key(parse_key(key)?), parse_protocol(protocol)?);
+    AclEntry::new(from, protocol, port.transpose()?).map_err(|error| error.to_string())
 }
 
 fn parse_protocol(text: &str) -> Result<Transport, String> {
@@ -434,7 +431,7 @@ mod tests {
 
     #[test]
     fn who_an_edge_lets_in_is_a_whole_key_with_a_protocol_and_perhaps_a_port() {
-        let rule = |port| AclEntry { from: KEY.parse().unwrap(), protocol: Transport::Tcp, port };
+        let rule = |port| AclEntry::new(KEY.parse().unwrap(), Transport::Tcp, port).unwrap();
         assert_eq!(parse_allow(&format!("{KEY},tcp")), Ok(rule(None)));
         assert_eq!(parse_allow(&format!("{KEY},tcp,22")), Ok(rule(Some(22))));
         for (text, wrong) in [
@@ -443,6 +440,7 @@ mod tests {
             (format!("{KEY}/label,tcp"), "is no key"),
             (format!("{KEY},sctp"), "expected tcp, udp or icmp"),
             (format!("{KEY},tcp,0"), "is no port"),
+            (format!("{KEY},icmp,22"), "icmp has no ports"),
             (format!("{KEY},tcp,22,23"), "is no port"),
         ] {
             let error = parse_allow(&text).unwrap_err();

@@ -220,7 +220,7 @@ fn reached(
     routes: impl Iterator<Item = Ipv6Addr>,
     own: Ipv6Addr,
 ) -> BTreeSet<Ipv6Addr> {
-    let allowed = allow.iter().filter_map(|entry| match entry.from {
+    let allowed = allow.iter().filter_map(|entry| match entry.from() {
         AclFrom::Key(key) => Some(PublicKey(key.0).address()),
         AclFrom::Label(_) => None,
     });

@@ -14,7 +14,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::json;
 
 use super::arguments::{CertificateVerb, GroupVerb};
-use super::{MeshError, ask, folder, key, print};
+use super::{MeshError, folder, key, print, tell_node};
 use crate::clock::unix_time_ns;
 use crate::state::{self, Common};
 
@@ -131,10 +131,7 @@ pub(super) fn certificates(verb: &CertificateVerb) -> Result<i32, MeshError> {
     let mut text = serde_json::to_string_pretty(&texts).map_err(io::Error::from)?;
     text.push('\n');
     state::write_whole(&folder.join(FILE), text.as_bytes())?;
-    match ask(common, &Order::Certificates { certificates: texts }) {
-        Ok(_) | Err(MeshError::NotRunning(_)) => Ok(0),
-        Err(error) => Err(error),
-    }
+    tell_node(common, &Order::Certificates { certificates: texts })
 }
 
 fn read(text: &str, own: &PublicKey) -> Result<LabelCertificate, String> {

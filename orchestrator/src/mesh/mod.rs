@@ -25,7 +25,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mesh_node::acl::Transport;
+use mesh_node::acl::AclError;
 use mesh_node::orders::{self, Answer, Order, Status};
 use net_vdev::announcement::{Announcement, Role};
 use net_vdev::{PrivateKey, PublicKey};
@@ -65,6 +65,9 @@ pub enum MeshError {
         /// What is wrong.
         reason: String,
     },
+    /// A rule that is none.
+    #[error(transparent)]
+    Rule(#[from] AclError),
     /// A group that is not there.
     #[error("there is no group {0:?} here; `hypha mesh group show` lists them")]
     NoGroup(String),
@@ -104,6 +107,7 @@ impl MeshError {
             Self::Acl { .. }
             | Self::Certificate(_)
             | Self::Contradiction(_)
+            | Self::Rule(_)
             | Self::Node(NodeError::Config(_) | NodeError::Tun(TunError::Name { .. }))
             | Self::Gateway(GatewayError::File { .. }) => exit_code::BAD_SPEC,
             Self::NoRule(_) | Self::NoGroup(_) | Self::NoCertificate(_) => exit_code::NOT_FOUND,
@@ -235,22 +239,25 @@ fn ping(order: &Order, count: u32, common: &Common) -> Result<i32, MeshError> {
         if number > 0 {
             std::thread::sleep(Duration::from_millis(500));
         }
+        // The last one is said once: here, or as why the command fails.
+        if let Some(reason) = last.take() {
+            tracing::warn!("{reason}");
+        }
         match ask(common, order) {
             Ok(answer) => {
                 answered += 1;
                 print(&show::answer(&answer, common.json)?)?;
             }
-            Err(MeshError::Failed(reason)) => {
-                tracing::warn!("{reason}");
-                last = Some(reason);
-            }
+            Err(MeshError::Failed(reason)) => last = Some(reason),
             Err(error) => return Err(error),
         }
     }
     match last {
-        Some(reason) if answered == 0 => Err(MeshError::Failed(reason)),
-        _ => Ok(0),
+        Some(reason) if answered == 0 => return Err(MeshError::Failed(reason)),
+        Some(reason) => tracing::warn!("{reason}"),
+        None => {}
     }
+    Ok(0)
 }
 
 fn change_acl(verb: &AclVerb) -> Result<i32, MeshError> {
@@ -269,16 +276,13 @@ fn change_acl(verb: &AclVerb) -> Result<i32, MeshError> {
             return print(&entries.iter().map(|entry| format!("{entry}\n")).collect::<String>());
         }
         AclVerb::Add { rule, .. } => {
-            let entry = rule.entry();
-            if entry.protocol == Transport::Icmp && entry.port.is_some() {
-                return Err(MeshError::Contradiction("icmp has no ports: leave it out".to_owned()));
-            }
+            let entry = rule.entry()?;
             if !entries.contains(&entry) {
                 entries.push(entry);
             }
         }
         AclVerb::Remove { rule, .. } => {
-            let (entry, before) = (rule.entry(), entries.len());
+            let (entry, before) = (rule.entry()?, entries.len());
             entries.retain(|it| *it != entry);
             if entries.len() == before {
                 return Err(MeshError::NoRule(entry.to_string()));
@@ -286,9 +290,19 @@ fn change_acl(verb: &AclVerb) -> Result<i32, MeshError> {
         }
     }
     acl::save(&folder, &entries)?;
-    // A node that runs goes by the new rules at once.
-    match ask(common, &Order::Rules { rules: entries }) {
-        Ok(_) | Err(MeshError::NotRunning(_)) => Ok(0),
+    tell_node(common, &Order::Rules { rules: entries })
+}
+
+/// Has a node that runs go by what was written at once. Where none does, that is said: perhaps it runs
+/// with another state, as another user's does.
+fn tell_node(common: &Common, order: &Order) -> Result<i32, MeshError> {
+    match ask(common, order) {
+        Ok(_) => Ok(0),
+        Err(MeshError::NotRunning(socket)) => {
+            let socket = socket.display();
+            tracing::warn!("kept for the next start: no node runs with this state ({socket})");
+            Ok(0)
+        }
         Err(error) => Err(error),
     }
 }
@@ -297,6 +311,7 @@ fn change_acl(verb: &AclVerb) -> Result<i32, MeshError> {
 mod tests {
     use super::*;
     use arguments::RuleArguments;
+    use mesh_node::acl::Transport;
 
     #[test]
     fn a_rule_about_a_port_of_icmp_is_refused_and_changes_nothing() {

@@ -77,6 +77,12 @@ pub(super) fn up(arguments: &Up) -> Result<i32, MeshError> {
 
 /// Refuses what contradicts itself.
 fn check(arguments: &Up, own: &PublicKey) -> Result<(), MeshError> {
+    if arguments.peers.iter().any(|peer| peer.key == *own) {
+        return Err(MeshError::Contradiction(
+            "--peer has this node's own key: give that which `hypha mesh key` prints on the other host"
+                .to_owned(),
+        ));
+    }
     if arguments.exit.is_some_and(|key| PublicKey(key.0) == *own) {
         return Err(MeshError::Contradiction(
             "--exit names this node itself: give it --nat64, or the key of another".to_owned(),
@@ -240,6 +246,7 @@ mod tests {
         );
         for (words, wrong) in [
             (["--exit", own].to_vec(), "--exit names this node itself"),
+            (["--peer", own].to_vec(), "--peer has this node's own key"),
             (["--name", &one, "--name", &two].to_vec(), "--name web is given twice"),
             (
                 ["--dns", "--nickname", &one, "--nickname", &two].to_vec(),

@@ -37,7 +37,7 @@ fn bad_input_is_one_line_that_says_what_was_expected_and_exit_code_2() {
     let own_peer = format!("{own}@192.0.2.1:7400");
     let bad_place = format!("{KEY}@nowhere");
     let twice = ["up", "--no-tun", "--peer", KEY, "--peer", KEY, "--listen", "127.0.0.1:0"];
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["up", "--peer", "abc@192.0.2.1:7400"], "\"abc\" is no key: expected 64 hexadecimal"),
         (&["up", "--peer", &bad_place], "\"nowhere\" is no address: expected ADDRESS:PORT"),
         (&["up", "--no-tun", "--listen", "127.0.0.1:0", "--peer", &own_peer], "own key"),
@@ -46,6 +46,7 @@ fn bad_input_is_one_line_that_says_what_was_expected_and_exit_code_2() {
         (&["ping", "2001:db8::1"], "its addresses lie in 400::/7"),
         (&["acl", "add", KEY, "sctp"], "expected tcp, udp or icmp"),
         (&["acl", "add", KEY, "tcp", "0"], "0"),
+        (&["acl", "add", KEY, "icmp", "22"], "icmp has no ports"),
         (&["acl", "add", "me", "tcp", "22"], "\"me\" is no key"),
     ];
     for (arguments, expected) in cases {
@@ -73,7 +74,9 @@ fn rules_are_kept_listed_and_taken_away() {
     let state = folder.path().to_str().unwrap();
     let acl = |arguments: &[&str]| run(&[&["acl"], arguments, &["--state", state]].concat());
     assert_eq!(acl(&["list"]).1, "nobody may open flows to this host\n");
-    assert_eq!(acl(&["add", KEY, "tcp", "22"]).0, 0);
+    let (code, _, stderr) = acl(&["add", KEY, "tcp", "22"]);
+    assert_eq!(code, 0);
+    assert!(stderr.contains("kept for the next start: no node runs"), "{stderr}");
     assert_eq!(acl(&["add", KEY, "tcp", "22"]).0, 0);
     assert_eq!(acl(&["add", KEY, "icmp"]).0, 0);
     assert_eq!(acl(&["list"]).1, format!("{KEY} tcp 22\n{KEY} icmp\n"));
@@ -86,6 +89,14 @@ fn rules_are_kept_listed_and_taken_away() {
     let (code, _, stderr) = acl(&["list"]);
     assert_eq!(code, 2);
     assert!(stderr.contains("acl.json") && stderr.contains("64 hexadecimal digits"), "{stderr}");
+    std::fs::write(
+        &file,
+        format!("[{{\"from\": \"{KEY}\", \"protocol\": \"icmp\", \"port\": 22}}]"),
+    )
+    .unwrap();
+    let (code, _, stderr) = acl(&["list"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("acl.json") && stderr.contains("icmp has no ports"), "{stderr}");
 }
 
 #[test]
@@ -103,6 +114,7 @@ fn a_second_node_with_the_same_state_or_port_is_refused_and_an_unknown_member_na
     assert_eq!(alone.status.code(), Some(5));
     let text = String::from_utf8_lossy(&alone.stderr).into_owned();
     assert!(text.contains("no neighbour") && text.contains("UDP"), "{text}");
+    assert_eq!(text.lines().count(), 1, "said once: {text}");
     start(&mut lab, &two, &[(&one, &wire)]);
     lab.await_member(&one, &two).unwrap();
     let unknown = one.command(&lab, &["ping", "-c", "1", KEY]).output().unwrap();

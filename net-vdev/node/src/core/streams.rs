@@ -94,6 +94,22 @@ impl Core {
         )
     }
 
+    /// Why this node reaches nobody, and what to do; `None` if a neighbour answers.
+    pub(crate) fn why_alone(&self, now_ns: u64) -> Option<String> {
+        if !self.usable_neighbours().is_empty() {
+            return None;
+        }
+        let advice = self.endpoint.peers().find_map(|peer| self.advice(now_ns, &peer));
+        Some(advice.unwrap_or_else(|| {
+            let said = if self.configured.is_empty() {
+                "this node has no neighbour; name one with --peer, and see that UDP reaches it"
+            } else {
+                "no neighbour answers, over UDP or TCP; `hypha mesh peers` shows them"
+            };
+            said.to_owned()
+        }))
+    }
+
     fn peer(&self, key: &PublicKey) -> Option<PeerView> {
         self.endpoint.peers().find(|peer| peer.key == *key)
     }

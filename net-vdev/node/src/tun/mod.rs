@@ -124,7 +124,11 @@ impl Tun {
             return Err(TunError::NoDriver);
         }
         let refused = |errno| refusal(name.clone(), errno);
-        let device = device::open(DEVICE, &name).map_err(refused)?;
+        let device = device::open(DEVICE, &name).map_err(|errno| match errno {
+            // What has the name is no TUN.
+            Errno::INVAL if Interface::find(&name).is_ok() => TunError::Busy { name: name.clone() },
+            _ => refused(errno),
+        })?;
         let takes_udp = device::set_offloads(&device).map_err(refused)?;
         let interface = Interface::find(&name).map_err(refused)?;
         let settings = LinkSettings {
