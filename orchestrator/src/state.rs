@@ -27,6 +27,8 @@ use rustix::fs::{FlockOperation, flock};
 use spec::secret::Secret32;
 use zeroize::Zeroizing;
 
+use crate::exit_code;
+
 /// The version of the layout.
 const LAYOUT_VERSION: &str = "1";
 /// The file in a volume's folder that says that the volume was made.
@@ -99,6 +101,17 @@ pub enum StateError {
         #[source]
         source: io::Error,
     },
+}
+
+impl StateError {
+    /// The command's exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::NotAKey(_) | Self::KeyExposed { .. } => exit_code::BAD_SPEC,
+            _ => exit_code::FAILURE,
+        }
+    }
 }
 
 pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> StateError {

@@ -194,6 +194,7 @@ impl Failure {
     #[must_use]
     pub fn exit_code(&self) -> i32 {
         match self {
+            Self::State(error) => error.exit_code(),
             Self::Keys(error) => error.exit_code(),
             Self::Own(error) => error.exit_code(),
             Self::Refused(refusal) => refusal.exit_code(),
@@ -213,7 +214,7 @@ impl Failure {
             | Self::Failed { .. }
             | Self::Nonce(_)
             | Self::NotNow(_) => exit_code::UNAVAILABLE,
-            Self::State(_) | Self::Chain(_) | Self::Io(_) => exit_code::FAILURE,
+            Self::Chain(_) | Self::Io(_) => exit_code::FAILURE,
         }
     }
 }

@@ -62,6 +62,20 @@ pub enum ChainVerbError {
     /// There is none.
     #[error("there is no chain in this state ({0} is missing): make one with `hypha chain init`")]
     NoChain(PathBuf),
+    /// Its contracts are known, and it is not here.
+    #[error(
+        "{0} is missing: this state knows the chain's contracts, and has no blocks: put a copy back"
+    )]
+    NoBlocks(PathBuf),
+    /// Its file is damaged, or another chain's.
+    #[error("{path} can't be used: {source}; put a copy back, and the producer's key with it")]
+    Blocks {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ChainError,
+    },
     /// Another process has it.
     #[error("another hypha has {0} open: it serves this chain, or is about to send something")]
     Busy(PathBuf),
@@ -118,7 +132,8 @@ impl ChainVerbError {
             Self::File { .. } | Self::Key(_) | Self::Server(ServerError::NotLoopback(_)) => {
                 exit_code::BAD_SPEC
             }
-            Self::NoChain(_) => exit_code::NOT_FOUND,
+            Self::State(error) => error.exit_code(),
+            Self::NoChain(_) | Self::NoBlocks(_) => exit_code::NOT_FOUND,
             Self::OtherChain { .. } | Self::Busy(_) | Self::Server(_) => exit_code::CONFLICT,
             Self::Unreachable { .. } => exit_code::UNAVAILABLE,
             _ => exit_code::FAILURE,
@@ -176,9 +191,13 @@ impl Place {
     /// Opens the chain.
     fn chain(&self) -> Result<Chain, ChainVerbError> {
         let path = self.blocks();
-        Chain::open(&path, self.seed()?).map_err(|error| match error {
+        // Otherwise it would be made, with nothing in it.
+        if !path.exists() {
+            return Err(ChainVerbError::NoBlocks(path));
+        }
+        Chain::open(&path, self.seed()?).map_err(|source| match source {
             ChainError::Store(StoreError::InUse) => ChainVerbError::Busy(path),
-            other => other.into(),
+            source => ChainVerbError::Blocks { path, source },
         })
     }
 
@@ -261,13 +280,18 @@ fn init(place: &Place, chain_id: u64, cadence: u64, tokens: u64) -> Result<(), C
         return if is_it { Ok(()) } else { Err(ChainVerbError::OtherChain { there, wanted }) };
     }
     let (seed, account) = (place.seed()?, place.account()?);
-    let chain = if place.blocks().exists() {
-        place.chain()?
-    } else {
-        let timestamp = now_secs().saturating_sub(HEAD_START_BLOCKS * cadence);
-        let balances = Vec::new();
-        let parameters = Parameters { chain_id, timestamp, cadence_secs: cadence, balances };
-        Chain::create(&place.blocks(), parameters, seed)?
+    let chain = match place.chain() {
+        // A kill may have left a file before anything was in it.
+        Err(
+            ChainVerbError::NoBlocks(path)
+            | ChainVerbError::Blocks { path, source: ChainError::Store(StoreError::Empty) },
+        ) => {
+            let timestamp = now_secs().saturating_sub(HEAD_START_BLOCKS * cadence);
+            let balances = Vec::new();
+            let parameters = Parameters { chain_id, timestamp, cadence_secs: cadence, balances };
+            Chain::create(&path, parameters, seed)?
+        }
+        found => found?,
     };
     let (there, wanted) = (chain.genesis().chain_id, chain_id);
     if there != wanted {
@@ -451,6 +475,22 @@ mod tests {
         let token = place.described().unwrap().suite().token;
         let held = client.view(token, &GridToken::balanceOfCall(holder)).unwrap();
         assert_eq!(whole(held), "5");
+    }
+
+    #[test]
+    fn a_file_without_a_genesis_is_begun_and_one_that_is_lost_is_not() {
+        let (_folder, place) = place();
+        let begun = Chain::open(&place.blocks(), place.seed().unwrap()).map(|_| ());
+        assert!(matches!(begun, Err(ChainError::Store(StoreError::Empty))));
+        init(&place, 9, 1, 5).unwrap();
+        assert!(Chain::open(&place.blocks(), place.seed().unwrap()).is_ok());
+        std::fs::remove_file(place.blocks()).unwrap();
+        let lost = serve(&place, "127.0.0.1:0".parse().unwrap(), 1, false).unwrap_err();
+        assert_eq!(lost.exit_code(), exit_code::NOT_FOUND, "{lost}");
+        assert!(!place.blocks().exists(), "nothing is made in its place");
+        std::fs::write(place.blocks(), b"no chain").unwrap();
+        let error = serve(&place, "127.0.0.1:0".parse().unwrap(), 1, false).unwrap_err();
+        assert!(error.to_string().contains("blocks.redb can't be used"), "{error}");
     }
 
     #[test]

@@ -72,7 +72,8 @@ impl KeysError {
             Self::File(KeyFileError::Missing(_)) | Self::NoKey => exit_code::NOT_FOUND,
             Self::File(KeyFileError::Exists(_)) => exit_code::CONFLICT,
             Self::File(KeyFileError::Random | KeyFileError::Work(_)) => exit_code::HOST_CANNOT,
-            Self::File(KeyFileError::State(_)) | Self::State(_) | Self::Io(_) => exit_code::FAILURE,
+            Self::File(KeyFileError::State(_)) | Self::Io(_) => exit_code::FAILURE,
+            Self::State(error) => error.exit_code(),
             Self::Signer(SignerError::Malformed { .. } | SignerError::OtherSignature(_))
             | Self::File(_)
             | Self::Passphrase(_)
@@ -237,9 +238,16 @@ fn show(name: Option<&str>, common: &Common) -> Result<i32, KeysError> {
         let account = directory.join("chain/account/key");
         paths.extend(account.exists().then_some(account));
     }
-    let faces: Result<Vec<_>, KeyFileError> =
-        paths.into_iter().map(|path| file::face(&path).map(|face| (path, face))).collect();
-    tell(&faces?, common.json)
+    let (mut faces, mut damaged) = (Vec::new(), None);
+    for path in paths {
+        match file::face(&path) {
+            Ok(face) => faces.push((path, face)),
+            Err(error) => damaged = damaged.or(Some(error)),
+        }
+    }
+    // The others are shown all the same.
+    let code = tell(&faces, common.json)?;
+    damaged.map_or(Ok(code), |error| Err(error.into()))
 }
 
 fn tell(faces: &[(PathBuf, Face)], json: bool) -> Result<i32, KeysError> {

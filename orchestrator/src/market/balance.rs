@@ -39,6 +39,9 @@ pub(super) fn run(account: &AccountArguments, chain: &ChainArguments) -> Result<
 
 pub(super) fn transfer(arguments: &TransferArguments) -> Result<i32, Failure> {
     let (chain, to, amount) = (&arguments.send.chain, arguments.to, arguments.amount);
+    if amount.is_zero() {
+        return Err(Failure::Input("nothing is to be sent: give more than 0 tokens".to_owned()));
+    }
     let reach = Reach::open(chain)?;
     let mut wallet = Wallet::open(&reach, &arguments.send)?;
     let (token, call) = (reach.suite.token, GridToken::transferCall { to, amount });

@@ -97,7 +97,8 @@ pub struct ProveArguments {
 fn parse_peer(text: &str) -> Result<(u32, SocketAddr), String> {
     let (node, address) = text.split_once('=').ok_or("a peer is written as 7=192.0.2.1:7412")?;
     let node = node.trim().parse().map_err(|_| format!("{node} is no node's number"))?;
-    let address = address.trim().parse().map_err(|_| format!("{address} is no address"))?;
+    let none = |_| format!("{address} is no address with a port");
+    let address = address.trim().parse().map_err(none)?;
     Ok((node, address))
 }
 
@@ -283,7 +284,8 @@ fn serve_metrics(
     metrics: &Arc<Metrics>,
     stop: &Arc<AtomicBool>,
 ) -> Result<std::thread::JoinHandle<()>, Failure> {
-    let listener = TcpListener::bind(address)?;
+    let failed = |error| Failure::Input(format!("--metrics {address} can't be served: {error}"));
+    let listener = TcpListener::bind(address).map_err(failed)?;
     listener.set_nonblocking(true)?;
     let (metrics, stop) = (Arc::clone(metrics), Arc::clone(stop));
     let answer = move || {

@@ -61,6 +61,40 @@ fn a_chain_of_ones_own_is_used_served_or_not() {
 }
 
 #[test]
+fn what_is_damaged_in_the_state_is_named_and_everything_else_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    assert!(run(folder, &["chain", "init", "--cadence", "1"]).status.success());
+    assert!(run(folder, &["key", "create", "good"]).status.success());
+    let state = folder.join("state");
+    fs::write(state.join("keys/bad"), b"HYPHAKEY and no more").unwrap();
+    fs::set_permissions(state.join("keys/bad"), fs::Permissions::from_mode(0o600)).unwrap();
+    let show = run(folder, &["key", "show"]);
+    assert_eq!(show.status.code(), Some(2), "{}", stderr(&show));
+    let shown = String::from_utf8(show.stdout.clone()).unwrap();
+    assert!(shown.contains("keys/good") && !shown.contains("keys/bad"), "{shown}");
+    assert!(stderr(&show).contains("keys/bad"), "{}", stderr(&show));
+    let refused = |code: i32, words: &str| {
+        let output = run(folder, &["balance"]);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert!(text.lines().count() == 1 && text.contains(words), "{text}");
+    };
+    let seed = state.join("chain/producer/key");
+    fs::set_permissions(&seed, fs::Permissions::from_mode(0o644)).unwrap();
+    refused(2, "chmod 600");
+    fs::set_permissions(&seed, fs::Permissions::from_mode(0o600)).unwrap();
+    let kept = fs::read(&seed).unwrap();
+    fs::write(&seed, [7; 32]).unwrap();
+    refused(1, "blocks.redb can't be used: this seed is not the one");
+    fs::write(&seed, kept).unwrap();
+    fs::write(state.join("chain/blocks.redb"), b"no database").unwrap();
+    refused(1, "blocks.redb can't be used");
+    fs::write(state.join("chain/chain.json"), b"{").unwrap();
+    refused(2, "chain.json: EOF");
+}
+
+#[test]
 fn the_directory_says_where_the_contracts_are() {
     let world = World::new();
     world.account("farmer", "10");

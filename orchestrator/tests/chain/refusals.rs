@@ -62,6 +62,7 @@ fn what_a_contract_or_an_empty_purse_refuses_is_one_line_and_nothing_is_sent() {
         (yes(&["top-up", "7", "--hours", "1"]), 3, "no reservation 7"),
         (vec!["release", "7", "--key", "tenant"], 3, "has no reservation 7"),
         (vec!["transfer", someone, "3", "--key", "tenant"], 2, "has 2 tokens"),
+        (vec!["transfer", someone, "0", "--key", "tenant"], 2, "more than 0 tokens"),
         (vec!["node", "offer", "--end", "1", "--key", "tenant"], 2, "farm 1 is another account's"),
         (vec!["node", "unstake", "1", "--retire", "--key", "tenant"], 2, "farm 1 is another"),
         (vec!["node", "maintenance", "5", "--hours", "1", "--key", "tenant"], 3, "no node 5"),
