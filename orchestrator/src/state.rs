@@ -341,7 +341,13 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
         .open(&beside)
         .map_err(at(&beside))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(at(&beside))?;
-    fs::rename(&beside, path).map_err(at(path))?;
+    put_in_place(&beside, path)
+}
+
+/// Gives a whole file beside its place its name, durably.
+pub(crate) fn put_in_place(beside: &Path, path: &Path) -> Result<(), StateError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    fs::rename(beside, path).map_err(at(path))?;
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(at(directory))
 }
 

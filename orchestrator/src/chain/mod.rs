@@ -3,7 +3,7 @@
 //! ```text
 //! $HYPHA_STATE/chain/producer/key   the producer's seed, 32 bytes, 0600: who has it makes the blocks
 //!                   /account/key    the secp256k1 key of the account that deployed the contracts
-//!                   /blocks.redb    the chain
+//!                   /blocks.redb    the chain; blocks.part while it is made, making is locked meanwhile
 //!                   /chain.json     its number and where its contracts are; the last to be written
 //!                   /served         where whoever has the blocks open answers
 //!                   /senders/       a lock for each account that sends
@@ -201,6 +201,19 @@ impl Place {
         })
     }
 
+    /// Makes a chain with nothing but its genesis. It is there whole or not at all: a database that a kill
+    /// interrupts in its making can't be opened any more.
+    fn create(&self, parameters: Parameters) -> Result<Chain, ChainVerbError> {
+        let part = self.folder.join("blocks.part");
+        match std::fs::remove_file(&part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let chain = Chain::create(&part, parameters, self.seed()?)?;
+        state::put_in_place(&part, &self.blocks())?;
+        Ok(chain)
+    }
+
     /// What is known of the chain, if it is finished.
     fn description(&self) -> Result<Option<Description>, ChainVerbError> {
         let path = self.folder.join("chain.json");
@@ -276,20 +289,20 @@ fn now_secs() -> u64 {
 fn init(place: &Place, chain_id: u64, cadence: u64, tokens: u64) -> Result<(), ChainVerbError> {
     if let Some(found) = place.description()? {
         let (there, wanted) = (found.chain_id, chain_id);
-        let is_it = there == wanted;
-        return if is_it { Ok(()) } else { Err(ChainVerbError::OtherChain { there, wanted }) };
+        return match there == wanted {
+            false => Err(ChainVerbError::OtherChain { there, wanted }),
+            true if !place.blocks().exists() => Err(ChainVerbError::NoBlocks(place.blocks())),
+            true => Ok(()),
+        };
     }
-    let (seed, account) = (place.seed()?, place.account()?);
+    let held = state::lock(&place.folder.join("making"))?;
+    let _held = held.ok_or_else(|| ChainVerbError::Busy(place.blocks()))?;
+    let account = place.account()?;
     let chain = match place.chain() {
-        // A kill may have left a file before anything was in it.
-        Err(
-            ChainVerbError::NoBlocks(path)
-            | ChainVerbError::Blocks { path, source: ChainError::Store(StoreError::Empty) },
-        ) => {
+        Err(ChainVerbError::NoBlocks(_)) => {
             let timestamp = now_secs().saturating_sub(HEAD_START_BLOCKS * cadence);
             let balances = Vec::new();
-            let parameters = Parameters { chain_id, timestamp, cadence_secs: cadence, balances };
-            Chain::create(&path, parameters, seed)?
+            place.create(Parameters { chain_id, timestamp, cadence_secs: cadence, balances })?
         }
         found => found?,
     };
@@ -478,15 +491,19 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_genesis_is_begun_and_one_that_is_lost_is_not() {
+    fn what_a_kill_has_left_half_made_is_made_anew_and_what_is_lost_is_not() {
         let (_folder, place) = place();
-        let begun = Chain::open(&place.blocks(), place.seed().unwrap()).map(|_| ());
-        assert!(matches!(begun, Err(ChainError::Store(StoreError::Empty))));
+        // What a kill leaves of a database that is being made.
+        std::fs::write(place.folder.join("blocks.part"), [0; 8192]).unwrap();
         init(&place, 9, 1, 5).unwrap();
+        assert!(!place.folder.join("blocks.part").exists());
         assert!(Chain::open(&place.blocks(), place.seed().unwrap()).is_ok());
         std::fs::remove_file(place.blocks()).unwrap();
         let lost = serve(&place, "127.0.0.1:0".parse().unwrap(), 1, false).unwrap_err();
-        assert_eq!(lost.exit_code(), exit_code::NOT_FOUND, "{lost}");
+        let again = init(&place, 9, 1, 5).unwrap_err();
+        for error in [lost, again] {
+            assert_eq!(error.exit_code(), exit_code::NOT_FOUND, "{error}");
+        }
         assert!(!place.blocks().exists(), "nothing is made in its place");
         std::fs::write(place.blocks(), b"no chain").unwrap();
         let error = serve(&place, "127.0.0.1:0".parse().unwrap(), 1, false).unwrap_err();
