@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 pub(crate) struct Queue<E> {
     /// By instant, and by a number that counts what was planned.
     events: BTreeMap<(u64, u64), (u32, E)>,
-    planned: u64,
+    pub(crate) planned: u64,
 }
 
 impl<E> Queue<E> {

@@ -203,8 +203,8 @@ impl<'a> World<'a> {
 
     fn send(&mut self, from: u32, to: u32, bytes: Vec<u8>) {
         *self.story.bytes.entry(traffic(&bytes)).or_default() += bytes.len() as u64;
-        let now_ns = self.now_ns.to_be_bytes();
-        self.story.trace = keccak256([&self.story.trace[..], &now_ns, &bytes].concat());
+        let order = self.queue.planned.to_be_bytes();
+        self.story.trace = keccak256([&self.story.trace[..], &order, &bytes].concat());
         let Some(line) = self.peers.get(&from).map(|peer| peer.line) else { return };
         if self.rng.u32(..1000) < line.lost {
             return;
