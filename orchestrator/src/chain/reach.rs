@@ -163,6 +163,11 @@ impl Reach {
         self.timeout
     }
 
+    /// Whether this process makes the blocks, since nobody else does.
+    pub fn makes_blocks(&self) -> bool {
+        self.own.is_some()
+    }
+
     /// Makes a block if one is due and nobody else makes them.
     ///
     /// # Errors

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
 use mesh_egress::address::Destinations;
 use mesh_egress::dns::upstreams_of;
@@ -30,8 +28,6 @@ use crate::scrape;
 /// Who resolves names if nobody else is named.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const DNS_PORT: u16 = 53;
-/// How often the metrics' socket looks whether the node stops.
-const TICK: Duration = Duration::from_millis(100);
 
 /// Runs the node until SIGINT or SIGTERM.
 pub(super) fn up(arguments: &Up) -> Result<i32, MeshError> {
@@ -62,15 +58,12 @@ pub(super) fn up(arguments: &Up) -> Result<i32, MeshError> {
     };
     let mut daemon = Daemon::start(config, Arc::clone(&stop))?;
     let gateway = arguments.gateway.as_deref().map(|file| gateway(file, &folder)).transpose()?;
-    let metrics = arguments.metrics.map(|address| serve_metrics(address, &folder, &stop));
-    let metrics = metrics.transpose()?;
+    if let Some(address) = arguments.metrics {
+        serve_metrics(address, &folder)?;
+    }
     tell(arguments, &daemon)?;
     let outcome = daemon.run();
-    stop.store(true, Ordering::Relaxed);
     drop(gateway);
-    if metrics.is_some_and(|thread| thread.join().is_err()) {
-        tracing::error!("the metrics' thread panicked");
-    }
     outcome?;
     Ok(0)
 }
@@ -177,33 +170,17 @@ fn tell(arguments: &Up, daemon: &Daemon) -> Result<(), MeshError> {
     Ok(())
 }
 
-/// Answers scrapes, one after the other, with what the node's control socket says.
-fn serve_metrics(
-    address: SocketAddr,
-    folder: &Path,
-    stop: &Arc<AtomicBool>,
-) -> Result<JoinHandle<()>, MeshError> {
+/// Answers scrapes with what the node's control socket says.
+fn serve_metrics(address: SocketAddr, folder: &Path) -> Result<(), MeshError> {
     let failed = |source| MeshError::Metrics { address, source };
     let listener = TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    let (socket, stop) = (folder.join("socket"), Arc::clone(stop));
-    let answer = move || {
-        while !stop.load(Ordering::Relaxed) {
-            let Ok((stream, _)) = listener.accept() else {
-                std::thread::sleep(TICK);
-                continue;
-            };
-            let answered = scrape::answer(stream, || match orders::ask(&socket, &Order::Status) {
-                Ok(Answer::Status(status)) => Ok(show::metrics(&status)),
-                Ok(answer) => Err(std::io::Error::other(format!("{answer:?}"))),
-                Err(error) => Err(error),
-            });
-            if let Err(error) = answered {
-                tracing::debug!(%error, "a scraper went away");
-            }
-        }
+    let socket = folder.join("socket");
+    let metrics = move || match orders::ask(&socket, &Order::Status) {
+        Ok(Answer::Status(status)) => Ok(show::metrics(&status)),
+        Ok(answer) => Err(std::io::Error::other(format!("{answer:?}"))),
+        Err(error) => Err(error),
     };
-    Ok(std::thread::Builder::new().name("metrics".to_owned()).spawn(answer)?)
+    scrape::serve(listener, metrics).map_err(failed)
 }
 
 #[cfg(test)]
@@ -262,8 +239,7 @@ mod tests {
     fn metrics_that_can_t_be_served_say_where() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let stop = Arc::new(AtomicBool::new(true));
-        let error = serve_metrics(address, Path::new("nowhere"), &stop).unwrap_err();
+        let error = serve_metrics(address, Path::new("nowhere")).unwrap_err();
         assert!(error.to_string().contains(&format!("metrics at {address}")), "{error}");
         assert_eq!(error.exit_code(), crate::exit_code::CONFLICT);
     }

@@ -124,33 +124,31 @@ pub(super) fn run(arguments: &ProveArguments) -> Result<i32, Failure> {
     let reach = Reach::open(&arguments.chain)?;
     let config = config(arguments, &reach)?;
     let metrics = Arc::new(Metrics::default());
-    let serving = match arguments.metrics {
-        Some(address) => Some(serve_metrics(address, &metrics, &stop)?),
-        None => None,
-    };
+    if let Some(address) = arguments.metrics {
+        let metrics = Arc::clone(&metrics);
+        let failed = |error| Failure::Input(format!("--metrics {address} can't be served: {error}"));
+        let listener = TcpListener::bind(address).map_err(failed)?;
+        scrape::serve(listener, move || Ok::<_, Infallible>(metrics.render()))?;
+    }
     let json = arguments.chain.json;
     let ended = std::thread::scope(|scope| {
         // Of a chain that nobody serves, this process makes the blocks.
-        let ticker = scope.spawn(|| {
+        let tick = || {
             while !stop.load(Ordering::Acquire) {
                 if let Err(error) = reach.tick() {
                     tracing::error!("no block is made: {error}");
                 }
                 std::thread::sleep(TICK);
             }
-        });
+        };
+        let ticker = reach.makes_blocks().then(|| scope.spawn(tick));
         let ended = daemon::run(config, &stop, &metrics, &mut |event| tell(event, json));
         stop.store(true, Ordering::Release);
-        if ticker.join().is_err() {
+        if ticker.is_some_and(|ticker| ticker.join().is_err()) {
             tracing::error!("the thread that makes blocks has panicked");
         }
         ended
     });
-    if let Some(serving) = serving
-        && serving.join().is_err()
-    {
-        tracing::error!("the thread that serves metrics has panicked");
-    }
     ended.map_err(failure)?;
     Ok(0)
 }
@@ -277,29 +275,6 @@ fn tell(event: &Event, json: bool) {
     if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
         tracing::debug!("nobody reads the events");
     }
-}
-
-fn serve_metrics(
-    address: SocketAddr,
-    metrics: &Arc<Metrics>,
-    stop: &Arc<AtomicBool>,
-) -> Result<std::thread::JoinHandle<()>, Failure> {
-    let failed = |error| Failure::Input(format!("--metrics {address} can't be served: {error}"));
-    let listener = TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true)?;
-    let (metrics, stop) = (Arc::clone(metrics), Arc::clone(stop));
-    let answer = move || {
-        while !stop.load(Ordering::Acquire) {
-            let Ok((stream, _)) = listener.accept() else {
-                std::thread::sleep(TICK);
-                continue;
-            };
-            if let Err(error) = scrape::answer(stream, || Ok::<_, Infallible>(metrics.render())) {
-                tracing::debug!(%error, "a client of the metrics is gone");
-            }
-        }
-    };
-    Ok(std::thread::Builder::new().name("metrics".to_owned()).spawn(answer)?)
 }
 
 #[cfg(test)]

@@ -1,11 +1,9 @@
 //! `hypha storage serve`.
 
-use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -17,9 +15,6 @@ use storage_node::server::{Limits, ListenAddress, Server, ServerConfig, load_key
 use super::arguments::{Serve, StoreArgument, StorePlace};
 use super::{Served, StorageError, folder, heal, stores};
 use crate::{scrape, state};
-
-/// How often the metrics' socket looks whether the daemon stops.
-const TICK: Duration = Duration::from_millis(100);
 
 /// Serves stores until SIGINT or SIGTERM.
 pub(super) fn serve(serve: &Serve) -> Result<i32, StorageError> {
@@ -56,7 +51,13 @@ pub(super) fn serve(serve: &Serve) -> Result<i32, StorageError> {
     let healing = heal::Told::new(serve.json);
     let mut threads = Vec::new();
     if let Some(address) = serve.metrics {
-        threads.push(serve_metrics(address, (&server, &healing), &stopping)?);
+        // Held here alone, so that the end below is one.
+        let (server, healing) = (Arc::downgrade(&server), healing.clone());
+        let metrics = move || {
+            let server = server.upgrade().ok_or("the daemon stops")?;
+            Ok::<_, &str>(server.metrics() + &healing.metrics())
+        };
+        scrape::serve(TcpListener::bind(address)?, metrics)?;
     }
     threads.extend(heal::start(serve, &key, (&healing, &stopping))?);
     // The first signal is all that is waited for.
@@ -114,29 +115,4 @@ fn tell<'a>(
     }
     io::stdout().lock().flush()?;
     Ok(told)
-}
-
-/// Answers scrapes, one after the other.
-fn serve_metrics(
-    address: std::net::SocketAddr,
-    (server, healing): (&Arc<Server>, &heal::Told),
-    stopping: &Arc<AtomicBool>,
-) -> Result<std::thread::JoinHandle<()>, StorageError> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    let (server, healing) = (Arc::clone(server), healing.clone());
-    let stopping = Arc::clone(stopping);
-    let answer = move || {
-        while !stopping.load(Ordering::Acquire) {
-            let Ok((stream, _)) = listener.accept() else {
-                std::thread::sleep(TICK);
-                continue;
-            };
-            let metrics = || Ok::<_, Infallible>(server.metrics() + &healing.metrics());
-            if let Err(error) = scrape::answer(stream, metrics) {
-                tracing::debug!(%error, "a client of the metrics is gone");
-            }
-        }
-    };
-    Ok(std::thread::Builder::new().name("metrics".to_owned()).spawn(answer)?)
 }

@@ -48,7 +48,7 @@ const TREES: u8 = 2;
 /// How often what is not urgent is looked at.
 const TEND_NS: u64 = 500_000_000;
 /// How long the core sleeps at most: a stop is seen then.
-const SLEEP_MAX: Duration = Duration::from_millis(250);
+const SLEEP_MAX: Duration = Duration::from_millis(500);
 /// Statements of one epoch that are kept: four million take some gigabytes, and a network has seven for
 /// each node and pulse.
 pub(super) const STATEMENTS_MAX: usize = 4 << 20;

@@ -26,6 +26,8 @@ use super::showing::Shown;
 /// Blocks that were read so long after the answer before are not news, in nanoseconds: whatever they ask
 /// may be over.
 const FRESH_NS: u64 = 3_000_000_000;
+/// How long it sleeps at once.
+const PORTION: Duration = Duration::from_millis(500);
 /// The longest time between two questions to a chain that does not answer.
 const RETRY_MAX: Duration = Duration::from_secs(15);
 
@@ -89,6 +91,8 @@ impl Reader {
         let mut follower = self.follower();
         let (mut last_ns, mut wait) = (None::<u64>, self.poll);
         let mut known = usize::MAX;
+        // Whether it did when it was asked last.
+        let mut answered = false;
         while !self.stop.load(Ordering::Acquire) {
             let before_ns = monotonic_ns();
             match follower.poll() {
@@ -101,7 +105,9 @@ impl Reader {
                     let is_caught_up = is_caught_up.unwrap_or(true);
                     last_ns = is_caught_up.then_some(before_ns);
                     wait = if is_caught_up { self.poll } else { Duration::ZERO };
-                    if !self.tell(&follower, news, is_fresh, &mut known) {
+                    let is_news = !news.is_empty() || !answered;
+                    answered = true;
+                    if is_news && !self.tell(&follower, news, is_fresh, &mut known) {
                         return;
                     }
                 }
@@ -114,7 +120,7 @@ impl Reader {
                     } else {
                         Input::ChainDown(text)
                     };
-                    last_ns = None;
+                    (last_ns, answered) = (None, false);
                     wait = (wait.max(self.poll) * 2).min(RETRY_MAX);
                     if self.core.send(input).is_err() {
                         return;
@@ -152,7 +158,7 @@ impl Reader {
             if left == 0 {
                 return;
             }
-            thread::sleep(Duration::from_nanos(left.min(200_000_000)));
+            thread::sleep(Duration::from_nanos(left).min(PORTION));
         }
     }
 }

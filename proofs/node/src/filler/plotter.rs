@@ -16,12 +16,15 @@ use hypha_proofs::store::ExtentTree;
 
 use super::shelf::Kept;
 use super::{Filler, Slot, Step};
-use crate::clock::{monotonic_ns, random_u64};
+use crate::clock::{monotonic_ns, random_u64, thread_cpu_ns};
 
 /// Labels between two looks at what is asked for: about 30 ms.
 const PORTION: u64 = 1 << 16;
 /// How long a thread that has nothing to do sleeps at most.
-const REST: Duration = Duration::from_millis(500);
+const REST: Duration = Duration::from_secs(2);
+/// Comparing takes a processor no more than this part of the time: what is asked of proving in all is a
+/// thousandth, and the pulses need most of that.
+const COMPARING: u64 = 5000;
 /// How long nothing is made after a disk has failed.
 const FAILED_NS: u64 = 30_000_000_000;
 const NICE_LOWEST: i32 = 19;
@@ -63,7 +66,7 @@ pub struct Progress {
 pub struct Pace {
     /// How many threads make extents.
     pub threads: u16,
-    /// How often one extent is compared with its hashes, in nanoseconds.
+    /// How often one extent is compared with its hashes, in nanoseconds; less often if that takes long.
     pub compare_ns: u64,
 }
 
@@ -207,7 +210,9 @@ fn work(shared: &Shared, tell: &impl Fn(Event)) {
             }
             _ if shared.is_compare_due(now_ns) => {
                 drop(filler);
+                let cpu_ns = thread_cpu_ns();
                 compare(shared, tell);
+                shared.compared(monotonic_ns(), thread_cpu_ns().saturating_sub(cpu_ns));
             }
             _ => {
                 // Poisoned by a panic elsewhere, which changes nothing here.
@@ -228,6 +233,12 @@ impl Shared {
         let taken =
             self.next_compare_ns.compare_exchange(due, next, Ordering::AcqRel, Ordering::Acquire);
         taken.is_ok()
+    }
+
+    /// One extent was compared, which took so much of a processor's time.
+    fn compared(&self, now_ns: u64, cpu_ns: u64) {
+        let next = now_ns.saturating_add(cpu_ns.saturating_mul(COMPARING));
+        self.next_compare_ns.fetch_max(next, Ordering::AcqRel);
     }
 }
 
