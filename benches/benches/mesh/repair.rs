@@ -9,9 +9,13 @@ use crate::ping::Ping;
 use crate::{Diamond, diamond, heading, nodes, start};
 
 /// How many silent cuts are measured; half of them in one direction only.
-const CUTS: usize = 52;
+const CUTS: usize = 60;
 /// How often a ping goes out: the resolution of what is measured.
 const INTERVAL: &str = "0.01";
+
+/// How long the link is mended before the next cut, which may be of the other one: a link that fell silent
+/// several times in half a minute must answer twelve probes before it is used again.
+const MENDED: Duration = Duration::from_secs(3);
 
 /// How many diamonds are cut side by side. They share the processors, which pings hardly use.
 const DIAMONDS: usize = 4;
@@ -71,7 +75,7 @@ fn cut_once(diamond: &Diamond, number: usize) -> (bool, f64) {
     lab.cut(wire, direction).unwrap();
     let gap = ping.finish().longest_gap_ms();
     lab.mend(wire, direction).unwrap();
-    std::thread::sleep(Duration::from_millis(1500));
+    std::thread::sleep(MENDED);
     (is_one_way, gap)
 }
 
