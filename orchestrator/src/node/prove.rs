@@ -126,7 +126,8 @@ pub(super) fn run(arguments: &ProveArguments) -> Result<i32, Failure> {
     let metrics = Arc::new(Metrics::default());
     if let Some(address) = arguments.metrics {
         let metrics = Arc::clone(&metrics);
-        let failed = |error| Failure::Input(format!("--metrics {address} can't be served: {error}"));
+        let failed =
+            |error| Failure::Input(format!("--metrics {address} can't be served: {error}"));
         let listener = TcpListener::bind(address).map_err(failed)?;
         scrape::serve(listener, move || Ok::<_, Infallible>(metrics.render()))?;
     }
