@@ -215,7 +215,7 @@ fn another_seed_a_second_genesis_and_a_foreign_file_are_refused() {
     assert!(matches!(empty, Err(ChainError::Store(StoreError::Empty))));
     // Two processes cannot have it at once.
     let _first = Chain::open(&path, SEED).unwrap();
-    assert!(matches!(Chain::open(&path, SEED), Err(ChainError::Store(StoreError::Database(_)))));
+    assert!(matches!(Chain::open(&path, SEED), Err(ChainError::Store(StoreError::InUse))));
 }
 
 #[test]
