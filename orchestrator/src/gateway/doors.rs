@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use mesh_egress::sni::{HELLO_BYTES_MAX, HelloError, server_name};
+use net_vdev::source::source_of;
 use rustix::event::{PollFd, PollFlags};
 
 use super::GatewayError;
@@ -150,8 +151,9 @@ pub(super) enum Arrived {
 }
 
 impl Caller {
-    pub(super) fn client_ip(&self) -> IpAddr {
-        self.from.ip().to_canonical()
+    /// Who counts as one client.
+    pub(super) fn source(&self) -> u128 {
+        source_of(self.from.ip())
     }
 
     /// Reads what there is, if that matters here.

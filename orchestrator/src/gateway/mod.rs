@@ -47,7 +47,7 @@ use crate::ports::stack::{Stack, Wire};
 /// How many connections there are at most, those of clients that have not said yet what they want
 /// included.
 pub const CONNECTIONS_MAX: usize = 512;
-/// How many of them one address of a client may have.
+/// How many of them one client may have: an IPv4 address, or a /64 of IPv6.
 pub const OF_ONE_MAX: usize = 128;
 
 /// How many turns are made before the gateway looks whether it is to stop.
@@ -149,7 +149,8 @@ fn load(config: &GatewayConfig) -> Result<config::Doors, GatewayError> {
 /// A connection, whose it is, and the door that it came through.
 struct Connection {
     splice: Splice,
-    client: IpAddr,
+    /// See [`Caller::source`].
+    source: u128,
     door: SocketAddr,
 }
 
@@ -249,9 +250,9 @@ impl Running {
             let has_room = |door: &SocketAddr| taken.get(door).is_none_or(|count| *count < share);
             let Some(caller) = self.doors.accept(now_ns, has_room) else { return progress };
             progress = true;
-            let of_callers = self.callers.iter().filter(|it| it.client_ip() == caller.client_ip());
-            let of_connections =
-                self.connections.iter().filter(|it| it.client == caller.client_ip());
+            let source = caller.source();
+            let of_callers = self.callers.iter().filter(|it| it.source() == source);
+            let of_connections = self.connections.iter().filter(|it| it.source == source);
             if of_callers.count() + of_connections.count() < OF_ONE_MAX {
                 *taken.entry(caller.door).or_default() += 1;
                 self.callers.push(caller);
@@ -281,7 +282,7 @@ impl Running {
     }
 
     fn connect(&mut self, now_ns: u64, caller: Caller, target: Target) {
-        let (client, door) = (caller.client_ip(), caller.door);
+        let (source, door) = (caller.source(), caller.door);
         let Some(handle) = self.stack.connect((IpAddr::V6(target.address), target.port)) else {
             return;
         };
@@ -291,7 +292,7 @@ impl Running {
         }
         ahead.extend_from_slice(&caller.said);
         let splice = Splice::new(caller.client, handle, ahead, now_ns);
-        self.connections.push(Connection { splice, client, door });
+        self.connections.push(Connection { splice, source, door });
     }
 
     fn take_datagrams(&mut self, now_ns: u64) -> bool {
