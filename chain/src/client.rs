@@ -396,7 +396,8 @@ pub(crate) fn with_reserve(gas: u64) -> u64 {
     (gas + gas / 2 + 50_000).min(TRANSACTION_GAS_MAX)
 }
 
-/// A chain whose other user panicked is as its last block left it: `tick` discards what failed.
-pub(crate) fn locked(chain: &Mutex<Chain>) -> MutexGuard<'_, Chain> {
-    chain.lock().unwrap_or_else(PoisonError::into_inner)
+/// What one had who panicked is whole: a chain is as its last block left it, since `tick` discards what
+/// failed, and whatever else has a lock in this crate changes in one step.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

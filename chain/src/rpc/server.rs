@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::client::locked;
 use crate::embedded::Chain;
 use crate::rpc::{Turns, answer};
 
@@ -143,10 +144,6 @@ impl Drop for Line {
         all.waiting.remove(&self.turn);
         all.open -= 1;
     }
-}
-
-fn locked(lines: &Mutex<Lines>) -> MutexGuard<'_, Lines> {
-    lines.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn listen(listener: &TcpListener, chain: &Arc<Mutex<Chain>>, stops: &Arc<AtomicBool>) {

@@ -1,7 +1,9 @@
 //! Questions are answered one after the other, in the order in which they came. A mutex alone lets
 //! whoever has just had it have it again, and so one who asks much keep out all others, even blocks.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use crate::client::locked;
 
 /// Whose turn it is.
 #[derive(Debug, Default)]
@@ -24,22 +26,18 @@ pub(super) struct Turn<'a>(&'a Turns);
 impl Turns {
     /// Waits until all who came before have had their turn.
     pub(super) fn wait(&self) -> Turn<'_> {
-        let mut numbers = self.numbers();
+        let mut numbers = locked(&self.numbers);
         let mine = numbers.next;
         numbers.next += 1;
         let waits = |numbers: &mut Numbers| numbers.current != mine;
         drop(self.changed.wait_while(numbers, waits).unwrap_or_else(PoisonError::into_inner));
         Turn(self)
     }
-
-    fn numbers(&self) -> MutexGuard<'_, Numbers> {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.numbers().current += 1;
+        locked(&self.0.numbers).current += 1;
         self.0.changed.notify_all();
     }
 }
@@ -60,7 +58,7 @@ mod tests {
                 let _turn = turns.wait();
                 done.load(Ordering::SeqCst)
             });
-            while turns.numbers().next < 2 {
+            while locked(&turns.numbers).next < 2 {
                 std::thread::yield_now();
             }
             drop(first);
