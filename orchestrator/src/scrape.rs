@@ -21,7 +21,7 @@ pub(crate) fn serve<E: Display>(
     listener: TcpListener,
     metrics: impl Fn() -> Result<String, E> + Send + 'static,
 ) -> io::Result<()> {
-    let answer = move || {
+    let attend = move || {
         for stream in listener.incoming() {
             if stream.is_err() {
                 thread::sleep(PAUSE);
@@ -31,7 +31,7 @@ pub(crate) fn serve<E: Display>(
             }
         }
     };
-    thread::Builder::new().name("metrics".to_owned()).spawn(answer)?;
+    thread::Builder::new().name("metrics".to_owned()).spawn(attend)?;
     Ok(())
 }
 

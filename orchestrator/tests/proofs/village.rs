@@ -274,8 +274,8 @@ impl Village {
     pub(crate) fn epochs(&self) -> BTreeMap<u32, EpochData> {
         let read = |entry: std::io::Result<std::fs::DirEntry>| {
             // One that is being written has another name in a moment.
-            let closed = kept::read(&entry.unwrap().path()).ok();
-            closed.map(|closed| (closed.data.epoch, closed.data))
+            let closed = kept::decode(&std::fs::read(entry.unwrap().path()).ok()?)?;
+            Some((closed.data.epoch, closed.data))
         };
         std::fs::read_dir(self.path("1/node/epochs")).unwrap().filter_map(read).collect()
     }

@@ -36,14 +36,6 @@ pub enum KeptError {
     Damaged,
 }
 
-/// Reads an epoch's file.
-///
-/// # Errors
-/// [`KeptError`].
-pub fn read(path: &Path) -> Result<Closed, KeptError> {
-    decode(&read_at_most(path, BYTES_MAX)?).ok_or(KeptError::Damaged)
-}
-
 /// Keeps an epoch: when this returns it is on the disk.
 ///
 /// # Errors

@@ -1,7 +1,8 @@
 //! Posted epochs: what this node thinks of each, on the disk before anything follows from it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use hypha_chain::contracts::{Capacity, Rewards};
 use hypha_chain::{B256, SolCall};
@@ -16,7 +17,7 @@ use serde_json::json;
 use super::aggregator::RING;
 use super::core::{KEEP_EPOCHS, STATEMENTS_MAX, Teller};
 use super::{Config, DaemonError};
-use crate::kept;
+use crate::kept::{self, KeptError};
 use crate::metrics::{Metrics, add, set};
 
 /// Objections that are told of one epoch.
@@ -68,29 +69,15 @@ impl Judging {
         });
         let folder = config.folder.join("epochs");
         let known_folder = config.folder.join("known");
-        let at = |path: &PathBuf| {
-            let path = path.clone();
-            |source| DaemonError::Io { path, source }
-        };
-        for (epoch, found) in kept::read_all(&folder).map_err(at(&folder))? {
-            match found {
-                Ok(closed) => judge.restore(closed, participant),
-                Err(error) => {
-                    let at = folder.join(epoch.to_string());
-                    let text = format!("{}: {error}; it is fetched again", at.display());
-                    teller.tell("epoch-failed", text, json!({"epoch": epoch}));
-                }
-            }
+        let lost = "it is fetched again";
+        for (_, closed) in whole(&folder, kept::read_all(&folder), lost, teller)? {
+            judge.restore(closed, participant);
         }
-        for (epoch, found) in kept::read_all_known(&known_folder).map_err(at(&known_folder))? {
-            match found {
-                Ok(known) => judge.remember(epoch, known),
-                Err(error) => {
-                    let at = known_folder.join(epoch.to_string());
-                    let text = format!("{}: {error}; what was known in time is lost", at.display());
-                    teller.tell("epoch-failed", text, json!({"epoch": epoch}));
-                }
-            }
+        let lost = "what was known in time is lost";
+        for (epoch, known) in
+            whole(&known_folder, kept::read_all_known(&known_folder), lost, teller)?
+        {
+            judge.remember(epoch, known);
         }
         Ok(Self {
             judge,
@@ -285,6 +272,28 @@ fn say(objection: &Objection) -> String {
         Objection::After(epoch) => format!("it goes on from epoch {epoch}"),
         Objection::TooLate(epoch) => format!("epoch {epoch} was posted before it"),
     }
+}
+
+/// The files of a folder that are whole, by epoch. Each that is not is told, with what follows from it.
+fn whole<T>(
+    folder: &Path,
+    found: io::Result<Vec<(u32, Result<T, KeptError>)>>,
+    follows: &str,
+    teller: &mut Teller,
+) -> Result<Vec<(u32, T)>, DaemonError> {
+    let found = found.map_err(|source| DaemonError::Io { path: folder.to_owned(), source })?;
+    let mut all = Vec::new();
+    for (epoch, file) in found {
+        match file {
+            Ok(it) => all.push((epoch, it)),
+            Err(error) => {
+                let at = folder.join(epoch.to_string());
+                let text = format!("{}: {error}; {follows}", at.display());
+                teller.tell("epoch-failed", text, json!({"epoch": epoch}));
+            }
+        }
+    }
+    Ok(all)
 }
 
 fn view<C: SolCall>(

@@ -1,12 +1,14 @@
 //! A daemon that judges what somebody else posts: it keeps what it finds true, appeals against the rest,
 //! votes, and goes on where it was after a restart.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use hypha_chain::B256;
 use hypha_chain::contracts::{Capacity, Registry};
 use hypha_chain::message::{Reader, RotateKey, sign};
+use hypha_proofs::network::judge::Closed;
 use hypha_proofs::network::ledger::Ledger;
 use proof_node::daemon::{self, DaemonError};
 use proof_node::kept;
@@ -14,6 +16,11 @@ use proof_node::metrics::Metrics;
 
 use crate::daemon::{Daemon, POSTER};
 use crate::{CHAIN_ID, World, key};
+
+/// What an epoch's file has, if it is there and whole.
+fn kept(path: &Path) -> Option<Closed> {
+    kept::decode(&std::fs::read(path).ok()?)
+}
 
 #[test]
 fn what_is_found_true_is_on_the_disk_and_gone_on_from_after_a_restart() {
@@ -25,7 +32,7 @@ fn what_is_found_true_is_on_the_disk_and_gone_on_from_after_a_restart() {
     world.post(&first);
     daemon.wait(&mut world, "epoch-true", 0);
     let epochs = folder.path().join("epochs");
-    assert_eq!(kept::read(&epochs.join("0")).unwrap().data, first);
+    assert_eq!(kept(&epochs.join("0")).unwrap().data, first);
     daemon.stop();
     // What a kill leaves: half a file under another name; and what a disk leaves.
     std::fs::write(epochs.join("1.part"), b"hypha ep").unwrap();
@@ -37,7 +44,7 @@ fn what_is_found_true_is_on_the_disk_and_gone_on_from_after_a_restart() {
     let second = world.honest(&first.ledger, 1);
     world.post(&second);
     daemon.wait(&mut world, "epoch-true", 1);
-    assert_eq!(kept::read(&epochs.join("1")).unwrap().data, second);
+    assert_eq!(kept(&epochs.join("1")).unwrap().data, second);
     daemon.stop();
     // Whoever has lost everything, and has all blocks, comes to the same.
     let folder = tempfile::tempdir().unwrap();
@@ -103,10 +110,9 @@ fn what_a_reorganisation_takes_back_is_not_gone_on_from() {
     world.post(&second);
     let hash = second.hash();
     let epochs = folder.path().join("epochs");
-    daemon.until(&mut world, |_| {
-        kept::read(&epochs.join("1")).is_ok_and(|it| it.before == first.hash())
-    });
-    assert_eq!(kept::read(&epochs.join("1")).unwrap().data.hash(), hash);
+    daemon
+        .until(&mut world, |_| kept(&epochs.join("1")).is_some_and(|it| it.before == first.hash()));
+    assert_eq!(kept(&epochs.join("1")).unwrap().data.hash(), hash);
     daemon.stop();
 }
 
